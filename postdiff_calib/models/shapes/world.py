@@ -1,0 +1,356 @@
+"""The world of the embedded model: captions of coloured shapes, and pictures drawn from them.
+
+A caption names one object (optionally placed) or two objects with a relation, always on a background::
+
+    a [small|large] [striped] COLOR SHAPE [at the top|bottom|left|right] on a COLOR background
+    a ... COLOR SHAPE above|below|to the left of|to the right of a ... COLOR SHAPE on a COLOR background
+
+("an" before "orange").
+
+What a caption leaves open (exact position, rotation, stripe phase, shade, the size when no size is named) is drawn
+at random, so a picture is a sample, not a function of its caption. Pictures are anti-aliased signed-distance shapes,
+rendered in batches at any side: coordinates are in units of a 64-pixel canvas.
+
+Symbols: B pictures, N_OBJECTS = 2 object places, S = side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+#: Canvas side that coordinates refer to, and the default side of a picture, in pixels.
+SIDE = 64
+
+#: RGB in [0, 1]. Objects take any of the first eight; backgrounds take any of the ten.
+PALETTE: dict[str, tuple[float, float, float]] = {
+    "red": (0.86, 0.12, 0.14),
+    "orange": (0.97, 0.53, 0.09),
+    "yellow": (0.97, 0.90, 0.16),
+    "green": (0.14, 0.62, 0.22),
+    "cyan": (0.25, 0.83, 0.87),
+    "blue": (0.12, 0.24, 0.84),
+    "purple": (0.53, 0.18, 0.66),
+    "white": (0.97, 0.97, 0.97),
+    "gray": (0.52, 0.52, 0.52),
+    "black": (0.05, 0.05, 0.05),
+}
+BACKGROUNDS: tuple[str, ...] = tuple(PALETTE)
+COLORS: tuple[str, ...] = BACKGROUNDS[:8]
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "ring")
+#: Radius ranges in canvas pixels; an object without a size word takes any radius from the smallest to the largest.
+SIZES: dict[str, tuple[float, float]] = {"small": (6.5, 8.5), "large": (11.5, 13.5)}
+TEXTURES: tuple[str, ...] = ("plain", "striped")
+#: Where an object's centre lies (x to the right, y downwards), before the random displacement.
+SLOTS: dict[str, tuple[float, float]] = {
+    "center": (32.0, 32.0),
+    "top": (32.0, 17.0),
+    "bottom": (32.0, 47.0),
+    "left": (17.0, 32.0),
+    "right": (47.0, 32.0),
+}
+#: relation words → (slot of the first object, slot of the second)
+RELATIONS: dict[str, tuple[str, str]] = {
+    "above": ("top", "bottom"),
+    "below": ("bottom", "top"),
+    "to the left of": ("left", "right"),
+    "to the right of": ("right", "left"),
+}
+SLOT_NAMES: tuple[str, ...] = tuple(SLOTS)
+#: Every word a caption can hold, in the order of the tokenizer's training list.
+WORDS: tuple[str, ...] = (
+    *("a", "an", "on", "at", "the", "of", "to", "background", "above", "below", "small", "large", "striped"),
+    *("top", "bottom", "left", "right"),
+    *BACKGROUNDS,
+    *SHAPES,
+)
+N_OBJECTS = 2
+_STRIPE_PERIOD = 6.5
+_STRIPE_DARKENING = 0.35
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object of a caption; ``size`` is ``None`` when the caption names none."""
+
+    color: str
+    shape: str
+    slot: str
+    size: str | None = None
+    striped: bool = False
+
+    def phrase(self) -> str:
+        """The noun phrase, e.g. ``a large striped red circle``."""
+        words = [self.size, "striped" if self.striped else None, self.color, self.shape]
+        return _with_article(" ".join(w for w in words if w))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a caption says: one or two objects and a background; ``relation`` is set exactly when there are two."""
+
+    objects: tuple[Object, ...]
+    background: str
+    relation: str | None = None
+
+    def caption(self) -> str:
+        """The one caption of this scene."""
+        first = self.objects[0]
+        tail = f" on {_with_article(self.background)} background"
+        if self.relation is not None:
+            return f"{first.phrase()} {self.relation} {self.objects[1].phrase()}{tail}"
+        place = "" if first.slot == "center" else f" at the {first.slot}"
+        return f"{first.phrase()}{place}{tail}"
+
+
+def _with_article(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def sample_scene(rng: Random) -> Scene:
+    """Draw a scene: two thirds have two objects; colours of objects differ from the background."""
+    background = rng.choice(BACKGROUNDS)
+    colors = [c for c in COLORS if c != background]
+
+    def draw(slot: str) -> Object:
+        return Object(
+            color=rng.choice(colors),
+            shape=rng.choice(SHAPES),
+            slot=slot,
+            size=rng.choice((None, "small", "large")),
+            striped=rng.random() < 0.25,
+        )
+
+    if rng.random() < 1 / 3:
+        return Scene((draw(rng.choice(SLOT_NAMES)),), background)
+    relation = rng.choice(tuple(RELATIONS))
+    slots = RELATIONS[relation]
+    return Scene((draw(slots[0]), draw(slots[1])), background, relation)
+
+
+def parse_caption(caption: str) -> Scene:
+    """Read a caption of the grammar back into its scene.
+
+    Raises:
+        ValueError: the caption is not of the grammar; the message names the word.
+    """
+    words = caption.split()
+    at = 0
+
+    def take(options: tuple[str, ...], what: str, optional: bool = False) -> str | None:
+        nonlocal at
+        for option in options:
+            n = len(option.split())
+            if words[at : at + n] == option.split():
+                at += n
+                return option
+        if optional:
+            return None
+        found = words[at] if at < len(words) else "the end"
+        raise ValueError(f"caption {caption!r}: expected {what} at {found!r}")
+
+    def phrase() -> Object:
+        take(("a", "an"), "'a' or 'an'")
+        size = take(tuple(SIZES), "a size", optional=True)
+        striped = take(("striped",), "a texture", optional=True)
+        color = take(COLORS, f"a colour ({', '.join(COLORS)})")
+        shape = take(SHAPES, f"a shape ({', '.join(SHAPES)})")
+        assert color is not None and shape is not None
+        return Object(color, shape, "center", size, striped is not None)
+
+    objects = [phrase()]
+    relation = take(tuple(RELATIONS), "a relation", optional=True)
+    if relation is not None:
+        slots = RELATIONS[relation]
+        objects = [replace(objects[0], slot=slots[0]), replace(phrase(), slot=slots[1])]
+    elif take(("at the",), "a place", optional=True):
+        slot = take(SLOT_NAMES[1:], f"a place ({', '.join(SLOT_NAMES[1:])})")
+        assert slot is not None
+        objects = [replace(objects[0], slot=slot)]
+    take(("on a", "on an"), "'on a'")
+    background = take(BACKGROUNDS, f"a background ({', '.join(BACKGROUNDS)})")
+    take(("background",), "'background'")
+    if at != len(words):
+        raise ValueError(f"caption {caption!r}: unexpected {words[at]!r}")
+    assert background is not None
+    return Scene(tuple(objects), background, relation)
+
+
+def edit_scene(scene: Scene, rng: Random) -> tuple[Scene, str]:
+    """Change exactly one attribute of the scene; returns the edited scene and the attribute's name.
+
+    The attribute is one of ``background``, ``color``, ``shape``, ``size``, ``texture``, ``layout``. A size or texture
+    is only flipped to another *named* value where that contradicts the picture (an unnamed size is left alone).
+    """
+    which = rng.randrange(len(scene.objects))
+    target = scene.objects[which]
+    kinds = ["background", "color", "color", "shape", "shape", "texture", "layout"]
+    if target.size is not None:
+        kinds.append("size")
+    kind = rng.choice(kinds)
+
+    def with_object(new: Object) -> Scene:
+        objects = list(scene.objects)
+        objects[which] = new
+        return replace(scene, objects=tuple(objects))
+
+    if kind == "background":
+        used = {scene.background, *(o.color for o in scene.objects)}
+        return replace(scene, background=rng.choice([b for b in BACKGROUNDS if b not in used])), kind
+    if kind == "color":
+        options = [c for c in COLORS if c not in (target.color, scene.background)]
+        return with_object(replace(target, color=rng.choice(options))), kind
+    if kind == "shape":
+        return with_object(replace(target, shape=rng.choice([s for s in SHAPES if s != target.shape]))), kind
+    if kind == "size":
+        return with_object(replace(target, size="small" if target.size == "large" else "large")), kind
+    if kind == "texture":
+        return with_object(replace(target, striped=not target.striped)), kind
+    if scene.relation is None:
+        slot = rng.choice([s for s in SLOT_NAMES if s != target.slot])
+        return with_object(replace(target, slot=slot)), kind
+    relation = rng.choice([r for r in RELATIONS if r != scene.relation])
+    slots = RELATIONS[relation]
+    moved = tuple(replace(o, slot=s) for o, s in zip(scene.objects, slots, strict=True))
+    return Scene(moved, scene.background, relation), kind
+
+
+# --- codes: a scene as integers, for classifier heads -----------------------------------------------------------------
+
+#: Heads of a scene code: per slot the colour, shape, size and texture (0 = no object there), then the background.
+CODE_SIZES: dict[str, int] = {
+    "color": len(COLORS) + 1,
+    "shape": len(SHAPES) + 1,
+    "size": len(SIZES) + 1,
+    "texture": len(TEXTURES) + 1,
+}
+IGNORE = -100
+
+
+def scene_code(scene: Scene) -> list[int]:
+    """Integers that describe a scene: for each of the 5 slots (colour, shape, size, texture), then the background.
+
+    0 says the slot is empty; an unnamed size is ``IGNORE`` (the value that ``cross_entropy`` skips).
+    Length: 5 · 4 + 1 = 21.
+    """
+    code: list[int] = []
+    by_slot = {o.slot: o for o in scene.objects}
+    for slot in SLOT_NAMES:
+        o = by_slot.get(slot)
+        if o is None:
+            code += [0, 0, 0, 0]
+            continue
+        size = IGNORE if o.size is None else 1 + tuple(SIZES).index(o.size)
+        code += [1 + COLORS.index(o.color), 1 + SHAPES.index(o.shape), size, 1 + int(o.striped)]
+    code.append(BACKGROUNDS.index(scene.background))
+    return code
+
+
+CODE_HEADS: tuple[int, ...] = (*(tuple(CODE_SIZES.values()) * len(SLOT_NAMES)), len(BACKGROUNDS))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def render(scenes: list[Scene], seed: int, side: int = SIDE) -> torch.Tensor:
+    """Draw one random picture per scene.
+
+    Args:
+        scenes: B scenes.
+        seed: fixes everything the captions leave open.
+        side: picture side in pixels, S ≥ 8.
+
+    Returns:
+        float32 tensor of shape (B, 3, S, S) in [0, 1].
+    """
+    import torch
+
+    g = torch.Generator().manual_seed(seed)
+    b = len(scenes)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=g)
+
+    present = torch.zeros(b, N_OBJECTS, dtype=torch.bool)
+    center = torch.zeros(b, N_OBJECTS, 2)
+    bounds = torch.zeros(b, N_OBJECTS, 2)
+    color = torch.zeros(b, N_OBJECTS, 3)
+    shape = torch.zeros(b, N_OBJECTS, dtype=torch.long)
+    striped = torch.zeros(b, N_OBJECTS, dtype=torch.bool)
+    background = torch.tensor([PALETTE[s.background] for s in scenes])
+    any_size = (SIZES["small"][0], SIZES["large"][1])
+    for i, scene in enumerate(scenes):
+        for j, o in enumerate(scene.objects):
+            present[i, j] = True
+            center[i, j] = torch.tensor(SLOTS[o.slot])
+            bounds[i, j] = torch.tensor(SIZES[o.size] if o.size else any_size)
+            color[i, j] = torch.tensor(PALETTE[o.color])
+            shape[i, j] = SHAPES.index(o.shape)
+            striped[i, j] = o.striped
+    # Two objects leave each other room along their axis (|displacement| ≤ 1.5) and wander across it (≤ 5).
+    wander = torch.full((b, N_OBJECTS, 2), 3.0)
+    pair = present[:, 1]
+    vertical = pair & ((center[:, 0, 1] - center[:, 1, 1]).abs() > 1)
+    horizontal = pair & ~vertical
+    wander[vertical] = torch.tensor([5.0, 1.5])
+    wander[horizontal] = torch.tensor([1.5, 5.0])
+    center = center + (2 * rand(b, N_OBJECTS, 2) - 1) * wander
+    radius = bounds[..., 0] + (bounds[..., 1] - bounds[..., 0]) * rand(b, N_OBJECTS)
+    angle = (2 * rand(b, N_OBJECTS) - 1) * math.radians(14)
+    phase = rand(b, N_OBJECTS) * _STRIPE_PERIOD
+    color = (color + 0.05 * (2 * rand(b, N_OBJECTS, 3) - 1)).clamp(0, 1)
+    background = (background + 0.05 * (2 * rand(b, 3) - 1)).clamp(0, 1)
+
+    scale = SIDE / side
+    axis = (torch.arange(side) + 0.5) * scale
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    picture = background[:, :, None, None].expand(b, 3, side, side).clone()
+    for j in range(N_OBJECTS):
+        for index in range(len(SHAPES)):
+            rows = torch.nonzero(present[:, j] & (shape[:, j] == index)).flatten()
+            if not len(rows):
+                continue
+            px = x - center[rows, j, 0, None, None]
+            py = y - center[rows, j, 1, None, None]
+            c, s = angle[rows, j].cos()[:, None, None], angle[rows, j].sin()[:, None, None]
+            distance = _signed_distance(SHAPES[index], c * px + s * py, c * py - s * px, radius[rows, j][:, None, None])
+            alpha = (0.5 - distance / scale).clamp(0, 1)[:, None]
+            wave = torch.remainder(py + phase[rows, j][:, None, None], _STRIPE_PERIOD) - _STRIPE_PERIOD / 2
+            dark = (0.5 + (wave.abs() - _STRIPE_PERIOD / 4) / scale).clamp(0, 1)
+            dark = dark * striped[rows, j].float()[:, None, None]
+            paint = color[rows, j][:, :, None, None] * (1 - (1 - _STRIPE_DARKENING) * dark)[:, None]
+            picture[rows] = picture[rows] * (1 - alpha) + paint * alpha
+    return picture
+
+
+def _signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """Signed distance (canvas pixels, negative inside) of the points (x, y) to a shape of radius r at the origin."""
+    import torch
+
+    if shape == "circle":
+        return torch.hypot(x, y) - 0.95 * r
+    if shape == "ring":
+        return (torch.hypot(x, y) - 0.72 * r).abs() - 0.26 * r
+    if shape == "square":
+        return torch.maximum(x.abs(), y.abs()) - 0.85 * r
+    if shape == "cross":
+        upright = torch.maximum(x.abs() - 0.30 * r, y.abs() - r)
+        return torch.minimum(upright, torch.maximum(x.abs() - r, y.abs() - 0.30 * r))
+    if shape == "triangle":
+        # Three half-planes at the same distance from the centroid, which is moved down by a quarter radius.
+        down = y - 0.25 * r
+        return torch.maximum(down - 0.5 * r, 0.5 * (math.sqrt(3.0) * x.abs() - down) - 0.5 * r)
+    # star: fold the plane onto one of the five arms, then the half-plane of the arm's edge
+    angle = torch.atan2(x, -y)
+    arm = torch.remainder(angle + math.pi / 5, 2 * math.pi / 5) - math.pi / 5
+    length = torch.hypot(x, y)
+    u, v = length * arm.cos(), length * arm.sin().abs()
+    tip, notch = 1.08 * r, 0.46 * r
+    nx, ny = notch * math.cos(math.pi / 5) - tip, notch * math.sin(math.pi / 5) * torch.ones_like(tip)
+    norm = torch.hypot(nx, ny)
+    return ((u - tip) * ny - v * nx) / norm
