@@ -1,0 +1,62 @@
+"""Drawing the calibration set and a disjoint held-out set from a prompt set.
+
+One seeded shuffle orders the whole set; calibration is taken from its front and held-out prompts from its back. So a
+larger draw with the same seed begins with the smaller one, and the same numbers always mean the same prompts. Held-out
+is half the size of calibration: enough to choose among a handful of finalists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from postdiff_calib.errors import PromptError
+from postdiff_calib.prompts.read import PromptSet, content_hash
+
+
+def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, PromptSet]:
+    """Draw ``size`` calibration prompts and max(1, size // 2) held-out prompts that share none.
+
+    Where the file marks held-out rows, those alone are used for it.
+
+    Returns:
+        (calibration, held_out), each with its own content hash and the source and licence of the set.
+
+    Raises:
+        PromptError: ``size`` is below 1, or the set holds too few prompts.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise PromptError(f"num_prompts={size!r}", "it must be a whole number of at least 1", "the default is 500")
+    n_held = max(1, size // 2)
+    front = _shuffled(prompt_set.prompts, seed)
+    back = _shuffled(prompt_set.held_out, seed) if prompt_set.held_out else front[::-1]
+    enough = (size <= len(front) and n_held <= len(back)) if prompt_set.held_out else size + n_held <= len(front)
+    if not enough:
+        reserved = f" and {len(back)} held-out ones" if prompt_set.held_out else ""
+        raise PromptError(
+            f"prompt set {prompt_set.name!r} with {len(front)} distinct prompts{reserved}",
+            f"{size} for calibration and {n_held} disjoint ones for confirmation are needed",
+            f"ask for at most {_largest(prompt_set)} (--num-prompts), or give a larger set",
+        )
+
+    def part(prompts: tuple[str, ...], name: str) -> PromptSet:
+        return replace(
+            prompt_set, prompts=prompts, held_out=(), sha256=content_hash(prompts), name=f"{prompt_set.name}/{name}"
+        )
+
+    return part(front[:size], "calibration"), part(back[:n_held], "held-out")
+
+
+def _shuffled(prompts: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    order = list(prompts)
+    Random(seed).shuffle(order)
+    return tuple(order)
+
+
+def _largest(prompt_set: PromptSet) -> int:
+    if prompt_set.held_out:
+        return min(len(prompt_set), 2 * len(prompt_set.held_out) + 1)
+    best = 2 * len(prompt_set) // 3
+    while best + 1 + max(1, (best + 1) // 2) <= len(prompt_set):
+        best += 1
+    return max(0, best if best + max(1, best // 2) <= len(prompt_set) else best - 1)

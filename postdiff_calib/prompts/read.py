@@ -1,0 +1,232 @@
+"""Reading prompt sets: JSONL with provenance (our own format), plain lines, CSV, COCO captions, Parquet.
+
+Our format is one JSON object a line. The first may be a header: an object without ``prompt``, whose ``source`` and
+``licence`` say where the prompts come from. The others are ``{"prompt": "…"}``; ``"split": "held_out"`` marks the rows
+that only confirmation may use. Prompts are trimmed and their inner white space is collapsed; empty ones and repeats
+(ignoring case) are dropped. Of a COCO captions file the first caption of each picture is taken, since its five captions
+say nearly the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+from postdiff_calib.errors import PromptError
+
+#: Column names that hold a caption in CSV and Parquet files, in order of preference.
+COLUMNS: tuple[str, ...] = ("prompt", "caption", "text")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts and where they come from.
+
+    Attributes:
+        prompts: distinct prompts, in the file's order.
+        sha256: content hash of ``prompts`` and ``held_out``; file format and header do not enter.
+        source: where the prompts come from, in words.
+        licence: SPDX identifier, or ``unknown``.
+        name: the shipped set's name, or the file's stem.
+        held_out: prompts the file reserves for confirmation; empty when it leaves the split to ``draw``.
+    """
+
+    prompts: tuple[str, ...]
+    sha256: str
+    source: str = "unknown"
+    licence: str = "unknown"
+    name: str = "prompts"
+    held_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.prompts)
+
+    def __getitem__(self, index: int) -> str:
+        return self.prompts[index]
+
+
+def content_hash(prompts: Sequence[str], held_out: Sequence[str] = ()) -> str:
+    """SHA-256 of the prompts in order (and of the held-out ones, where given), as 64 hexadecimal digits."""
+    content = [list(prompts), list(held_out)] if held_out else list(prompts)
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def shipped_sets() -> dict[str, Path]:
+    """The sets that come with the package: name → file, in a source checkout and in an installed wheel alike."""
+    installed = resources.files("postdiff_calib.prompts") / "sets"
+    folder = Path(str(installed)) if installed.is_dir() else Path(__file__).parents[2] / "calib_sets"
+    return {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
+
+
+def load_prompt_set(name_or_path: str | Path) -> PromptSet:
+    """Load a shipped set by name, or any supported file (.jsonl, .txt, .csv, .json, .parquet).
+
+    Raises:
+        PromptError: no such set or file, no prompt in it, or a row that cannot be read (named by its line).
+    """
+    path = Path(name_or_path)
+    shipped = shipped_sets()
+    if str(name_or_path) in shipped and not path.is_file():
+        path = shipped[str(name_or_path)]
+    if not path.is_file():
+        raise PromptError(
+            f"prompt set {str(name_or_path)!r}",
+            "there is no such file, nor a shipped set of that name",
+            f"give a file, or one of: {', '.join(shipped) or 'none shipped'}",
+        )
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise PromptError(
+            f"prompt file {path}", f"{path.suffix or 'a missing suffix'} is not read", f"use {', '.join(READERS)}"
+        )
+    header: dict[str, Any] = {}
+    try:
+        rows = list(reader(path, header))
+    except UnicodeDecodeError as error:
+        raise PromptError(f"prompt file {path}", f"it is not UTF-8 text ({error.reason})", "convert it") from error
+    except OSError as error:
+        raise PromptError(f"prompt file {path}", f"it cannot be read ({error.strerror})", "check the file") from error
+    held_out = distinct(text for text, split in rows if split == "held_out")
+    reserved = {text.casefold() for text in held_out}
+    prompts = [p for p in distinct(text for text, split in rows if split != "held_out") if p.casefold() not in reserved]
+    if not prompts:
+        raise PromptError(f"prompt file {path}", "it holds no prompt", "put one prompt on each line")
+    return PromptSet(
+        prompts=tuple(prompts),
+        sha256=content_hash(prompts, held_out),
+        source=str(header.get("source", path.name)),
+        licence=str(header.get("licence", "unknown")),
+        name=path.stem,
+        held_out=tuple(held_out),
+    )
+
+
+def distinct(texts: Iterable[str]) -> list[str]:
+    """Texts with white space collapsed, without empty ones and repeats (ignoring case), in order."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        clean = " ".join(text.split())
+        if clean:
+            seen.setdefault(clean.casefold(), clean)
+    return list(seen.values())
+
+
+#: What a reader yields: the text, and its split (``""`` where the format has none).
+Rows = Iterator[tuple[str, str]]
+
+
+def _bad_row(path: Path, line: int, found: str, remedy: str) -> PromptError:
+    return PromptError(f"{path}, line {line}", found, remedy)
+
+
+def _read_jsonl(path: Path, header: dict[str, Any]) -> Rows:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _bad_row(path, number, f"not JSON ({error.msg})", "write one JSON object a line") from error
+            if not isinstance(row, dict):
+                raise _bad_row(path, number, "not a JSON object", 'write {"prompt": "…"}')
+            if "prompt" not in row and number == 1:
+                header.update(row)
+                continue
+            text, split = row.get("prompt"), row.get("split", "calibration")
+            if not isinstance(text, str):
+                raise _bad_row(path, number, "no text under 'prompt'", 'write {"prompt": "…"}')
+            if split not in ("calibration", "held_out"):
+                raise _bad_row(path, number, f"split is {split!r}", "it is calibration or held_out")
+            yield text, split
+
+
+def _read_lines(path: Path, header: dict[str, Any]) -> Rows:
+    with path.open(encoding="utf-8-sig") as lines:
+        for line in lines:
+            yield line, ""
+
+
+def _read_csv(path: Path, header: dict[str, Any]) -> Rows:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            names = [name.strip().lower() for name in next(rows, [])]
+            column = _caption_column(path, names)
+            for row in rows:
+                if not row:
+                    continue
+                if len(row) <= column:
+                    raise _bad_row(path, rows.line_num, f"{len(row)} columns", f"the header has {len(names)}")
+                yield row[column], ""
+        except csv.Error as error:
+            raise _bad_row(path, rows.line_num, f"not CSV ({error})", "quote texts that hold commas") from error
+
+
+def _caption_column(path: Path, names: Sequence[str]) -> int:
+    for name in COLUMNS:
+        if name in names:
+            return list(names).index(name)
+    raise PromptError(
+        f"prompt file {path}",
+        f"its columns are {', '.join(names) or 'none'}",
+        f"name the column of prompts one of {', '.join(COLUMNS)}",
+    )
+
+
+def _read_json(path: Path, header: dict[str, Any]) -> Rows:
+    remedy = 'expected COCO captions {"annotations": [{"image_id": 1, "caption": "…"}]}, or a list of texts'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise _bad_row(path, error.lineno, f"not JSON ({error.msg})", remedy) from error
+    if isinstance(content, dict):
+        content = content.get("annotations")
+    if not isinstance(content, list):
+        raise PromptError(f"prompt file {path}", "it has no list of captions", remedy)
+    pictures: set[Any] = set()
+    for number, row in enumerate(content, 1):
+        text = row.get("caption") if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            raise PromptError(f"{path}, caption {number}", "it holds no text", remedy)
+        picture = row.get("image_id") if isinstance(row, dict) else None
+        if picture is not None:
+            if picture in pictures:
+                continue
+            pictures.add(picture)
+        yield text, ""
+
+
+def _read_parquet(path: Path, header: dict[str, Any]) -> Rows:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise PromptError(
+            f"prompt file {path}", "reading Parquet needs pyarrow", "pip install pyarrow, or convert the file to .jsonl"
+        ) from error
+    try:
+        file = parquet.ParquetFile(path)
+        column = file.schema_arrow.names[_caption_column(path, [n.lower() for n in file.schema_arrow.names])]
+        for batch in file.iter_batches(columns=[column]):
+            for text in batch.column(0).to_pylist():
+                yield text or "", ""
+    except ValueError as error:  # pyarrow's errors for a damaged file derive from it
+        raise PromptError(f"prompt file {path}", f"not Parquet ({error})", "check the file") from error
+
+
+READERS: dict[str, Callable[[Path, dict[str, Any]], Rows]] = {
+    ".jsonl": _read_jsonl,
+    ".txt": _read_lines,
+    ".csv": _read_csv,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
