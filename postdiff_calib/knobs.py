@@ -23,6 +23,16 @@ from postdiff_calib.errors import KnobError
 
 CrossAttentionCache = Literal["cond", "mean", "off"]
 
+#: Smallest and largest accepted value of each numeric knob. Wider than any search: the search's ranges are its own.
+RANGES: dict[str, tuple[float, float]] = {
+    "num_inference_steps": (1, 1000),
+    "low_res_fraction": (0.0, 1.0),
+    "low_res_scale": (0.25, 1.0),
+    "cache_interval": (1, 1000),
+    "guidance_fraction": (0.0, 1.0),
+    "cache_branch": (0, 11),
+}
+
 #: Short names used on the command line and in tables.
 SYMBOLS: dict[str, str] = {
     "num_inference_steps": "T",
@@ -62,14 +72,12 @@ class Knobs:
     cross_attention_cache: CrossAttentionCache = "cond"
 
     def __post_init__(self) -> None:
-        self._integer("num_inference_steps", 1, 1000, "take the number of denoising steps, such as 20")
-        self._number("low_res_fraction", 0.0, 1.0, "take the share of early steps at low resolution, such as 0.5")
-        self._number("low_res_scale", 0.25, 1.0, "take the low side over the full side, such as 0.5")
-        self._integer("cache_interval", 1, 1000, "take 1 to run the deep blocks on every step, 2 on every other")
-        self._number(
-            "guidance_fraction", 0.0, 1.0, "take the share of steps that are guided, such as 0.75, or 1 for all"
-        )
-        self._integer("cache_branch", 0, 11, "take 1, as the paper does")
+        self._integer("num_inference_steps", "take the number of denoising steps, such as 20")
+        self._number("low_res_fraction", "take the share of early steps at low resolution, such as 0.5")
+        self._number("low_res_scale", "take the low side over the full side, such as 0.5")
+        self._integer("cache_interval", "take 1 to run the deep blocks on every step, 2 on every other")
+        self._number("guidance_fraction", "take the share of steps that are guided, such as 0.75, or 1 for all")
+        self._integer("cache_branch", "take 1, as the paper does")
         if self.low_res_fraction >= 1:
             self._refuse(
                 "low_res_fraction", "it must be below 1, since the last steps run at full resolution", "such as 0.5"
@@ -90,13 +98,15 @@ class Knobs:
     def _refuse(self, name: str, rule: str, remedy: str) -> None:
         raise KnobError(f"{name}={getattr(self, name)!r}", rule, remedy)
 
-    def _integer(self, name: str, low: int, high: int, remedy: str) -> None:
+    def _integer(self, name: str, remedy: str) -> None:
         value = getattr(self, name)
+        low, high = RANGES[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self._refuse(name, f"it must be a whole number from {low} to {high}", remedy)
+            self._refuse(name, f"it must be a whole number from {low:g} to {high:g}", remedy)
 
-    def _number(self, name: str, low: float, high: float, remedy: str) -> None:
+    def _number(self, name: str, remedy: str) -> None:
         value = getattr(self, name)
+        low, high = RANGES[name]
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))

@@ -1,0 +1,1 @@
+"""Models as data (cards), loading of stock pipelines, and the embedded model."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 PATCH = 4
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PatchAutoencoder(ModelMixin, ConfigMixin):
     """Linear patch autoencoder with the interface that a Stable Diffusion pipeline asks of its ``vae``.
 
     Args:
@@ -73,4 +73,5 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         """Encode and decode."""
-        return self.decode(self.encode(sample), return_dict=False)[0]  # type: ignore[index]
+        decoded: torch.Tensor = self.decode(self.encode(sample), return_dict=False)[0]
+        return decoded

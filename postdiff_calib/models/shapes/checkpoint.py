@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def save(
@@ -35,12 +35,8 @@ def load(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim
     """Restore what ``save`` wrote; returns the counters, or an empty dict when there is no such file."""
     if not path.exists():
         return {}
-    with safe_open(path, framework="pt") as f:  # type: ignore[no-untyped-call]
-        counters: dict[str, Any] = json.loads(f.metadata()["counters"])
-        tensors = {key: f.get_tensor(key) for key in f.keys()}
-    for name, module in modules.items():
-        prefix = f"{name}/"
-        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    tensors = load_file(path)
+    counters = load_modules(path, modules, tensors)
     whole = optimizer.state_dict()
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
@@ -50,4 +46,17 @@ def load(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim
     if states:
         whole["state"] = states
         optimizer.load_state_dict(whole)
+    return counters
+
+
+def load_modules(
+    path: Path, modules: dict[str, torch.nn.Module], tensors: dict[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
+    """Fill modules from a checkpoint by their names in it; returns its counters."""
+    tensors = load_file(path) if tensors is None else tensors
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    with safe_open(path, framework="pt") as f:
+        counters: dict[str, Any] = json.loads(f.metadata()["counters"])
     return counters

@@ -92,6 +92,7 @@ def build_scheduler() -> Any:
         timestep_spacing="trailing",
         algorithm_type="dpmsolver++",
         solver_order=2,
+        steps_offset=1,  # unused by trailing timesteps; the pipeline asks for it
     )
 
 
@@ -108,6 +109,7 @@ class Training(torch.nn.Module):
         # One class more than the scene code for the size: captions that name none.
         heads = [n + 1 if i % len(CODE_SIZES) == 2 and i < len(CODE_HEADS) - 1 else n for i, n in enumerate(CODE_HEADS)]
         self.text_heads = torch.nn.ModuleList([torch.nn.Linear(TEXT_WIDTH, n) for n in heads])
+        self.alphas_cumprod: torch.Tensor
         self.register_buffer("alphas_cumprod", build_scheduler().alphas_cumprod.clone())
 
     def tokens(self, captions: list[str]) -> torch.Tensor:
@@ -143,7 +145,8 @@ class Training(torch.nn.Module):
         predicted = self.unet((a * latents + s * noise), timesteps, hidden).sample.float()
         error = (predicted - (a * noise - s * latents)).square().mean((1, 2, 3))
         weight = (SNR_CAP * (1 - signal)).clamp(max=1)
-        return (weight * error).mean()
+        loss: torch.Tensor = (weight * error).mean()
+        return loss
 
 
 def text_batch(seed: int, step: int, size: int) -> tuple[list[Scene], Random]:

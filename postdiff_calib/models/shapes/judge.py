@@ -30,6 +30,7 @@ class Judge(nn.Module):
         self.head = nn.Linear(96 * 8 * 8, sum(CODE_HEADS))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits of every head, concatenated."""
         features = self.body(pictures * 2 - 1)
         logits: torch.Tensor = self.head(features.flatten(1))
         return logits
@@ -37,14 +38,14 @@ class Judge(nn.Module):
 
 def code_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over the heads; logits (B, Σ heads), codes (B, 21) with ``IGNORE`` where nothing is said."""
-    parts = logits.split(list(CODE_HEADS), dim=1)
+    parts = torch.split(logits, list(CODE_HEADS), dim=1)
     losses = [F.cross_entropy(p, codes[:, i], ignore_index=IGNORE, reduction="sum") for i, p in enumerate(parts)]
     return torch.stack(losses).sum() / (codes != IGNORE).sum()
 
 
 def read_codes(logits: torch.Tensor) -> torch.Tensor:
     """The most likely code of each picture, (B, 21)."""
-    return torch.stack([p.argmax(1) for p in logits.split(list(CODE_HEADS), dim=1)], dim=1)
+    return torch.stack([p.argmax(1) for p in torch.split(logits, list(CODE_HEADS), dim=1)], dim=1)
 
 
 def accuracies(codes: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:

@@ -62,7 +62,7 @@ def build(seed: int) -> Any:
 def degrade(pictures: torch.Tensor, autoencoder: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
     """A quarter of the batch each: clean, mild noise, mild blur, through the autoencoder with mild latent noise."""
     quarter = len(pictures) // 4
-    clean, noisy, blurred, coded = pictures.split([len(pictures) - 3 * quarter, quarter, quarter, quarter])
+    clean, noisy, blurred, coded = torch.split(pictures, [len(pictures) - 3 * quarter, quarter, quarter, quarter])
     strength = 0.08 * torch.rand(quarter, 1, 1, 1, generator=generator)
     noisy = noisy + strength * torch.randn(noisy.shape, generator=generator)
     small = F.interpolate(blurred, scale_factor=0.75, mode="bilinear", antialias=True)

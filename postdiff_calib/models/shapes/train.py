@@ -150,7 +150,7 @@ def train_autoencoder(work: Path, recipe: Recipe) -> PatchAutoencoder:
         return loaded
     rng = Random(f"{recipe.seed}/autoencoder")
     pictures = render([sample_scene(rng) for _ in range(recipe.autoencoder_pictures)], seed=rng.randrange(2**31))
-    autoencoder = PatchAutoencoder(latent_channels=recipe.latent_channels)
+    autoencoder: PatchAutoencoder = PatchAutoencoder(latent_channels=recipe.latent_channels)
     autoencoder.fit(pictures * 2 - 1)
     autoencoder.save_pretrained(folder)
     return autoencoder
@@ -221,7 +221,8 @@ def train_diffusion(
     counters = fit(
         "diffusion", work, training, groups, steps, warmup, recipe, loss_at, average=average, unit=recipe.batch
     )
-    return average.eval(), counters
+    average.eval()
+    return average, counters
 
 
 def build_pipeline(model: diffusion.Training, autoencoder: PatchAutoencoder) -> Any:
@@ -242,17 +243,12 @@ def build_pipeline(model: diffusion.Training, autoencoder: PatchAutoencoder) -> 
 
 def export(work: Path, recipe: Recipe, out: Path, device: torch.device) -> None:
     """Write pipeline and scorer as fp16 safetensors, with ``recipe.json`` beside them."""
-    from safetensors import safe_open
-
     autoencoder = train_autoencoder(work, recipe)
     training = scorer.Training(recipe.seed + 2)
     average = diffusion.Training(recipe.seed + 3, recipe.latent_channels)
     stages: dict[str, Any] = {}
     for stage, name, module in (("scorer", "module", training), ("diffusion", "average", average)):
-        with safe_open(work / f"{stage}.safetensors", framework="pt") as f:  # type: ignore[no-untyped-call]
-            stages[stage] = json.loads(f.metadata()["counters"])
-            prefix = f"{name}/"
-            module.load_state_dict({k[len(prefix) :]: f.get_tensor(k) for k in f.keys() if k.startswith(prefix)})
+        stages[stage] = checkpoint.load_modules(work / f"{stage}.safetensors", {name: module})
     scorer.export(training.clip, out / "scorer")
     pipe = build_pipeline(average, autoencoder)
     pipe.unet.to(memory_format=torch.contiguous_format)
@@ -279,8 +275,8 @@ def hash_file(path: Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(
-        prog="python -m postdiff_calib.models.shapes.train", description=__doc__.split("\n")[0]
-    )  # type: ignore[union-attr]
+        prog="python -m postdiff_calib.models.shapes.train", description=str(__doc__).split("\n")[0]
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/shapes"), help="folder for checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder the exported weights go to")
     parser.add_argument("--stage", choices=STAGES, action="append", help="run these stages only (default: all)")

@@ -160,7 +160,8 @@ def parse_caption(caption: str) -> Scene:
         striped = take(("striped",), "a texture", optional=True)
         color = take(COLORS, f"a colour ({', '.join(COLORS)})")
         shape = take(SHAPES, f"a shape ({', '.join(SHAPES)})")
-        assert color is not None and shape is not None
+        assert color is not None
+        assert shape is not None
         return Object(color, shape, "center", size, striped is not None)
 
     objects = [phrase()]
