@@ -1,0 +1,199 @@
+"""CLIP score per prompt with open_clip: 100 × cosine between a picture's and its prompt's embedding.
+
+The backbone is a setting, named ``ARCH::pretrained_tag`` (weights from the Hugging Face cache or hub) or
+``local-dir:/path`` (open_clip's own folder format). Only safetensors weights are read. Pictures stay tensors: they are
+rounded to 8 bits, as a saved picture is, and go through the very transforms that open_clip prescribes, in batches.
+Scores are kept per prompt, since plans are compared by paired differences. Source: Hessel et al., CLIPScore,
+arXiv 2104.08718 (without its rescaling and clipping, as in PostDiff's tables).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_LOCAL = "local-dir:"
+_WEIGHTS = "open_clip_model.safetensors"
+
+
+class ClipScorer:
+    """Scores pictures against prompts; text embeddings are computed once per prompt.
+
+    Args:
+        name: ``ARCH::pretrained_tag``, e.g. ``ViT-B-32::laion2b_s34b_b79k``, or ``local-dir:/path``.
+        device: a torch device; weights are used in float32 everywhere, so scores compare between machines.
+        batch_size: pictures and prompts per call of the network.
+
+    Attributes:
+        name: as given.
+        weights_sha256: hash of the weights file, for the record.
+
+    Raises:
+        ModelError: unknown backbone, or weights that are missing, damaged or not safetensors.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", *, batch_size: int = 64) -> None:
+        self.name = name
+        self.device = device
+        self.batch_size = batch_size
+        self._model, self._preprocess, self._tokenizer, weights = _load(name, device)
+        self.weights_sha256 = _file_hash(weights)
+        self._texts: dict[str, torch.Tensor] = {}
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
+        """100 × cosine similarity of each picture with its own prompt.
+
+        Args:
+            images: (B, 3, H, W) float, values in [0, 1], on any device.
+            prompts: B prompts.
+
+        Returns:
+            B numbers in [−100, 100], higher is better.
+        """
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} pictures for {len(prompts)} prompts")
+        if not len(prompts):
+            return []
+        scores = 100 * (self.image_features(images) * self.text_features(prompts)).sum(-1)
+        return [float(score) for score in scores]
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings of pictures: (B, 3, H, W) in [0, 1] → (B, D), float32 on the CPU."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                torch.nn.functional.normalize(self._model.encode_image(self.preprocess(part).to(self.device)), dim=-1)
+                for part in torch.split(images, self.batch_size)
+            ]
+            return torch.cat(parts).float().cpu()
+
+    def text_features(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Unit embeddings of prompts: (B, D), float32 on the CPU."""
+        import torch
+
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        with torch.inference_mode():
+            for start in range(0, len(new), self.batch_size):
+                part = new[start : start + self.batch_size]
+                features = self._model.encode_text(self._tokenizer(part).to(self.device))
+                features = torch.nn.functional.normalize(features, dim=-1).float().cpu()
+                self._texts.update(zip(part, features, strict=True))
+            return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """open_clip's own preprocessing on tensors: (B, 3, H, W) in [0, 1] → (B, 3, S, S), normalised."""
+        import torch
+
+        pictures = (images.detach().float().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+        for transform in self._preprocess.transforms:
+            kind = type(transform).__name__
+            if kind == "MaybeToTensor":
+                pictures = pictures.float() / 255
+            elif kind == "ResizeKeepRatio":  # reads a PIL picture's size; the resizing itself is torchvision's
+                pictures = _resize_keep_ratio(transform, pictures)
+            elif kind != "MaybeConvertMode":
+                pictures = transform(pictures)
+        return pictures
+
+
+def _resize_keep_ratio(transform: Any, pictures: torch.Tensor) -> torch.Tensor:
+    from torchvision.transforms.functional import resize
+
+    class Sized:
+        size = (pictures.shape[-1], pictures.shape[-2])
+
+    size = transform.get_params(Sized, transform.size, transform.longest)
+    resized: torch.Tensor = resize(pictures, size, transform.interpolation)
+    return resized
+
+
+def _load(name: str, device: str) -> tuple[Any, Any, Any, Path]:
+    import open_clip
+    from safetensors import SafetensorError
+
+    if name.startswith(_LOCAL):
+        weights = _local_weights(name)
+        options: dict[str, Any] = {}
+        model_name = name
+    else:
+        model_name, weights, options = _tagged_weights(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # open_clip's advice on architectures, not the user's concern
+            model, _, preprocess = open_clip.create_model_and_transforms(model_name, device=device, **options)
+            tokenizer = open_clip.get_tokenizer(model_name)
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"scorer {name!r}",
+            f"open_clip cannot load it ({str(error).splitlines()[0][:200]})",
+            "check its configuration and weights",
+        ) from error
+    return model.float().eval().requires_grad_(False), preprocess, tokenizer, weights
+
+
+def _local_weights(name: str) -> Path:
+    folder = Path(name.removeprefix(_LOCAL))
+    for file in ("open_clip_config.json", _WEIGHTS):
+        if not (folder / file).is_file():
+            raise ModelError(
+                f"scorer {name!r}", f"{folder / file} is missing", "an open_clip folder holds that and its weights"
+            )
+    return folder / _WEIGHTS
+
+
+def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
+    import open_clip
+    from huggingface_hub import hf_hub_download
+
+    arch, separator, tag = name.partition("::")
+    remedy = "such as ViT-B-32::laion2b_s34b_b79k, or local-dir:/path"
+    if not separator or not tag:
+        raise ModelError(f"scorer {name!r}", "a scorer is named ARCH::pretrained_tag", remedy)
+    config = open_clip.get_pretrained_cfg(arch, tag)
+    if not config:
+        known = open_clip.list_pretrained_tags_by_model(arch)
+        rule = f"open_clip knows of {arch} the tags {', '.join(known)}" if known else f"open_clip knows no {arch!r}"
+        raise ModelError(f"scorer {name!r}", rule, remedy)
+    repository = str(config.get("hf_hub") or "").strip("/")
+    if "/" not in repository:
+        raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
+    repository = "/".join(repository.split("/")[:2])
+    try:
+        weights = Path(hf_hub_download(repository, _WEIGHTS))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"scorer {name!r}",
+            f"{_WEIGHTS} of {repository} is neither in the Hugging Face cache nor reachable",
+            f"fetch it once while online (hf download {repository} {_WEIGHTS}), or use local-dir:/path",
+        ) from error
+    options = {
+        "pretrained": str(weights),
+        "force_quick_gelu": bool(config.get("quick_gelu")),  # as the tag was trained, else scores are off
+        "image_mean": config.get("mean"),
+        "image_std": config.get("std"),
+        "image_interpolation": config.get("interpolation"),
+        "image_resize_mode": config.get("resize_mode"),
+    }
+    return arch, weights, options
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow_hash(path)
+
+
+def _slow_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()

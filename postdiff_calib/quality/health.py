@@ -1,0 +1,59 @@
+"""Health of generated pictures, checked before any score: a black frame can out-score a bad picture on CLIP.
+
+A picture is unhealthy when it holds NaN or infinity, when it is constant (one colour to within quantisation), or when
+it is saturated (nearly all values at the ends of the range, as a diverged sample is after clamping).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from postdiff_calib.errors import PostdiffError
+
+if TYPE_CHECKING:
+    import torch
+
+#: A picture whose every channel spans less than this is one colour: half a step of 8-bit quantisation.
+CONSTANT_RANGE = 0.5 / 255
+#: Share of values at exactly 0 or 1 above which a picture is saturated. A photograph on pure white stays below.
+SATURATED_SHARE = 0.98
+
+
+class HealthError(PostdiffError):
+    """Generated pictures are broken, so their scores would mean nothing."""
+
+
+def check_health(images: torch.Tensor, prompts: Sequence[str]) -> None:
+    """Refuse pictures that no score should be taken of.
+
+    Args:
+        images: (B, 3, H, W), values in [0, 1].
+        prompts: B prompts, to name the first broken picture.
+
+    Raises:
+        HealthError: names the fault, the number of pictures that show it, and the first prompt.
+    """
+    faults: dict[str, list[str]] = {}
+    for image, prompt in zip(images, prompts, strict=True):
+        fault = _fault(image)
+        if fault:
+            faults.setdefault(fault, []).append(prompt)
+    for fault, where in faults.items():
+        raise HealthError(
+            f"{len(where)} of {len(prompts)} pictures",
+            f"{fault}, the first for {where[0]!r}",
+            "use float32 (--dtype float32) or gentler knobs",
+        )
+
+
+def _fault(image: torch.Tensor) -> str | None:
+    values = image.float()
+    if not bool(values.isfinite().all()):
+        return "hold NaN or infinity"
+    flat = values.flatten(1)
+    if float((flat.amax(1) - flat.amin(1)).max()) < CONSTANT_RANGE:
+        return "are constant"
+    if float(((values <= 0) | (values >= 1)).float().mean()) > SATURATED_SHARE:
+        return "are saturated"
+    return None

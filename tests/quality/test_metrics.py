@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+
+from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric
+from postdiff_calib.quality.metrics import PSNR_CAP, cmmd, psnr, ssim
+
+
+def noise(n, seed=0, shape=(3, 32, 32)):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_health_passes_ordinary_pictures():
+    images = noise(2)
+    images[1] = images[1] * 0 + 0.2
+    images[1, :, 3, 3] = 0.9  # one dot is content
+    check_health(images, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: x * float("nan"), "NaN"),
+        (lambda x: x / 0, "infinity"),
+        (lambda x: x * 0, "constant"),
+        (lambda x: x * 0 + torch.tensor([0.9, 0.1, 0.3])[:, None, None], "constant"),
+        (lambda x: (x > 0.5).float(), "saturated"),
+    ],
+)
+def test_health_names_the_fault_and_the_prompt(spoil, said):
+    images = noise(3)
+    images[1] = spoil(images[1])
+    with pytest.raises(HealthError, match=f"1 of 3 .*{said}.*'second'"):
+        check_health(images, ["first", "second", "third"])
+
+
+def test_ssim_and_psnr_have_the_known_values():
+    images = noise(2)
+    assert ssim(images, images) == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert psnr(images, images) == [PSNR_CAP, PSNR_CAP]
+    shifted = images * 0.5
+    shifted[1] = images[1] * 0.5 + 0.1
+    shifted[0] = images[0] * 0.5
+    # mean squared error 0.01 is 20 dB
+    assert psnr(images * 0.5 + 0.1, images * 0.5) == pytest.approx([20.0, 20.0], abs=1e-3)
+    values = ssim(images, shifted)
+    assert all(0 < value < 0.95 for value in values)
+    assert len(set(values)) == 2
+    assert len(ssim(images[:1], shifted[:1])) == 1
+
+
+def test_cmmd_equals_the_plain_double_sum():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 4)), rng.normal(size=(7, 4)) + 1
+
+    def k(a, b):
+        return np.exp(-((a - b) ** 2).sum() / 200)
+
+    within_x = np.mean([k(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
+    within_y = np.mean([k(y[i], y[j]) for i in range(7) for j in range(7) if i != j])
+    across = np.mean([k(a, b) for a in x for b in y])
+    expected = 1000 * (within_x + within_y - 2 * across)
+    assert cmmd(torch.tensor(x), torch.tensor(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_cmmd_is_unbiased_and_sees_a_shift():
+    rng = np.random.default_rng(1)
+
+    def unit(shift=0.0):
+        values = rng.normal(size=(40, 8)) + shift
+        return torch.tensor(values / np.linalg.norm(values, axis=1, keepdims=True))
+
+    same = np.array([cmmd(unit(), unit()) for _ in range(200)])
+    assert abs(same.mean()) < 3 * same.std() / np.sqrt(200)
+    assert same.min() < 0
+    assert cmmd(unit(), unit(1.0)) > same.max()
+    with pytest.raises(ValueError, match="at least two"):
+        cmmd(unit()[:1], unit())
+
+
+class FakeScorer:
+    def score(self, images, prompts):
+        return [float(i.mean()) for i in images]
+
+    def image_features(self, images):
+        return torch.nn.functional.normalize(images.flatten(1), dim=-1)
+
+
+def test_the_list_of_metrics_is_complete_and_uniform():
+    assert [m.name for m in METRICS] == ["clip", "cmmd", "ssim", "psnr"]
+    sample = Pictures(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer())
+    for m in METRICS:
+        values = m.function(sample)
+        assert len(values) == (4 if m.per_prompt else 1)
+        assert all(isinstance(v, float) for v in values)
+    assert metric("cmmd").direction == "lower"
+    with pytest.raises(KeyError, match="psnr"):
+        metric("fid")
