@@ -159,6 +159,11 @@ def compile_plan(knobs: Knobs) -> StepPlan:
     return StepPlan(knobs, tuple(steps))
 
 
+def plan_facts(plan: StepPlan) -> tuple[str, int, int, tuple[int, ...]]:
+    """What a profile states of a plan: content hash, low-resolution steps, gate step, refresh steps."""
+    return plan.content, plan.n_low, plan.gate_step, plan.refresh_steps
+
+
 def low_res_size(height: int, width: int, scale: float, multiple: int) -> tuple[int, int]:
     """The low-resolution latent size: β·side rounded to the nearest multiple that the network accepts.
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from postdiff_calib.errors import KnobError, OutputError, ProfileError
 from postdiff_calib.knobs import RANGES, Knobs
-from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.plan import compile_plan, plan_facts
 
 SCHEMA_VERSION = 1
 
@@ -183,7 +183,7 @@ COMMENTS: dict[str, str] = {
     "schema_version": "Deployment profile of postdiff. Load it with postdiff_calib.load_profile(path).",
     "model": "The pipeline this profile was made for. It refuses to run on another.",
     "budget": "What was asked for, and the limit it became. No plan over the limit was ever run.",
-    "knobs": "The settings to use. Symbols of the paper: T, s, β, k, m, then the cache branch and the cross-attention cache.",
+    "knobs": "The settings to use: the paper's T, s, β, k, m, then the cache branch and the cross-attention cache.",
     "plan": "What the settings compile to, step numbers counted from 0.",
     "expected": "Cost and quality against the unaccelerated model, on held-out prompts, with 95 % intervals.",
     "tradeoff": "Fewer steps, cheaper steps, or both: the best of each family at a ladder of budgets.",
@@ -243,11 +243,6 @@ class Profile(Section):
     def save(self, path: str | Path) -> Path:
         """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
         return write_atomically(path, self.to_yaml())
-
-
-def plan_facts(plan: StepPlan) -> tuple[str, int, int, tuple[int, ...]]:
-    """What the plan section states: content hash, low-resolution steps, gate step, refresh steps."""
-    return plan.content, plan.n_low, plan.gate_step, plan.refresh_steps
 
 
 def write_atomically(path: str | Path, text: str) -> Path:

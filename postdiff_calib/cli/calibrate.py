@@ -1,0 +1,66 @@
+"""``postdiff calibrate``: the main job, from a model and a budget to a deployment profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate_command(
+    model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
+    budget: Annotated[
+        str, typer.Option("--budget", help="60%, 1.2s, 850ms, 4.2GMACs, 2x, p95:1.2s; per image.")
+    ] = "60%",
+    prompts: Annotated[
+        str | None,
+        typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set."),
+    ] = None,
+    num_prompts: Annotated[int, typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.")] = 500,
+    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Folder of the study; the same folder resumes.  [default: studies/MODEL]"),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option("--noise", help="Low-resolution starting noise: coupled to the seed's, or independent.")
+    ] = "coupled",
+    sampler: Annotated[str, typer.Option("--sampler", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Find the best settings under a budget and write them as a profile.
+
+    Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
+    """
+    from postdiff_calib.calibrate import CalibrateJob, run_calibrate
+    from postdiff_calib.report.terminal import console_progress, print_calibration
+
+    job = CalibrateJob(
+        model=model,
+        budget=budget,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        trials=trials,
+        seed=seed,
+        out=out,
+        study=study,
+        noise=noise,
+        sampler=sampler,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        fresh=fresh,
+    )
+    with console_progress(quiet=quiet or as_json) as progress:
+        result = run_calibrate(job, progress)
+    print_calibration(result, as_json=as_json)
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,59 @@
+"""The ``postdiff`` command: the explicit list of commands, and the one place where errors become exit codes.
+
+Exit codes: 0 done, 2 bad input (one line on standard error), 3 a check failed, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from postdiff_calib.cli.calibrate import calibrate_command
+from postdiff_calib.cli.generate import generate_command
+from postdiff_calib.errors import PostdiffError
+
+app = typer.Typer(
+    name="postdiff",
+    help="Finds the compute-optimal way to run a text-to-image diffusion model: fewer steps or cheaper steps.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+app.command("calibrate")(calibrate_command)
+app.command("generate")(generate_command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"postdiff {version('postdiff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Finds the compute-optimal way to run a text-to-image diffusion model: fewer steps or cheaper steps.
+
+    Start with: postdiff calibrate --model shapes --budget 60%
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; never returns."""
+    try:
+        app(args=argv, prog_name="postdiff")
+    except PostdiffError as error:
+        print(f"postdiff: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("postdiff: stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,101 @@
+"""A valid profile as plain data, for tests that change one thing about it."""
+
+from typing import Any
+
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan, plan_facts
+
+
+def difference(mean: float = -0.1) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - 0.2, "high": mean + 0.2, "num_prompts": 250}
+
+
+def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
+    return {
+        "knobs": knobs.describe(),
+        "content": compile_plan(knobs).content,
+        "relative_macs": relative,
+        "seconds": 0.06,
+        "difference": difference(),
+        "confirmed": True,
+    }
+
+
+def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
+    knobs = knobs or Knobs(20, 0.3, 0.5, 2, 0.75)
+    content, n_low, gate_step, refresh_steps = plan_facts(compile_plan(knobs))
+    return {
+        "schema_version": 1,
+        "model": {
+            "id": "shapes",
+            "card": "shapes",
+            "revision": "0.1.0",
+            "pipeline_class": "StableDiffusionPipeline",
+            "denoiser_class": "UNet2DConditionModel",
+            "fingerprint": "0123abcd",
+            "dtype": "float32",
+            "height": 64,
+            "width": 64,
+            "scheduler": "DPMSolverMultistepScheduler",
+            "guidance_scale": 4.0,
+            "notes": [],
+        },
+        "budget": {
+            "text": "60%",
+            "kind": "macs",
+            "quantile": "median",
+            "limit": 3.0e9,
+            "unit": "MACs per image",
+            "batch_size": 25,
+        },
+        "knobs": knobs.as_dict(),
+        "plan": {
+            "content": content,
+            "n_low": n_low,
+            "gate_step": gate_step,
+            "refresh_steps": list(refresh_steps),
+            "noise": "coupled",
+            "latent_multiple": 2,
+        },
+        "expected": {
+            "cost": {"macs": 2.9e9, "macs_paper": 2.7e9, "seconds": 0.06, "seconds_p95": 0.07},
+            "baseline_cost": {"macs": 5.0e9, "macs_paper": 4.7e9, "seconds": 0.1, "seconds_p95": 0.11},
+            "relative_macs": 0.58,
+            "relative_seconds": 0.6,
+            "metric": "clip_score",
+            "score": 70.1,
+            "baseline_score": 70.2,
+            "difference": difference(),
+            "verdict": "equivalent",
+        },
+        "tradeoff": {
+            "rows": [
+                {
+                    "budget": "60%",
+                    "fewer": arm(Knobs(12), 0.6),
+                    "cheaper": arm(knobs, 0.58),
+                    "joint": None,
+                    "cheaper_minus_fewer": difference(0.3),
+                    "winner": "cheaper",
+                    "answer": "Cheaper steps win at 60%.",
+                }
+            ],
+            "crossover": None,
+        },
+        "evidence": {
+            "prompt_set": "shapes",
+            "prompt_set_sha256": "ab" * 32,
+            "num_prompts": 500,
+            "num_held_out": 250,
+            "held_out_sha256": "cd" * 32,
+            "seed": 0,
+            "scorer": "local-dir:scorer",
+            "scorer_sha256": "ef" * 32,
+            "sampler": "postdiff",
+            "trials": 40,
+            "images": 3000,
+            "smallest_difference": 0.2,
+            "study": "studies/shapes",
+        },
+        "environment": {"device": "cpu", "versions": {"torch": "2.15.0"}},
+    }

@@ -1,0 +1,135 @@
+"""The rooms of the house: imports point down the data's path, heavy packages stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "postdiff_calib"
+
+#: Each room may import the rooms before it. Rooms in one tuple are siblings and do not import each other.
+ORDER: list[tuple[str, ...]] = [
+    ("errors",),
+    ("knobs",),
+    ("plan", "budget"),
+    ("prompts",),
+    ("models",),
+    ("accelerate",),
+    ("generate",),
+    ("cost", "quality"),
+    ("search",),
+    ("profile",),
+    ("deploy",),
+    ("report",),
+    ("calibrate",),
+    ("cli",),
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+#: third-party package → rooms that may import it
+HOMES = {
+    "optuna": {"search"},
+    "typer": {"cli"},
+    "rich": {"cli", "report"},
+    "open_clip": {"quality", "models"},
+    "fvcore": {"cost"},
+}
+#: Packages that no module of these rooms may import at all, not even inside functions.
+PLAIN = {"errors", "knobs", "plan", "budget", "prompts"}
+HEAVY = {"torch", "diffusers", "transformers", "optuna", "open_clip"}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        room = relative.parts[0].removesuffix(".py")
+        if room != "__init__":
+            yield room, path
+
+
+def imports(path):
+    """(module name, at the top level of the file) of each import; imports for type checking alone do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            typing_only |= {id(n) for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative imports hide the direction"
+            if node.module == "postdiff_calib":
+                for alias in node.names:
+                    yield f"postdiff_calib.{alias.name}"
+            else:
+                yield node.module
+
+
+def test_every_module_belongs_to_a_room():
+    assert {room for room, _ in modules()} <= set(LEVEL)
+
+
+def test_imports_point_down():
+    wrong = []
+    for room, path in modules():
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "postdiff_calib" or len(parts) < 2 or parts[1] == room or parts[1] not in LEVEL:
+                continue
+            if LEVEL[parts[1]] >= LEVEL[room]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong
+
+
+def test_packages_stay_in_their_rooms():
+    wrong = []
+    for room, path in modules():
+        for name in imports(path):
+            package = name.split(".")[0]
+            if package in HOMES and room not in HOMES[package]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+            if room in PLAIN and package in HEAVY and path.name != "sample.py":
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from postdiff_calib.cli.main import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"heavy = {sorted(HEAVY | {'numpy', 'scipy', 'matplotlib'})!r}\n"
+        "loaded = [name for name in heavy if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert "calibrate" in result.stdout
+
+
+def test_importing_the_package_is_light():
+    result = run_python(
+        "import sys, postdiff_calib\n"
+        "postdiff_calib.Knobs, postdiff_calib.compile_plan\n"
+        f"assert not set({sorted(HEAVY)!r}) & set(sys.modules)\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_public_names_resolve():
+    import postdiff_calib
+
+    for name in postdiff_calib.__all__:
+        assert getattr(postdiff_calib, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = postdiff_calib.nothing

@@ -1,0 +1,137 @@
+"""Profiles survive a round trip exactly, and every kind of damage is named with its line."""
+
+import copy
+import json
+
+import pytest
+import yaml
+from profiles import profile_data
+
+from postdiff_calib.errors import OutputError, ProfileError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.profile import COMMENTS, Profile, json_schema, load_profile, parse_profile, write_atomically
+
+
+def as_text(data):
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+@pytest.fixture
+def data():
+    return profile_data()
+
+
+def test_round_trip(data, tmp_path):
+    profile = parse_profile(as_text(data))
+    assert profile.knobs == Knobs(20, 0.3, 0.5, 2, 0.75)
+    path = profile.save(tmp_path / "deep" / "p.yaml")
+    again = load_profile(path)
+    assert again == profile
+    assert again.to_dict() == data
+    text = path.read_text()
+    for comment in COMMENTS.values():
+        assert f"# {comment}" in text
+    assert [p.name for p in path.parent.iterdir()] == ["p.yaml"]
+
+
+def damaged(data, change):
+    data = copy.deepcopy(data)
+    change(data)
+    return as_text(data)
+
+
+def line_of(text, key):
+    return next(i for i, line in enumerate(text.splitlines(), 1) if line.strip().startswith(f"{key}:"))
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "says"),
+    [
+        (lambda d: d["knobs"].update(cache_intervall=2), "cache_intervall", "unknown key"),
+        (lambda d: d.update(extra_section={}), "extra_section", "unknown key"),
+        (lambda d: d["knobs"].update(cache_interval="2"), "cache_interval", "valid integer"),
+        (lambda d: d["knobs"].update(low_res_scale=1.5), "low_res_scale", "less than or equal to 1"),
+        (lambda d: d["knobs"].update(cross_attention_cache="guided"), "cross_attention_cache", "'cond'"),
+        (lambda d: d["budget"].update(limit=-1.0), "limit", "greater than 0"),
+        (lambda d: d["expected"]["difference"].update(mean="x"), "mean", "valid number"),
+        (lambda d: d["tradeoff"]["rows"][0].update(winner="me"), "winner", "'fewer'"),
+        (lambda d: d["model"].update(height=None), "height", "valid integer"),
+    ],
+)
+def test_damage_is_named_with_line_and_key(data, change, key, says):
+    text = damaged(data, change)
+    with pytest.raises(ProfileError) as caught:
+        parse_profile(text, "p.yaml")
+    message = str(caught.value)
+    lines = [i for i, line in enumerate(text.splitlines(), 1) if line.strip().startswith(f"{key}:")]
+    assert key in message
+    assert says in message
+    assert any(f"p.yaml, line {line}," in message for line in lines)
+    assert "\n" not in message
+
+
+def test_a_missing_key_is_named(data):
+    del data["evidence"]["seed"]
+    with pytest.raises(ProfileError, match=r"evidence\.seed: this key is missing"):
+        parse_profile(as_text(data))
+
+
+def test_knobs_that_contradict_the_plan_are_refused(data):
+    data["knobs"]["cache_interval"] = 3
+    with pytest.raises(ProfileError, match="does not follow from the knobs"):
+        parse_profile(as_text(data))
+
+
+def test_rules_between_knobs_are_the_knobs_own(data):
+    data["knobs"]["low_res_scale"] = 1.0
+    with pytest.raises(ProfileError, match="low-resolution steps need a scale below 1"):
+        parse_profile(as_text(data))
+
+
+def test_a_newer_schema_is_refused(data):
+    data["schema_version"] = 2
+    with pytest.raises(ProfileError, match="line 1, schema_version: 2: this postdiff reads up to 1"):
+        parse_profile(as_text(data), "p.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "- a list", "", "!!python/object/apply:os.system ['true']"])
+def test_what_is_no_profile_is_refused(text):
+    with pytest.raises(ProfileError):
+        parse_profile(text)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(ProfileError, match="cannot be read"):
+        load_profile(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ProfileError, match="it is not text"):
+        load_profile(tmp_path / "b.yaml")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "p.yaml"
+    write_atomically(target, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["p.yaml"]
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_atomically(tmp_path / "file" / "p.yaml", "x")
+
+
+def test_json_schema_accepts_a_profile_and_refuses_a_typo(data):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(json.dumps(json_schema())))
+    written = Profile.model_validate(data, strict=False).to_dict()
+    assert list(validator.iter_errors(written)) == []
+    written["knobs"]["cache_intervall"] = 2
+    assert [e.validator for e in validator.iter_errors(written)] == ["additionalProperties"]
