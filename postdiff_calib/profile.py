@@ -220,6 +220,19 @@ class Profile(Section):
         """The multiple that low-resolution latent sides are rounded to."""
         return self.plan.latent_multiple
 
+    def pipeline_mismatches(self, pipe: Any) -> list[str]:
+        """What differs between ``pipe`` and the pipeline this profile was made for, by class; empty when nothing does.
+
+        Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline lacks.
+        """
+        denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+        facts = (
+            ("pipeline class", type(pipe).__name__, self.model.pipeline_class),
+            ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),
+            ("scheduler", type(getattr(pipe, "scheduler", None)).__name__, self.model.scheduler),
+        )
+        return [f"{what} ({found}, profile: {wanted})" for what, found, wanted in facts if found != wanted]
+
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
         compiled = compile_plan(self.knobs)

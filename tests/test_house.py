@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "postdiff_calib"
 
 #: Each room may import the rooms before it. Rooms in one tuple are siblings and do not import each other.
 ORDER: list[tuple[str, ...]] = [
-    ("errors",),
+    ("errors", "progress"),
     ("knobs",),
     ("plan", "budget"),
     ("prompts",),
@@ -36,7 +36,7 @@ HOMES = {
     "fvcore": {"cost"},
 }
 #: Packages that no module of these rooms may import at all, not even inside functions.
-PLAIN = {"errors", "knobs", "plan", "budget", "prompts"}
+PLAIN = {"errors", "progress", "knobs", "plan", "budget", "prompts"}
 HEAVY = {"torch", "diffusers", "transformers", "optuna", "open_clip"}
 
 

@@ -41,7 +41,8 @@ def calibrate_command(
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
     from postdiff_calib.calibrate import CalibrateJob, run_calibrate
-    from postdiff_calib.report.terminal import console_progress, print_calibration
+    from postdiff_calib.report.progress import console_progress
+    from postdiff_calib.report.terminal import print_calibration
 
     job = CalibrateJob(
         model=model,
@@ -61,6 +62,6 @@ def calibrate_command(
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_calibrate(job, progress)
-    print_calibration(result, as_json=as_json)
+    print_calibration(result.profile, job.out, as_json=as_json)
     if result.interrupted:
         raise typer.Exit(130)

@@ -1,0 +1,148 @@
+"""A profile at work: check that it applies, then make images with it, optionally beside the unaccelerated ones."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.errors import OutputError, ProfileError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.profile import Profile, load_profile
+
+if TYPE_CHECKING:
+    import torch
+
+    from postdiff_calib.models.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """What ``postdiff generate`` was asked for."""
+
+    prompts: tuple[str, ...]
+    profile: Path
+    baseline: bool
+    out: Path
+    seed: int
+    device: str
+    dtype: str
+    override: bool
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image and where it was written; ``pair`` shows baseline and accelerated image side by side."""
+
+    prompt: str
+    seed: int
+    path: str
+    baseline: str | None
+    pair: str | None
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """All images of a job and the measured seconds per image, including text encoding and decoding."""
+
+    knobs: str
+    images: tuple[GeneratedImage, ...]
+    seconds_per_image: float
+    baseline_seconds_per_image: float | None
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def mismatches(profile: Profile, loaded: LoadedModel) -> list[str]:
+    """What differs between the pipeline a profile was made for and the one at hand; empty when it applies."""
+    found = profile.pipeline_mismatches(loaded.pipe)
+    if loaded.fingerprint != profile.model.fingerprint:
+        found.append(f"weights or configuration ({loaded.fingerprint}, profile: {profile.model.fingerprint})")
+    return found
+
+
+def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tuple[LoadedModel, tuple[str, ...]]:
+    """Load the profile's model and make sure that the profile applies to it.
+
+    Raises:
+        ProfileError: it does not, and ``override`` is false.
+    """
+    from postdiff_calib.models.load import load_pipeline
+
+    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype)
+    found = mismatches(profile, loaded)
+    if found and not override:
+        raise ProfileError(
+            f"profile for {profile.model.id}",
+            f"this pipeline differs in {'; '.join(found)}",
+            "calibrate this pipeline, or pass --override to run at your own risk",
+        )
+    notes = (*loaded.notes, *(f"override: the pipeline differs in {what}" for what in found))
+    return loaded, notes
+
+
+def run_generate(job: GenerateJob) -> GenerateResult:
+    """Make one image per prompt with the profile's settings, and with ``baseline`` the unaccelerated one too."""
+    profile = load_profile(job.profile)
+    loaded, notes = load_for(profile, device=job.device, dtype=job.dtype, override=job.override)
+    seeds = [job.seed + i for i in range(len(job.prompts))]
+
+    def run(knobs: Knobs) -> tuple[torch.Tensor, float]:
+        import torch
+
+        from postdiff_calib.generate import generate
+
+        start = time.perf_counter()
+        batches = generate(
+            loaded.pipe,
+            knobs,
+            job.prompts,
+            seeds,
+            height=profile.model.height,
+            width=profile.model.width,
+            guidance_scale=profile.model.guidance_scale,
+            batch_size=profile.budget.batch_size,
+            noise=profile.noise,
+            latent_multiple=profile.latent_multiple,
+        )
+        images = torch.cat(list(batches))
+        return images, (time.perf_counter() - start) / len(seeds)
+
+    images, seconds = run(profile.knobs)
+    reference, reference_seconds = None, None
+    if job.baseline:
+        reference, reference_seconds = run(Knobs(loaded.card.num_inference_steps))
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+        written = tuple(
+            _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
+            for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
+        )
+    except OSError as error:
+        raise OutputError(f"output {job.out}", f"it cannot be written ({error.strerror})", "choose another") from error
+    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
+
+
+def _write(out: Path, prompt: str, seed: int, image: torch.Tensor, reference: torch.Tensor | None) -> GeneratedImage:
+    from PIL import Image
+
+    def picture(tensor: torch.Tensor) -> Image.Image:
+        return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+    stem = f"{seed:05d}-{''.join(c if c.isalnum() else '-' for c in prompt.lower())[:60].strip('-')}"
+    path, baseline, pair = out / f"{stem}.png", None, None
+    ours = picture(image)
+    ours.save(path)
+    if reference is not None:
+        baseline, pair = out / f"{stem}.baseline.png", out / f"{stem}.pair.png"
+        stock = picture(reference)
+        stock.save(baseline)
+        sheet = Image.new("RGB", (stock.width + ours.width + 4, ours.height), "white")
+        sheet.paste(stock, (0, 0))
+        sheet.paste(ours, (stock.width + 4, 0))
+        sheet.save(pair)
+    return GeneratedImage(prompt, seed, str(path), str(baseline) if baseline else None, str(pair) if pair else None)

@@ -1,0 +1,34 @@
+"""How long work reports itself: what it is doing, how far it is, how much there is.
+
+The stages of a job call a ``Progress``; the command line draws it (``report/terminal.py``). Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the progress of one job, stage after stage."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage; ``total`` is its number of units (images, measurements) where known."""
+
+    def advance(self, count: int = 1, detail: str | None = None) -> None:
+        """Count units of the current stage; ``detail`` replaces the line's remark, e.g. the best so far."""
+
+    def note(self, text: str) -> None:
+        """Say something once that a person should know."""
+
+
+class Silent:
+    """A ``Progress`` that shows nothing."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Show nothing."""
+
+    def advance(self, count: int = 1, detail: str | None = None) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
