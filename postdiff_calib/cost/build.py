@@ -1,0 +1,132 @@
+"""Cost tables for a card (no weights, offline) and for a loaded model (measured if asked)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.cost.meter import Meter
+from postdiff_calib.cost.table import CostTable
+from postdiff_calib.models.cards import Card
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.load import LoadedModel
+
+#: Pipelines that encode no text for an empty negative prompt.
+_EMPTY_IS_FREE = ("StableDiffusionXL",)
+
+
+def table_for_card(
+    card: Card, *, height: int | None = None, width: int | None = None, guidance_scale: float | None = None
+) -> CostTable:
+    """Prices in MACs from a card's configurations, without weights.
+
+    Args:
+        card: the model.
+        height, width: picture size in pixels; the card's by default.
+        guidance_scale: 1 or less switches guidance off; the card's by default.
+
+    Raises:
+        ModelError: a size that the model does not make.
+    """
+    from postdiff_calib.cost.networks import is_guided_by_batch
+
+    height, width = height or card.height, width or card.width
+    latent = card.latent_size(height, width)
+    config = card.network_config(card.denoiser_role)
+    guides = is_guided_by_batch(config, card.guidance_scale if guidance_scale is None else guidance_scale)
+    return CostTable(
+        model=card.name,
+        height=height,
+        width=width,
+        latent=latent,
+        latent_multiple=card.latent_multiple,
+        guides=guides,
+        meter=Meter(config, card.text_length),
+        macs_text_encoder=count_text_encoders(card, guides),
+        macs_vae_decoder=count_vae_decoder(card, latent),
+    )
+
+
+def count_text_encoders(card: Card, guides: bool) -> int:
+    """MACs of encoding one image's prompt, and the empty negative prompt where the pipeline encodes one (``full``)."""
+    from postdiff_calib.cost.macs import count
+    from postdiff_calib.cost.networks import build, text_inputs
+
+    sequences = 2 if guides and not card.pipeline_class.startswith(_EMPTY_IS_FREE) else 1
+    total = 0
+    for role in card.networks:
+        if role.startswith("text_encoder"):
+            network = build(card.network_config(role))
+            inputs = text_inputs(1, card.text_length)
+            total += _count_once(count, network, inputs)
+    return sequences * total
+
+
+def _count_once(count: Callable[..., Any], network: Any, inputs: dict[str, Any]) -> int:
+    return int(count(lambda: network(**inputs))[""].full)
+
+
+def count_vae_decoder(card: Card, latent: tuple[int, int]) -> int:
+    """MACs of decoding one latent to a picture (``full``)."""
+    import torch
+
+    from postdiff_calib.cost.macs import count
+    from postdiff_calib.cost.networks import build
+
+    vae = build(card.network_config("vae"))
+    sample = torch.zeros((1, card.latent_channels, *latent), device="meta")
+    return count(lambda: vae.decode(sample))[""].full
+
+
+def build_cost_table(
+    loaded: LoadedModel,
+    *,
+    height: int,
+    width: int,
+    guidance_scale: float,
+    batch_size: int,
+    measure: bool,
+    scales: Sequence[float],
+    branches: Sequence[int] = (1,),
+    quick: bool = False,
+    refresh: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> CostTable:
+    """Prices of a loaded model: MACs by counting, seconds by measuring its real accelerated pipeline.
+
+    Args:
+        loaded: the model.
+        height, width: picture size in pixels.
+        guidance_scale: as the deployment will use it.
+        batch_size: pictures per call; seconds are per image at this batch.
+        measure: measure seconds; otherwise prices are in MACs alone.
+        scales: β values whose kinds of step are measured.
+        branches: cache branches whose reuse steps are measured.
+        quick: measure a few kinds for about ten seconds and predict the others.
+        refresh: measure again even if this machine has measured this model before.
+        progress: called with one line of text from time to time.
+
+    Raises:
+        ModelError: a size that the model does not make.
+    """
+    from dataclasses import replace
+
+    from postdiff_calib.models.load import network_configs
+
+    card = replace(loaded.card, networks=network_configs(loaded.pipe))
+    table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale)
+    if measure:
+        from postdiff_calib.cost.latency import Setting, measured_latency
+
+        setting = Setting(
+            height=height,
+            width=width,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            scales=tuple(scales),
+            branches=tuple(branches),
+            quick=quick,
+        )
+        table.latency = measured_latency(loaded, table, setting, refresh=refresh, progress=progress)
+    return table

@@ -1,0 +1,126 @@
+"""What one denoising step costs: the real hooks on a weightless network, counted.
+
+The denoiser is built on the meta device, the very hooks that a deployment attaches are put on it, and each kind of
+step is called and counted. So a figure is of what runs: on a reuse step the blocks that the cache skips do not run, on
+a step with cached cross-attention those layers do not (queries, keys, values, products and output projection).
+
+Symbols: (h, w) latent size, b cache branch; a guided step runs 2 network items per image, another 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from postdiff_calib.cost.macs import Macs
+from postdiff_calib.plan import StepKind, StepPlan, low_res_size
+
+#: The name under which the hooks are put on; the network is our own, so nothing can clash.
+_HOOKS = "postdiff-cost"
+
+
+class StepKey(NamedTuple):
+    """All that decides the cost of a step, for one model: kinds of step with the sizes filled in.
+
+    ``branch`` is −1 where no block is reused, ``guided`` False where guidance does not double the batch.
+    """
+
+    height: int
+    width: int
+    guided: bool
+    refresh: bool
+    cross_attention_live: bool
+    branch: int
+
+    def describe(self) -> str:
+        """In words, e.g. ``48×48 guided reuse(1) live``."""
+        return (
+            f"{self.height}×{self.width} {'guided' if self.guided else 'conditional'} "
+            f"{'refresh' if self.refresh else f'reuse({self.branch})'} "
+            f"{'live' if self.cross_attention_live else 'cached'}"
+        )
+
+
+class Meter:
+    """Counts the MACs of step keys for one denoiser, each once.
+
+    Args:
+        config: the denoiser's configuration, with ``_class_name``.
+        text_length: L, tokens of a padded prompt.
+    """
+
+    def __init__(self, config: Mapping[str, Any], text_length: int) -> None:
+        self.config: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        self.text_length = text_length
+        self._network: Any = None
+        self._modules: dict[StepKey, dict[str, Macs]] = {}
+
+    def step(self, key: StepKey) -> Macs:
+        """MACs of one step per image.
+
+        Raises:
+            UnsupportedError: the network has no such cache branch, or no cross-attention to cache.
+        """
+        return self.modules(key)[""]
+
+    def modules(self, key: StepKey) -> dict[str, Macs]:
+        """The same by module: dotted name to the MACs of it and all inside it; ``""`` is the whole network."""
+        if key not in self._modules:
+            self._count(key)
+        return self._modules[key]
+
+    def _count(self, key: StepKey) -> None:
+        from postdiff_calib.accelerate.block_cache import attach_block_cache
+        from postdiff_calib.accelerate.guidance import attach_cross_attention_cache
+        from postdiff_calib.accelerate.hooks import Flags
+        from postdiff_calib.cost.macs import count
+        from postdiff_calib.cost.networks import build, denoiser_inputs
+
+        if self._network is None:
+            self._network = build(self.config)
+        network = self._network
+        batch = 2 if key.guided else 1
+        inputs = denoiser_inputs(self.config, batch, key.height, key.width, self.text_length)
+        flags = Flags()
+        attached: list[Any] = []
+        try:
+            if not key.refresh:
+                attached.append(attach_block_cache(network, key.branch, flags, _HOOKS))
+            if not key.cross_attention_live:
+                # Hooks of one module need distinct names; a cross-attention layer is never a cached block itself.
+                attached.append(attach_cross_attention_cache(network, "cond", flags, f"{_HOOKS}-cross"))
+            if attached:
+                # One full call fills what the counted call returns from the caches.
+                flags.keep, flags.capture = not key.refresh, not key.cross_attention_live
+                full = key._replace(refresh=True, cross_attention_live=True, branch=-1)
+                self._modules[full] = count(lambda: network(**inputs))
+                flags.clear()
+                flags.reuse, flags.cached = not key.refresh, not key.cross_attention_live
+            self._modules[key] = count(lambda: network(**inputs))
+        finally:
+            for item in reversed(attached):
+                item.detach()
+
+
+def step_keys(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bool) -> list[StepKey]:
+    """The key of each step of a plan.
+
+    Args:
+        plan: the compiled knobs.
+        latent: full latent (height, width).
+        multiple: low-resolution sides are multiples of this.
+        guides: guidance doubles the batch.
+
+    Raises:
+        KnobError: β leaves no smaller size.
+    """
+    low = low_res_size(*latent, plan.knobs.low_res_scale, multiple) if plan.n_low else latent
+    keys = {kind: _key(kind, low if kind.low_res else latent, plan.knobs.cache_branch, guides) for kind in plan.kinds()}
+    return [keys[step.kind] for step in plan]
+
+
+def _key(kind: StepKind, size: tuple[int, int], branch: int, guides: bool) -> StepKey:
+    return StepKey(
+        *size, guides and kind.guided, kind.refresh, kind.cross_attention_live, -1 if kind.refresh else branch
+    )

@@ -1,0 +1,101 @@
+"""Networks without weights: built on torch's meta device from a configuration, and the inputs they are called with.
+
+On the meta device tensors have shapes and no storage, so the full-size network of SDXL is built and called in about a
+second. Inputs are those that the stock pipelines pass (diffusers 0.42): shapes matter here, values do not.
+
+Symbols: B batch, C latent channels, (h, w) latent size, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from postdiff_calib.errors import UnsupportedError
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The network of a configuration, on the meta device, ready for inference.
+
+    Args:
+        config: with ``_class_name`` (diffusers) or ``architectures`` and ``model_type`` (transformers).
+
+    Raises:
+        UnsupportedError: a class that is neither library's nor ours.
+    """
+    import diffusers
+    import torch
+    import transformers
+
+    values = dict(config)
+    name = values.get("_class_name") or (values.get("architectures") or ["?"])[0]
+    with torch.device("meta"):
+        if name == "PatchAutoencoder":
+            from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
+
+            network: Any = PatchAutoencoder.from_config(values)
+        elif "_class_name" in values and hasattr(diffusers, name):
+            # Transformer2DModel is how PixArt's network was called before it had a class.
+            network = getattr(diffusers, name).from_config(values)
+        elif "model_type" in values and hasattr(transformers, name):
+            values.pop("architectures")
+            network = getattr(transformers, name)(transformers.AutoConfig.for_model(values.pop("model_type"), **values))
+        else:
+            raise UnsupportedError(
+                f"network class {name!r}", "its cost cannot be counted", "take a stock diffusers model"
+            )
+    return network.eval()
+
+
+def denoiser_inputs(
+    config: Mapping[str, Any], batch: int, height: int, width: int, text_length: int, device: str = "meta"
+) -> dict[str, Any]:
+    """Keyword arguments of one denoiser call: sample (B, C, h, w), text (B, L, width) and the model's own conditions.
+
+    Raises:
+        UnsupportedError: a denoiser other than diffusers' conditional U-Net and PixArt.
+    """
+    import torch
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, device=device)
+
+    name = config["_class_name"]
+    sample = zeros(batch, config["in_channels"], height, width)
+    if name == "UNet2DConditionModel":
+        inputs: dict[str, Any] = {
+            "sample": sample,
+            "timestep": torch.zeros((), device=device, dtype=torch.int64),
+            "encoder_hidden_states": zeros(batch, text_length, config["cross_attention_dim"]),
+        }
+        if config.get("time_cond_proj_dim"):
+            inputs["timestep_cond"] = zeros(batch, config["time_cond_proj_dim"])
+        if config.get("addition_embed_type") == "text_time":
+            # Six numbers of size and crop, each embedded, and the pooled text fill the projection's input.
+            pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+            inputs["added_cond_kwargs"] = {"text_embeds": zeros(batch, pooled), "time_ids": zeros(batch, 6)}
+        return inputs
+    if name in ("PixArtTransformer2DModel", "Transformer2DModel"):
+        explicit = config.get("use_additional_conditions")
+        sized = config["sample_size"] == 128 if explicit is None else explicit
+        resolution, ratio = (zeros(batch, 2), zeros(batch, 1)) if sized else (None, None)
+        return {
+            "hidden_states": sample,
+            "timestep": torch.zeros(batch, device=device, dtype=torch.int64),
+            "encoder_hidden_states": zeros(batch, text_length, config["caption_channels"]),
+            "encoder_attention_mask": torch.ones(batch, text_length, device=device),
+            "added_cond_kwargs": {"resolution": resolution, "aspect_ratio": ratio},
+        }
+    raise UnsupportedError(f"denoiser class {name!r}", "its inputs are not known", "take a U-Net or PixArt model")
+
+
+def text_inputs(batch: int, text_length: int, device: str = "meta") -> dict[str, Any]:
+    """Keyword arguments of a text encoder: token numbers (B, L)."""
+    import torch
+
+    return {"input_ids": torch.ones((batch, text_length), device=device, dtype=torch.int64)}
+
+
+def is_guided_by_batch(config: Mapping[str, Any], guidance_scale: float) -> bool:
+    """Whether guidance doubles the batch: it is on, and not an input of the network as in LCM."""
+    return guidance_scale > 1 and not config.get("time_cond_proj_dim")

@@ -1,0 +1,287 @@
+"""The cost table: prices any plan of one model from a few kinds of step.
+
+A plan's MACs are the sum over its steps, exact. Its seconds per image, end to end, are
+
+    scale · (before + Σ steps + switch, if it changes resolution + after),
+
+where ``before`` is everything up to the first network call (text encoding, set-up), ``after`` is decoding to a
+picture, and ``scale`` the median ratio of whole measured runs to that sum (medians of parts add up to a little less
+than the median of the whole). A kind of step that was not measured is predicted from its MACs.
+
+The table is plain data: one made on another machine prices plans here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.macs import Macs
+from postdiff_calib.cost.meter import Meter, StepKey, step_keys
+from postdiff_calib.errors import ModelError
+from postdiff_calib.plan import StepPlan
+
+TABLE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated measurements of one thing, in seconds per image.
+
+    Attributes:
+        median, low, high: the median and the quartiles around it.
+        count: how many measurements.
+    """
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What was measured on one machine; all in seconds per image at ``batch_size``.
+
+    Attributes:
+        steps: measured kinds of step.
+        before, after: everything before the first network call, and from the decoder's start to the picture.
+        text: the text encoders' share of ``before``.
+        step_overhead: share of a step outside the network (scheduler, guidance).
+        switch: what the step that changes resolution takes beyond others of its kind.
+        scale: median of measured over summed seconds of whole runs.
+        p95_ratio: 95th percentile of the seconds of whole runs over their median.
+        batch_size: pictures per call.
+        memory: peak bytes per image by kind of step, where the device reports them.
+        environment: device, driver, versions, type, threads.
+    """
+
+    steps: Mapping[StepKey, Timing]
+    before: Timing
+    after: Timing
+    text: Timing
+    step_overhead: Timing
+    switch: float
+    scale: float
+    p95_ratio: float
+    batch_size: int
+    memory: Mapping[StepKey, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CostTable:
+    """Prices of one model at one picture size.
+
+    Args:
+        model: name of the model.
+        height, width: picture size in pixels.
+        latent: latent (height, width).
+        latent_multiple: low-resolution sides are multiples of this.
+        guides: guidance doubles the batch.
+        meter: counts steps that are not in ``macs`` yet.
+        macs: steps counted already.
+        macs_text_encoder, macs_vae_decoder: per image, convention ``full``; outside the denoising loop.
+        latency: what was measured; None where nothing was.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        height: int,
+        width: int,
+        latent: tuple[int, int],
+        latent_multiple: int,
+        guides: bool,
+        meter: Meter,
+        macs: Mapping[StepKey, Macs] | None = None,
+        macs_text_encoder: int = 0,
+        macs_vae_decoder: int = 0,
+        latency: Latency | None = None,
+    ) -> None:
+        self.model, self.height, self.width = model, height, width
+        self.latent, self.latent_multiple, self.guides = latent, latent_multiple, guides
+        self.meter = meter
+        self.macs: dict[StepKey, Macs] = dict(macs or {})
+        self.macs_text_encoder, self.macs_vae_decoder = macs_text_encoder, macs_vae_decoder
+        self.latency = latency
+        self._predicted: dict[StepKey, float] = {}
+
+    def keys(self, plan: StepPlan) -> list[StepKey]:
+        """The kind of each step of a plan, with its sizes."""
+        return step_keys(plan, self.latent, self.latent_multiple, self.guides)
+
+    def step_macs(self, key: StepKey) -> Macs:
+        """MACs of one step per image."""
+        if key not in self.macs:
+            self.macs[key] = self.meter.step(key)
+        return self.macs[key]
+
+    def step_seconds(self, key: StepKey) -> float:
+        """Seconds per image of one step: measured, else predicted.
+
+        Raises:
+            ModelError: nothing was measured.
+        """
+        if self.latency is None:
+            raise ModelError(f"seconds of {self.model}", "none were measured", "run: postdiff cost --measure")
+        if key in self.latency.steps:
+            return self.latency.steps[key].median
+        if key not in self._predicted:
+            self._predicted[key] = self._predict(key, self.latency.steps)
+        return self._predicted[key]
+
+    def price(self, plan: StepPlan) -> PlanCost:
+        """What one image costs under ``plan``; seconds are None where nothing was measured.
+
+        Raises:
+            KnobError: β leaves no smaller latent size.
+            UnsupportedError: the network has no such cache branch.
+        """
+        keys = self.keys(plan)
+        counts = [self.step_macs(key) for key in keys]
+        full, paper = float(sum(c.full for c in counts)), float(sum(c.paper for c in counts))
+        if self.latency is None:
+            return PlanCost(full, paper)
+        now = self.latency
+        total = now.before.median + now.after.median + sum(map(self.step_seconds, keys))
+        total = now.scale * (total + (now.switch if plan.n_low else 0.0))
+        return PlanCost(full, paper, total, total * now.p95_ratio)
+
+    def is_measured(self, key: StepKey) -> bool:
+        """Whether the seconds of this kind were measured rather than predicted."""
+        return self.latency is not None and key in self.latency.steps
+
+    def _predict(self, key: StepKey, measured: Mapping[StepKey, Timing]) -> float:
+        """Seconds from MACs: a·calls + MACs/rate, corrected by how far the most similar measured kind is off it."""
+        fit = _affine_fit([(self.step_macs(k).full, t.median) for k, t in measured.items()])
+        own = self.step_macs(key).full
+
+        def distance(other: StepKey) -> tuple[int, float]:
+            flags = sum(key[i] != other[i] for i in (2, 3, 4, 5))
+            return flags, abs(math.log(own / self.step_macs(other).full))
+
+        # Two neighbours of the same kind on either side in size, where there are, weighted by closeness.
+        nearest = sorted(measured, key=distance)
+        same = [k for k in nearest if distance(k)[0] == distance(nearest[0])[0]][:2]
+        weights = [1 / (1e-9 + distance(k)[1]) for k in same]
+        ratios = [measured[k].median / fit(self.step_macs(k).full) for k in same]
+        ratio = sum(w * r for w, r in zip(weights, ratios, strict=True)) / sum(weights)
+        return fit(own) * ratio
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; the inverse of ``from_dict``."""
+        now = self.latency
+        rows = []
+        for key in sorted(self.macs.keys() | (now.steps.keys() if now else set())):
+            row: dict[str, Any] = {"step": key._asdict(), "macs": asdict(self.step_macs(key))}
+            if now is not None and key in now.steps:
+                row["seconds"] = asdict(now.steps[key])
+            if now is not None and key in now.memory:
+                row["peak_memory_bytes"] = now.memory[key]
+            rows.append(row)
+        data: dict[str, Any] = {
+            "table_version": TABLE_VERSION,
+            "model": self.model,
+            "height": self.height,
+            "width": self.width,
+            "latent": list(self.latent),
+            "latent_multiple": self.latent_multiple,
+            "guides": self.guides,
+            "macs_text_encoder": self.macs_text_encoder,
+            "macs_vae_decoder": self.macs_vae_decoder,
+            "network": self.meter.config,
+            "text_length": self.meter.text_length,
+            "steps": rows,
+            "latency": None,
+        }
+        if now is not None:
+            parts = ("before", "after", "text", "step_overhead")
+            data["latency"] = {part: asdict(getattr(now, part)) for part in parts} | {
+                "switch": now.switch,
+                "scale": now.scale,
+                "p95_ratio": now.p95_ratio,
+                "batch_size": now.batch_size,
+                "environment": dict(now.environment),
+            }
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CostTable:
+        """Rebuild a table from ``as_dict``'s data.
+
+        Raises:
+            ModelError: it is not a table of this version.
+        """
+        if data.get("table_version") != TABLE_VERSION:
+            raise ModelError(
+                f"cost table of version {data.get('table_version')!r}",
+                f"this postdiff reads version {TABLE_VERSION}",
+                "measure again: postdiff cost --measure --out FILE",
+            )
+        try:
+            return cls._read(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                "cost table", f"it is damaged ({type(error).__name__}: {error})", "measure again with --out FILE"
+            ) from error
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> CostTable:
+        macs, steps, memory = {}, {}, {}
+        for row in data["steps"]:
+            key = StepKey(**row["step"])
+            macs[key] = Macs(**row["macs"])
+            if "seconds" in row:
+                steps[key] = Timing(**row["seconds"])
+            if "peak_memory_bytes" in row:
+                memory[key] = float(row["peak_memory_bytes"])
+        latency = None
+        if data["latency"] is not None:
+            raw = dict(data["latency"])
+            raw |= {part: Timing(**raw[part]) for part in ("before", "after", "text", "step_overhead")}
+            latency = Latency(steps=steps, memory=memory, **raw)
+        return cls(
+            model=data["model"],
+            height=data["height"],
+            width=data["width"],
+            latent=(data["latent"][0], data["latent"][1]),
+            latent_multiple=data["latent_multiple"],
+            guides=data["guides"],
+            meter=Meter(data["network"], data["text_length"]),
+            macs=macs,
+            macs_text_encoder=data["macs_text_encoder"],
+            macs_vae_decoder=data["macs_vae_decoder"],
+            latency=latency,
+        )
+
+
+class _Line:
+    """seconds = start + slope · macs, never below a tenth of proportional."""
+
+    def __init__(self, start: float, slope: float) -> None:
+        self.start, self.slope = start, slope
+
+    def __call__(self, macs: float) -> float:
+        return self.start + self.slope * macs
+
+
+def _affine_fit(points: list[tuple[float, float]]) -> _Line:
+    """Least squares of the relative error, with start and slope both at or above zero."""
+    ones = [1 / y for _, y in points]
+    scaled = [x / y for x, y in points]
+    # Normal equations of min Σ (start/y + slope·x/y − 1)².
+    aa, ab, bb = sum(o * o for o in ones), sum(o * s for o, s in zip(ones, scaled, strict=True)), 0.0
+    bb = sum(s * s for s in scaled)
+    a1, b1 = sum(ones), sum(scaled)
+    determinant = aa * bb - ab * ab
+    if determinant > 1e-12 * aa * bb:
+        start, slope = (a1 * bb - b1 * ab) / determinant, (aa * b1 - ab * a1) / determinant
+        if start >= 0 and slope > 0:
+            return _Line(start, slope)
+        if slope <= 0:
+            return _Line(a1 / aa, 0.0)
+    return _Line(0.0, b1 / bb)

@@ -1,0 +1,300 @@
+"""Loading a stock diffusers pipeline by card name, local directory or hub id.
+
+Weights are read from safetensors only, and no code from a repository is run. What is in the local cache is used without
+asking the network; offline (``HF_HUB_OFFLINE=1``) nothing else is tried. On a CPU everything runs in float32, the only
+sensible type there; on a GPU in bfloat16 where it has it, else float16.
+
+The fingerprint of a pipeline is a hash of its class, its networks' configurations and their weights rounded to
+bfloat16, so that it does not depend on the device or on loading in float32 or bfloat16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from postdiff_calib.errors import ModelError
+from postdiff_calib.models.cards import CARDS, DPM, TRANSFORMER_KNOBS, UNET_KNOBS, Card, get_card
+
+#: Schedulers without an estimate of the clean sample that a change of resolution could use.
+REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
+NETWORK_ROLES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+_SHAPES_MODULE = "postdiff_calib.models.shapes.autoencoder"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+# Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
+_HASHED_WHOLE = 1 << 18
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline and where it came from.
+
+    Attributes:
+        pipe: the stock diffusers pipeline, on its device.
+        card: its card; for a model without one, derived from the pipeline.
+        source: hub id or directory it was loaded from.
+        revision: the revision asked of the hub; empty for a directory.
+        notes: what was changed while loading, one sentence each.
+        fingerprint: hash of class, network configurations and weights.
+        device, dtype: where and in which type it runs, e.g. ``cpu`` and ``float32``.
+    """
+
+    pipe: Any
+    card: Card
+    source: str
+    revision: str
+    notes: tuple[str, ...]
+    fingerprint: str
+    device: str
+    dtype: str
+
+
+def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a pipeline, ready to run.
+
+    Args:
+        model: a card's name, a local pipeline directory, or a hub id (owner/name).
+        device: ``auto`` (CUDA, then Apple's, then CPU) or a torch device.
+        dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+
+    Raises:
+        ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype.
+    """
+    card, source, revision = _resolve(model)
+    where = _pick_device(device)
+    kind = _pick_dtype(dtype, where)
+    if card is not None and card.name == "shapes" and not Path(source).is_dir():
+        raise ModelError("model 'shapes'", f"its weights are not in {source}", "reinstall postdiff, or train them")
+    pipe = _from_pretrained(model, source, revision, kind, unet=card.unet_hub_id if card else None)
+    notes = _adapt_scheduler(pipe, card)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(where)
+    card = card or derive_card(pipe, source)
+    return LoadedModel(pipe, card, source, revision, notes, fingerprint_pipeline(pipe), where, kind)
+
+
+def _resolve(model: str) -> tuple[Card | None, str, str]:
+    """(card if there is one, directory or hub id, revision)."""
+    if Path(model).is_dir():
+        shapes = get_card("shapes")
+        own = Path(model).resolve() == Path(shapes.hub_id).resolve()
+        return shapes if own else None, str(Path(model)), ""
+    for card in CARDS:
+        if model == card.name or (model == card.hub_id and card.unet_hub_id is None):
+            return card, card.hub_id, "" if card.name == "shapes" else card.revision
+    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+        return None, model, "main"
+    get_card(model)  # raises, listing the cards
+    raise AssertionError("unreachable")
+
+
+def _pick_device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r}", f"torch cannot use it ({first})", "take auto, cpu or cuda") from error
+    return device
+
+
+def _pick_dtype(dtype: str, device: str) -> str:
+    import torch
+
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype {dtype!r}", f"it must be one of {', '.join(_DTYPES)}", "take auto")
+    if dtype != "auto":
+        return dtype
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "float32"
+
+
+def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: str | None) -> Any:
+    """The pipeline, from the cache or directory first, then from the hub unless offline."""
+    from huggingface_hub import constants
+
+    attempts = [True] if Path(source).is_dir() or constants.HF_HUB_OFFLINE else [True, False]
+    failures: list[Exception] = []
+    for local in attempts:
+        try:
+            with _quiet():
+                return _load_once(source, revision, dtype, unet, local)
+        except (OSError, ValueError) as error:
+            failures.append(error)
+    raise _missing(model, source, revision, failures[-1], offline=attempts == [True]) from failures[-1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no remarks of the libraries; what goes wrong still raises.
+
+    diffusers remarks on the embedded autoencoder's class, and warns of an argument that it passes itself.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = diffusers_logging.get_verbosity()
+    restore: list[Callable[[], None]] = [lambda: diffusers_logging.set_verbosity(verbosity)]
+    diffusers_logging.set_verbosity_error()
+    for library in (diffusers_logging, transformers_logging):
+        if library.is_progress_bar_enabled():
+            library.disable_progress_bar()
+            restore.append(library.enable_progress_bar)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
+            yield
+    finally:
+        for undo in restore:
+            undo()
+
+
+def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: bool) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+    options: dict[str, Any] = {"local_files_only": local}
+    if revision:
+        options["revision"] = revision
+    index = DiffusionPipeline.load_config(source, **options)
+    if any(isinstance(entry, list) and entry[0] == _SHAPES_MODULE for entry in index.values()):
+        # diffusers imports no module just because a file names it; this one is ours.
+        importlib.import_module(_SHAPES_MODULE)
+    options |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if "safety_checker" in index:
+        # It blacks out pictures at random times and sizes, which would be scored as if the plan had made them.
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    if unet is not None:
+        options["unet"] = UNet2DConditionModel.from_pretrained(
+            unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
+        )
+    return DiffusionPipeline.from_pretrained(source, **options)
+
+
+def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:
+    first = re.sub(r"\s+", " ", str(error)).strip()
+    first = first if len(first) <= 160 else first[:159] + "…"
+    if Path(source).is_dir():
+        return ModelError(
+            f"model {model!r}", f"{source} does not load as a diffusers pipeline in safetensors ({first})",
+            "give a directory that save_pretrained wrote",
+        )  # fmt: skip
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")), "hub"
+    )
+    where = f"{cache} (offline)" if offline else f"{cache} and on huggingface.co"
+    return ModelError(
+        f"model {model!r}",
+        f"{source} at revision {revision} was looked for in {where} and not loaded ({first})",
+        f"fetch it with: hf download {source} --revision {revision}",
+    )
+
+
+def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
+    """Replace the scheduler where the card or the technique asks for it; what was done, in words."""
+    import diffusers
+
+    shipped = type(pipe.scheduler).__name__
+    wanted = DPM if shipped in REPLACED_SCHEDULERS else shipped
+    if card is not None and card.unet_hub_id is not None:
+        wanted = card.scheduler
+    if wanted == shipped:
+        return ()
+    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config)
+    short = REPLACED_SCHEDULERS.get(shipped, shipped)
+    return (f"{short} replaced by {'DPM++ 2M' if wanted == DPM else wanted}",)
+
+
+def derive_card(pipe: Any, source: str) -> Card:
+    """A card for a pipeline that has none, from its configurations and the defaults of its call.
+
+    Raises:
+        ModelError: it has neither a U-Net nor a transformer.
+    """
+    role = next((name for name in ("unet", "transformer") if getattr(pipe, name, None) is not None), None)
+    if role is None:
+        raise ModelError(f"model {source!r}", "it has neither a U-Net nor a transformer", "give a text-to-image model")
+    config = getattr(pipe, role).config
+    scale = int(getattr(pipe, "vae_scale_factor", 8))
+    sides = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
+    defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
+    steps = int(defaults.get("num_inference_steps") or 20)
+    length = defaults.get("max_sequence_length") or min(getattr(pipe.tokenizer, "model_max_length", 77), 512)
+    return Card(
+        name=Path(source).name or source,
+        hub_id=source,
+        pipeline_class=type(pipe).__name__,
+        height=int(sides[0]) * scale,
+        width=int(sides[1]) * scale,
+        networks=network_configs(pipe),
+        num_inference_steps=steps,
+        guidance_scale=float(defaults.get("guidance_scale") or 1.0),
+        scheduler=type(pipe.scheduler).__name__,
+        licence="unknown",
+        vae_scale_factor=scale,
+        latent_channels=int(config.in_channels),
+        latent_multiple=2 ** (len(config.block_out_channels) - 1) if role == "unet" else int(config.patch_size),
+        knobs=UNET_KNOBS if role == "unet" else TRANSFORMER_KNOBS,
+        step_range=(min(4, steps), steps),
+        text_length=int(length),
+        note="derived from the pipeline",
+    )
+
+
+def network_configs(pipe: Any) -> dict[str, dict[str, Any]]:
+    """Each network's configuration by role, in the form of a card's, without names of files and versions."""
+    configs: dict[str, dict[str, Any]] = {}
+    for role in NETWORK_ROLES:
+        network = getattr(pipe, role, None)
+        if network is None:
+            continue
+        network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+        raw = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
+        config = {key: value for key, value in raw.items() if not key.startswith("_") and "version" not in key}
+        # Which type the weights were read in is not part of the architecture.
+        for key in ("dtype", "torch_dtype"):
+            config.pop(key, None)
+        if hasattr(network.config, "to_dict"):
+            config["architectures"] = [type(network).__name__]
+        else:
+            config["_class_name"] = type(network).__name__
+        configs[role] = json.loads(json.dumps(config, default=str))
+    return configs
+
+
+def fingerprint_pipeline(pipe: Any) -> str:
+    """Hash of class, network configurations and weights (see the module), 16 hexadecimal digits."""
+    import torch
+
+    digest = hashlib.sha256(type(pipe).__name__.encode())
+    configs = network_configs(pipe)
+    digest.update(json.dumps(configs, sort_keys=True).encode())
+    for role in configs:
+        network = getattr(pipe, role)
+        network = getattr(network, "_orig_mod", network)
+        for name, tensor in sorted(network.state_dict().items()):
+            flat = tensor.detach().flatten()
+            if len(flat) > _HASHED_WHOLE:
+                flat = flat[:: len(flat) // _HASHED_WHOLE + 1]
+            digest.update(f"{role}.{name}{tuple(tensor.shape)}".encode())
+            if flat.is_floating_point():
+                flat = flat.to(torch.bfloat16).view(torch.int16)
+            digest.update(flat.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Cards: complete, consistent, and their configurations build networks of the published sizes."""
+
+import dataclasses
+
+import pytest
+
+from postdiff_calib.cost.networks import build
+from postdiff_calib.errors import ModelError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import CARDS, get_card
+from postdiff_calib.plan import low_res_size
+
+NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
+NAMES += ["pixart-alpha", "pixart-sigma"]
+PRETRAINED = [card for card in CARDS if card.name != "shapes"]
+
+#: Millions of parameters, as the models' authors or their checkpoints state them.
+PUBLISHED = {
+    ("sd15", "unet"): 859.52,
+    ("sd15", "text_encoder"): 123.06,
+    ("sd15", "vae"): 83.65,
+    ("sd21", "unet"): 865.91,
+    ("sd21", "text_encoder"): 340.39,
+    ("bk-sdm-small", "unet"): 482.35,
+    ("bk-sdm-tiny", "unet"): 323.38,
+    ("lcm", "unet"): 859.60,
+    ("sdxl", "unet"): 2567.46,
+    ("sdxl", "text_encoder_2"): 694.66,
+    ("pixart-alpha", "transformer"): 611.35,
+    ("pixart-sigma", "transformer"): 610.86,
+    ("pixart-sigma", "text_encoder"): 4762.31,
+}
+
+
+def test_every_supported_model_has_one_card() -> None:
+    assert sorted(card.name for card in CARDS) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_a_card_is_consistent(card) -> None:
+    fields = {field.name for field in dataclasses.fields(Knobs)}
+    assert card.knobs <= fields
+    assert ("cache_branch" in card.knobs) == (card.denoiser_role == "unet")
+    low, high = card.step_range
+    assert 1 <= low <= card.num_inference_steps <= high
+    assert card.revision == "main" or (len(card.revision) == 40 and int(card.revision, 16))
+    latent = card.latent_size()
+    sizes = {low_res_size(*latent, scale, card.latent_multiple) for scale in card.low_res_scales}
+    assert len(sizes) == 5, "each β of the search must be a different size"
+    assert hash(card) == hash(get_card(card.name))
+
+
+@pytest.mark.parametrize(("name", "role"), sorted(PUBLISHED))
+def test_configurations_build_networks_of_the_published_size(name: str, role: str) -> None:
+    network = build(get_card(name).network_config(role))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert parameters / 1e6 == pytest.approx(PUBLISHED[name, role], abs=0.006)
+
+
+@pytest.mark.parametrize("card", PRETRAINED, ids=lambda card: card.name)
+def test_configurations_agree_with_the_card(card) -> None:
+    config = card.network_config(card.denoiser_role)
+    assert config["in_channels"] == card.latent_channels
+    assert card.network_config("vae")["latent_channels"] == card.latent_channels
+    assert card.vae_scale_factor == 2 ** (len(card.network_config("vae")["block_out_channels"]) - 1)
+    if card.denoiser_role == "unet":
+        assert card.latent_multiple == 2 ** (len(config["block_out_channels"]) - 1)
+    else:
+        assert card.latent_multiple == config["patch_size"]
+
+
+def test_an_unknown_name_lists_the_cards() -> None:
+    with pytest.raises(ModelError, match=r"'sd16'.*shapes, sd15.*pixart-sigma"):
+        get_card("sd16")
+
+
+def test_a_card_says_which_networks_it_has() -> None:
+    with pytest.raises(ModelError, match="it has unet, text_encoder, vae"):
+        get_card("sd15").network_config("transformer")
+
+
+@pytest.mark.parametrize(("size", "nearest"), [((500, 512), "504×512"), ((512, 3), "512×8"), ((-8, 512), "8×512")])
+def test_a_size_that_the_model_does_not_make_names_the_nearest(size, nearest) -> None:
+    with pytest.raises(ModelError, match=nearest):
+        get_card("sd15").latent_size(*size)
