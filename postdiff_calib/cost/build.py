@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.models.cards import Card
+from postdiff_calib.progress import Progress
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -91,7 +92,7 @@ def build_cost_table(
     branches: Sequence[int] = (1,),
     quick: bool = False,
     refresh: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> CostTable:
     """Prices of a loaded model: MACs by counting, seconds by measuring its real accelerated pipeline.
 
@@ -105,7 +106,7 @@ def build_cost_table(
         branches: cache branches whose reuse steps are measured.
         quick: measure a few kinds for about ten seconds and predict the others.
         refresh: measure again even if this machine has measured this model before.
-        progress: called with one line of text from time to time.
+        progress: is told of the stage and its rounds.
 
     Raises:
         ModelError: a size that the model does not make.

@@ -1,0 +1,244 @@
+"""Measuring the kinds of step on the real accelerated pipeline, at the settings of the deployment.
+
+A few *probe* plans together contain the kinds of step that matter: every combination of guided or conditional, refresh
+or reuse, live or cached at full resolution and at each β. Each probe is run once to warm up, then all are run in
+rounds, in an order shuffled anew each round so that a slow minute of the machine falls on every kind alike. A kind's
+seconds are the median of its steps. Kinds outside the probes are predicted by the table from their MACs; at most
+``MAX_KINDS`` are measured, and then the full resolution, the middle and the outer β come first.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
+from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.cost.timeline import Timeline, timed_call
+from postdiff_calib.errors import KnobError, UnsupportedError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.progress import Progress
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.load import LoadedModel
+
+MAX_KINDS = 40
+#: Seconds after which no further round is begun: the whole and the quick measurement.
+FULL_LIMIT, QUICK_LIMIT = 60.0, 9.0
+MAX_ROUNDS = 30
+MIN_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the deployment will call the pipeline.
+
+    Attributes:
+        height, width: pixels.
+        guidance_scale: as passed to the pipeline.
+        batch_size: pictures per call.
+        scales: β values to measure.
+        branches: cache branches to measure.
+        quick: few kinds and little time; the others are predicted.
+    """
+
+    height: int
+    width: int
+    guidance_scale: float
+    batch_size: int
+    scales: tuple[float, ...]
+    branches: tuple[int, ...] = (1,)
+    quick: bool = False
+
+
+def measured_latency(
+    loaded: LoadedModel,
+    table: CostTable,
+    setting: Setting,
+    *,
+    refresh: bool = False,
+    limit: float | None = None,
+    progress: Progress | None = None,
+) -> Latency:
+    """Seconds of the kinds of step on this machine: from the cache on disk, else measured now and kept there.
+
+    Args:
+        loaded: the model.
+        table: its prices in MACs; says which kinds a plan has.
+        setting: how it is called.
+        refresh: measure even if the cache has it.
+        limit: seconds after which no further round is begun; by default ``QUICK_LIMIT`` or ``FULL_LIMIT``.
+        progress: is told of the stage and its rounds.
+    """
+    environment = environment_of(loaded, setting.batch_size)
+    path = latency_path(loaded, setting, environment)
+    known = None if refresh else load_latency(path)
+    if known is not None:
+        if progress:
+            progress.note(f"seconds of {len(known.steps)} kinds of step: measured before on this machine")
+        return known
+    limit = limit if limit is not None else (QUICK_LIMIT if setting.quick else FULL_LIMIT)
+    latency = measure(loaded, table, setting, environment, limit, progress)
+    save_latency(path, table, latency)
+    return latency
+
+
+def measure(
+    loaded: LoadedModel,
+    table: CostTable,
+    setting: Setting,
+    environment: dict[str, Any],
+    limit: float,
+    progress: Progress | None = None,
+) -> Latency:
+    """Measure now; see the module."""
+    plans = probes(loaded.card.knobs, table, setting)
+    deadline = time.perf_counter() + limit
+    peak: dict[Any, float] = {}
+    if progress:
+        progress.stage("measuring kinds of step", None)
+    for plan in plans:
+        warm = run_plan(loaded, table, setting, plan)
+        for key, used in zip(table.keys(plan), warm.peak_memory, strict=False):
+            peak[key] = max(peak.get(key, 0.0), used / setting.batch_size)
+    runs: list[tuple[StepPlan, Timeline]] = []
+    order = random.Random(0)
+    for done in range(MAX_ROUNDS):
+        if done >= MIN_ROUNDS and time.perf_counter() > deadline:
+            break
+        for plan in order.sample(plans, len(plans)):
+            runs.append((plan, run_plan(loaded, table, setting, plan)))
+        if progress:
+            progress.advance(len(plans))
+    return summarise(table, runs, setting.batch_size, peak, environment)
+
+
+def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> list[StepPlan]:
+    """The plans to run, most telling first; together at most ``MAX_KINDS`` kinds of step.
+
+    Args:
+        applicable: the knobs that do something for the model.
+        table: prices in MACs; a plan that it refuses (no such branch, no smaller size) is left out.
+        setting: which β and branches.
+    """
+    k = 2 if "cache_interval" in applicable else 1
+    m = 0.5 if "guidance_fraction" in applicable else 1.0
+    first = setting.branches[0] if setting.branches else 1
+    wanted = [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=first), Knobs(6)]
+    middle_first = _middle_first(setting.scales)[: 1 if setting.quick else None]
+    if "low_res_fraction" in applicable:
+        # Low: 4 guided and 4 conditional steps; full: cross-attention live once, then cached, refresh and reuse.
+        low = Knobs(12, 2 / 3, 0.5, k, 1 / 3 if m < 1 else 1.0, first)
+        wanted += [replace(low, low_res_scale=scale) for scale in middle_first]
+    if k > 1 and not setting.quick:
+        wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
+    plans: list[StepPlan] = []
+    kinds: set[Any] = set()
+    for knobs in wanted:
+        plan = compile_plan(knobs)
+        try:
+            own = set(table.keys(plan))
+            table.price(plan)
+        except (KnobError, UnsupportedError):
+            continue
+        if len(kinds | own) <= MAX_KINDS:
+            kinds |= own
+            plans.append(plan)
+    return plans
+
+
+def _middle_first(scales: Sequence[float]) -> list[float]:
+    """The middle, the outer two, then the rest: what a prediction between them needs most."""
+    rest = sorted(scales)
+    picked = [rest.pop(len(rest) // 2)] if rest else []
+    picked += [rest.pop(0)] if rest else []
+    picked += [rest.pop()] if rest else []
+    return picked + rest
+
+
+def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: StepPlan) -> Timeline:
+    """One timed call of the accelerated pipeline, as a deployment would make it."""
+    import torch
+
+    from postdiff_calib.accelerate import accelerated
+
+    pipe, card = loaded.pipe, loaded.card
+    generators = [torch.Generator("cpu").manual_seed(i) for i in range(setting.batch_size)]
+    with accelerated(pipe, plan.knobs, latent_multiple=table.latent_multiple, strict=False), torch.inference_mode():
+        return timed_call(
+            pipe,
+            getattr(pipe, card.denoiser_role),
+            loaded.device,
+            lambda: pipe(
+                prompt=["a picture"] * setting.batch_size,
+                generator=generators,
+                height=setting.height,
+                width=setting.width,
+                guidance_scale=setting.guidance_scale,
+            ),
+        )
+
+
+def summarise(
+    table: CostTable,
+    runs: Sequence[tuple[StepPlan, Timeline]],
+    batch_size: int,
+    peak: dict[Any, float] | None = None,
+    environment: dict[str, Any] | None = None,
+) -> Latency:
+    """Medians by kind of step from timed runs.
+
+    Args:
+        table: says which kinds the steps of a plan are.
+        runs: (plan, timeline) of each measured run.
+        batch_size: pictures per run; results are per picture.
+        peak: peak memory per picture by kind, in bytes.
+        environment: what it was measured on.
+    """
+    samples: dict[Any, list[float]] = defaultdict(list)
+    switches: list[tuple[Any, float]] = []
+    for plan, times in runs:
+        for step, key, seconds in zip(plan, table.keys(plan), times.steps, strict=True):
+            if step.switch:
+                switches.append((key, seconds / batch_size))
+            else:
+                samples[key].append(seconds / batch_size)
+    steps = {key: timing(values) for key, values in samples.items()}
+    extra = [seconds - steps[key].median for key, seconds in switches if key in steps]
+    overhead = [max(0.0, s - n) / batch_size for _, t in runs for s, n in zip(t.steps, t.network, strict=True)]
+    latency = Latency(
+        steps=steps,
+        before=timing([times.before / batch_size for _, times in runs]),
+        after=timing([times.after / batch_size for _, times in runs]),
+        text=timing([times.text / batch_size for _, times in runs]),
+        step_overhead=timing(overhead),
+        switch=statistics.median(extra) if extra else 0.0,
+        scale=1.0,
+        p95_ratio=1.0,
+        batch_size=batch_size,
+        memory=peak or {},
+        environment=environment or {},
+    )
+    ratios = [times.total / batch_size / _sum(table, latency, plan) for plan, times in runs]
+    scale = statistics.median(ratios)
+    high = sorted(ratios)[min(len(ratios) - 1, int(0.95 * len(ratios)))]
+    return replace(latency, scale=scale, p95_ratio=max(1.0, high / scale))
+
+
+def _sum(table: CostTable, latency: Latency, plan: StepPlan) -> float:
+    """The unscaled sum that the table predicts for a plan of measured kinds."""
+    steps = sum(latency.steps[key].median for key in table.keys(plan) if key in latency.steps)
+    return latency.before.median + steps + (latency.switch if plan.n_low else 0.0) + latency.after.median
+
+
+def timing(values: Sequence[float]) -> Timing:
+    """Median and quartiles."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return Timing(statistics.median(ordered), ordered[last // 4], ordered[last - last // 4], len(ordered))

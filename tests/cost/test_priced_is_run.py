@@ -1,0 +1,91 @@
+"""What the table prices is what a real accelerated run computes, operation by operation."""
+
+import pipelines
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from postdiff_calib.accelerate import accelerated
+from postdiff_calib.cost import CostTable
+from postdiff_calib.cost.macs import Macs, _split
+from postdiff_calib.cost.meter import Meter
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import network_configs
+from postdiff_calib.plan import compile_plan
+
+PLANS = [
+    # All at once; guidance ends before the switch, so cross-attention runs once more after it.
+    Knobs(5, low_res_fraction=0.4, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.2),
+    *(
+        pytest.param(knobs, marks=pytest.mark.slow)
+        for knobs in (
+            Knobs(3),
+            Knobs(4, low_res_fraction=0.5, low_res_scale=0.5),
+            Knobs(5, cache_interval=3),
+            Knobs(4, cache_interval=2, cache_branch=0),
+            Knobs(4, guidance_fraction=0.5),
+            Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"),
+            Knobs(4, guidance_fraction=0.5, cross_attention_cache="mean"),
+            Knobs(8, low_res_fraction=0.4, low_res_scale=0.5, cache_interval=3, guidance_fraction=0.6),
+        )
+    ),
+]
+
+
+def stable_diffusion():
+    return pipelines.sd("dpm"), 8
+
+
+def lcm():
+    from diffusers import LatentConsistencyModelPipeline
+
+    torch.manual_seed(0)
+    pipe = LatentConsistencyModelPipeline(
+        vae=pipelines.vae(),
+        text_encoder=pipelines.text_encoder(),
+        tokenizer=pipelines.tokenizer(),
+        unet=pipelines.unet(time_cond_proj_dim=8),
+        scheduler=pipelines.scheduler("lcm"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, 8
+
+
+def run(pipe, multiple: int, knobs: Knobs) -> Macs:
+    """MACs per image that the denoiser computes in one real call for two images."""
+    with accelerated(pipe, knobs, latent_multiple=multiple), FlopCounterMode(display=False) as counter:
+        pipe(
+            ["a red circle", "a blue square"],
+            height=128,
+            width=128,
+            guidance_scale=5.0,
+            output_type="latent",
+            generator=[torch.Generator().manual_seed(i) for i in range(2)],
+        )
+    total = _split(counter.get_flop_counts()[type(pipe.unet).__name__])
+    assert total.full % 2 == 0
+    return Macs(total.conv // 2, total.linear // 2, total.attention // 2)
+
+
+@pytest.mark.parametrize("knobs", PLANS, ids=Knobs.describe)
+@pytest.mark.parametrize("family", [stable_diffusion, lcm])
+def test_price_equals_a_real_run(family, knobs: Knobs) -> None:
+    pipe, multiple = family()
+    guides = family is stable_diffusion
+    if not guides and knobs.cross_attention_cache == "off":
+        pytest.skip("LCM has nothing to drop without caching, and refuses it")
+    table = CostTable(
+        model="tiny",
+        height=128,
+        width=128,
+        latent=(16, 16),
+        latent_multiple=multiple,
+        guides=guides,
+        meter=Meter(network_configs(pipe)["unet"], pipelines.LENGTH),
+    )
+    price = table.price(compile_plan(knobs))
+    ran = run(pipe, multiple, knobs)
+    assert (price.macs, price.macs_paper) == (ran.full, ran.paper)
