@@ -1,0 +1,268 @@
+"""Hybrid module caching, k: the deep part of the network runs every k-th step and is reused in between.
+
+U-Nets (DeepCache, arXiv 2312.00858): of the skip-connected pairs of down and up layers only the shallowest run on a
+reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b names the boundary as the published
+DeepCache package numbers it: block b // 3 counted from the shallowest, layer b % 3 inside it. Branch 0 runs conv_in
+and the last layer of the last up block; 1 adds the first down layer and one more up layer; 2 runs all layers of the
+shallowest level. Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for
+nothing; one place, the boundary, returns the kept feature.
+
+Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
+reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
+2 + 2 of PixArt's 28 for branch 1, whose reuse step then costs about as large a share as a U-Net's.
+
+Symbols: k cache interval, b cache branch, N transformer blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.hooks import ModelHook
+
+from postdiff_calib.accelerate.hooks import Flags, add_hook, conditional_half, remove_hook
+from postdiff_calib.errors import UnsupportedError
+
+_LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
+_UNET_BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+#: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
+_REFERENCE_DEPTH = 28
+
+
+def count_layers(module: Any) -> int:
+    """Layers in a U-Net block: resnets, attentions and samplers; 1 for anything without such lists."""
+    lists = [getattr(module, name, None) for name in _LAYER_LISTS]
+    if all(layers is None for layers in lists):
+        return 1
+    return sum(layer is not None for layers in lists if layers is not None for layer in layers)
+
+
+def count_network_layers(network: Any) -> int:
+    """The unit of ``summary``: a transformer's blocks, or the layers of a U-Net's down, middle and up blocks."""
+    if hasattr(network, "transformer_blocks"):
+        return len(network.transformer_blocks)
+    blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
+    return sum(count_layers(block) for block in blocks if block is not None)
+
+
+class _Skip(ModelHook):  # type: ignore[misc]
+    """On a reuse step the module does not run and returns empty tensors in the form its caller expects."""
+
+    def __init__(self, flags: Flags, module: Any, role: str) -> None:
+        super().__init__()
+        self.flags, self.weight, self.ran = flags, count_layers(module), False
+        self.role = role
+        self.outputs = len(module.resnets) + (module.downsamplers is not None) if role == "down" else 0
+
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.flags.reuse:
+            self.ran = True
+            return self.fn_ref.original_forward(*args, **kwargs)
+        self.ran = False
+        empty = empty_like(args[0] if args else kwargs["hidden_states"])
+        if self.role == "down":
+            return empty, (empty,) * self.outputs
+        return (empty,) if self.role == "attention" else empty
+
+
+class _Keep(ModelHook):  # type: ignore[misc]
+    """The boundary: keeps its output on a refresh, returns it on a reuse."""
+
+    def __init__(self, flags: Flags, module: Any) -> None:
+        super().__init__()
+        self.flags, self.weight, self.ran = flags, count_layers(module), False
+        self.held: Any = None
+
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.flags.reuse:
+            self.ran = False
+            return self.held
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        self.ran = True
+        if self.flags.keep:
+            self.held = output
+        return output
+
+
+class _Residual:
+    """What a span of transformer blocks added to its input."""
+
+    def __init__(self) -> None:
+        self.entry: torch.Tensor | None = None
+        self.held: Any = None
+
+
+class _Span(ModelHook):  # type: ignore[misc]
+    """One block of the reused span; the first adds the kept residual, the others pass their input on."""
+
+    def __init__(self, flags: Flags, residual: _Residual, first: bool, last: bool) -> None:
+        super().__init__()
+        self.flags, self.residual, self.first, self.last = flags, residual, first, last
+        self.weight, self.ran = 1, False
+
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.flags.reuse:
+            self.ran = False
+            return hidden + self.residual.held if self.first else hidden
+        if self.first and self.flags.keep:
+            self.residual.entry = hidden
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        self.ran = True
+        if self.last and self.flags.keep:
+            self.residual.held = output - self.residual.entry
+            self.residual.entry = None
+        return output
+
+
+def empty_like(hidden: torch.Tensor) -> torch.Tensor:
+    """A tensor without elements that can be added to and concatenated with its like, shape (1, 0, 1, 1)."""
+    return hidden.new_empty((1, 0, 1, 1))
+
+
+@dataclass
+class BlockCache:
+    """The hooks of one attachment on one network.
+
+    Attributes:
+        hooks: (module, hook) in the order they were put on.
+        holders: objects whose ``held`` is the kept feature.
+        skip_live: for each skip connection, conv_in first, whether a reuse step computes it; empty for transformers.
+        middle_live: a reuse step uses what is added to the middle block's output (the boundary is the middle block).
+    """
+
+    name: str
+    hooks: list[tuple[Any, Any]]
+    holders: list[Any]
+    skip_live: list[bool] = field(default_factory=list)
+    middle_live: bool = False
+
+    @property
+    def layers_skipped(self) -> int:
+        """Layers that did not run in the last network call."""
+        return sum(hook.weight for _, hook in self.hooks if not hook.ran)
+
+    def keep_conditional(self) -> None:
+        """Forget the unconditional half of the kept feature."""
+        for holder in self.holders:
+            holder.held = conditional_half(holder.held)
+
+    def clear(self) -> None:
+        """Drop every tensor."""
+        for holder in self.holders:
+            holder.held = None
+            if isinstance(holder, _Residual):
+                holder.entry = None
+
+    def drop_residuals(self, kwargs: dict[str, Any], sample: torch.Tensor) -> dict[str, Any]:
+        """A control network's residuals on a reuse step: empty where the layer they belong to does not run."""
+        residuals, middle = kwargs.get("down_block_additional_residuals"), kwargs.get("mid_block_additional_residual")
+        if residuals is None or middle is None:
+            return kwargs
+        empty = empty_like(sample)
+        live = [residual if keep else empty for residual, keep in zip(residuals, self.skip_live, strict=True)]
+        return {
+            **kwargs,
+            "down_block_additional_residuals": live,
+            "mid_block_additional_residual": middle if self.middle_live else empty,
+        }
+
+    def detach(self) -> None:
+        """Take every hook off."""
+        self.clear()
+        for module, _ in self.hooks:
+            remove_hook(module, self.name)
+
+
+def attach_block_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
+    """Hook the part of ``network`` that reuse steps skip.
+
+    Raises:
+        UnsupportedError: the network has no such branch, or blocks of an unknown kind.
+    """
+    if hasattr(network, "transformer_blocks"):
+        cache = _span_cache(network, branch, flags, name)
+    else:
+        cache = _unet_cache(network, branch, flags, name)
+    for module, hook in cache.hooks:
+        add_hook(module, hook, name)
+    return cache
+
+
+def span_of(depth: int, branch: int) -> range:
+    """Indices of the transformer blocks that a reuse step skips."""
+    ends = max(1, round((branch + 1) * depth / _REFERENCE_DEPTH))
+    if 2 * ends >= depth:
+        raise UnsupportedError(
+            f"cache_branch={branch} of a transformer of {depth} blocks",
+            f"{ends} blocks at each end stay live, which leaves none to reuse",
+            "take a smaller cache_branch, or cache_interval=1",
+        )
+    return range(ends, depth - ends)
+
+
+def _span_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
+    span = span_of(len(network.transformer_blocks), branch)
+    residual = _Residual()
+    hooks = [
+        (network.transformer_blocks[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span
+    ]
+    return BlockCache(name, hooks, [residual])
+
+
+def _unet_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
+    downs, ups, middle = list(network.down_blocks), list(network.up_blocks)[::-1], network.mid_block
+    for block in downs + ups:
+        if type(block).__name__ not in _UNET_BLOCKS:
+            raise UnsupportedError(
+                f"U-Net block {type(block).__name__}",
+                f"block caching knows {', '.join(sorted(_UNET_BLOCKS))}",
+                "set cache_interval=1 for this model",
+            )
+    depth, layer = divmod(branch, 3)
+    if depth >= len(ups) or layer >= len(ups[depth].resnets) or (_boundary_is_middle(ups, branch) and middle is None):
+        valid = [b for b in range(3 * len(ups)) if b % 3 < len(ups[b // 3].resnets)]
+        valid = [b for b in valid if middle is not None or not _boundary_is_middle(ups, b)]
+        raise UnsupportedError(
+            f"cache_branch={branch}",
+            f"this U-Net has branches {', '.join(map(str, valid))}",
+            f"take {max((b for b in valid if b < branch), default=valid[0])}, the nearest below",
+        )
+
+    shallow, up_layers = downs[depth], len(ups[depth].resnets)
+    skipped: list[tuple[Any, str]] = [(block, "down") for block in downs[depth + 1 :]]
+    if layer == 0:
+        skipped.append((shallow, "down"))
+    else:
+        skipped += [(resnet, "layer") for resnet in shallow.resnets[layer:]]
+        skipped += [(attention, "attention") for attention in list(getattr(shallow, "attentions", []))[layer:]]
+        skipped += [(sampler, "layer") for sampler in shallow.downsamplers or []]
+    # Up layers are numbered from the last to run: those above ``layer`` are skipped, the nearest is the boundary.
+    resnets = list(ups[depth].resnets)[: up_layers - layer - 1]
+    attentions = list(getattr(ups[depth], "attentions", []))[: len(resnets)]
+    outer: list[tuple[Any, str]] = [(block, "layer") for block in ups[depth + 1 :]]
+    if middle is not None:
+        outer.append((middle, "layer"))
+    if resnets:
+        boundary = attentions.pop() if attentions else resnets.pop()
+        skipped += [(resnet, "layer") for resnet in resnets]
+        skipped += [(attention, "attention") for attention in attentions]
+    else:
+        boundary = outer.pop(0)[0]
+    skipped += outer
+
+    skip_live = [True]
+    for i, block in enumerate(downs):
+        outputs = len(block.resnets) + (block.downsamplers is not None)
+        skip_live += [i < depth or (i == depth and position < layer) for position in range(outputs)]
+    keep = _Keep(flags, boundary)
+    hooks = [(module, _Skip(flags, module, role)) for module, role in skipped]
+    return BlockCache(name, [*hooks, (boundary, keep)], [keep], skip_live, boundary is middle)
+
+
+def _boundary_is_middle(ups: list[Any], branch: int) -> bool:
+    """True when even the deepest up block runs on reuse steps, so that the middle block's output is what is kept."""
+    depth, layer = divmod(branch, 3)
+    return depth == len(ups) - 1 and layer == len(ups[depth].resnets) - 1

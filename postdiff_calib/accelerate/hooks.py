@@ -1,0 +1,70 @@
+"""Putting hooks on modules and taking them off without a trace.
+
+A hook is a diffusers ``ModelHook`` whose ``new_forward`` decides whether the module runs. Removing one through
+``HookRegistry`` leaves the registry and an instance attribute ``forward`` behind; ``remove_hook`` here clears both, so
+that a module is as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.hooks import HookRegistry
+
+
+@dataclass
+class Flags:
+    """What the hooks inside a network do at the present step; all False outside an accelerated call.
+
+    Plain booleans and nothing else: they are what a compiled network is specialised on, so a run compiles once per
+    kind of step.
+
+    Attributes:
+        reuse: deep blocks return what was kept.
+        keep: deep blocks run, and their output is kept for the next step.
+        cached: cross-attention returns what was captured.
+        capture: cross-attention runs, and its output is captured.
+        guided: the batch holds an unconditional and a conditional half.
+    """
+
+    reuse: bool = False
+    keep: bool = False
+    cached: bool = False
+    capture: bool = False
+    guided: bool = False
+
+    def clear(self) -> None:
+        """Let every hook pass through."""
+        self.reuse = self.keep = self.cached = self.capture = self.guided = False
+
+
+def add_hook(module: Any, hook: Any, name: str) -> None:
+    """Register ``hook`` on ``module`` under a name that must be new there."""
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+
+
+def remove_hook(module: Any, name: str) -> None:
+    """Take the hook off again; other hooks stay, and nothing of ours is left."""
+    registry = getattr(module, "_diffusers_hook", None)
+    if registry is None or name not in registry.hooks:
+        return
+    index = registry._hook_order.index(name)
+    above = registry._fn_refs[index + 1] if index + 1 < len(registry._fn_refs) else None
+    above_forward = above.forward if above is not None else None
+    registry.remove_hook(name, recurse=False)
+    if above is not None and above.original_forward is not None:
+        # The registry has overwritten the ``new_forward`` of the hook above where it meant the original below it.
+        above.original_forward, above.forward = above.forward, above_forward
+    forward = module.__dict__.get("forward")
+    if getattr(forward, "__func__", None) is type(module).forward and getattr(forward, "__self__", None) is module:
+        del module.__dict__["forward"]
+    if not registry.hooks:
+        del module._diffusers_hook
+
+
+def conditional_half(value: Any) -> Any:
+    """The second half of every tensor in a (nested) module output, copied so that the first half can be freed."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(conditional_half(item) for item in value)
+    return value.chunk(2)[1].clone()

@@ -1,0 +1,81 @@
+"""Images from prompts and seeds, through exactly the pipeline that a deployment runs."""
+
+import pipelines as P
+import pytest
+import torch
+
+from postdiff_calib.accelerate import enable, summary
+from postdiff_calib.errors import UsageError
+from postdiff_calib.generate import generate
+from postdiff_calib.knobs import Knobs
+
+FULL = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
+CALL = {"height": 128, "width": 128, "guidance_scale": 5.0}
+
+
+def test_baseline_is_the_stock_pipeline():
+    pipe = P.sd("dpm")
+    before = P.fingerprint(pipe)
+    (images,) = generate(pipe, Knobs(4), P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    assert P.fingerprint(pipe) == before
+    stock = pipe(P.PROMPTS, num_inference_steps=4, generator=P.generators(3), output_type="pt", **CALL).images
+    assert torch.equal(images, stock)
+    assert images.shape == (3, 3, 128, 128)
+    assert images.dtype == torch.float32
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+
+
+def test_batches_and_order():
+    pipe = P.sd("dpm")
+    together = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)))
+    batches = list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=2, **CALL))
+    assert [len(batch) for batch in batches] == [2, 1]
+    assert torch.allclose(torch.cat(batches), together, atol=1e-3)
+    changed = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 1], batch_size=3, **CALL)))
+    assert torch.equal(changed[:2], together[:2])
+    assert not torch.equal(changed[2], together[2])
+
+
+def test_runs_may_be_interleaved():
+    pipe = P.sd("ddim")
+    arguments = (P.PROMPTS, [7, 8, 9])
+    alone = [list(generate(pipe, knobs, *arguments, batch_size=1, **CALL)) for knobs in (Knobs(4), FULL)]
+    pairs = list(zip(*(generate(pipe, k, *arguments, batch_size=1, **CALL) for k in (Knobs(4), FULL)), strict=True))
+    for i, pair in enumerate(pairs):
+        assert torch.equal(pair[0], alone[0][i])
+        assert torch.equal(pair[1], alone[1][i])
+
+
+def test_equal_to_a_deployed_pipeline_and_leaves_it_enabled():
+    pipe = P.sd("ddim")
+    (ours,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    enable(pipe, FULL)
+    deployed = pipe(P.PROMPTS, generator=P.generators(3), output_type="pt", **CALL).images
+    assert torch.equal(ours, deployed)
+    hooks = pipe.__dict__["_postdiff"]
+    (again,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    assert torch.equal(again, deployed)
+    assert pipe.__dict__["_postdiff"] is hooks
+    next(iter(generate(pipe, Knobs(3), P.PROMPTS[:1], [7], batch_size=1, **CALL)))
+    pipe(P.PROMPTS, output_type="latent", **CALL)
+    assert len(summary(pipe).steps) == 4
+
+
+def test_negative_prompt_and_progress_bar():
+    pipe = P.sd("ddim")
+    pipe._progress_bar_config = {"leave": False}
+    (plain,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], batch_size=1, **CALL)
+    (negative,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], batch_size=1, negative_prompt="blue", **CALL)
+    assert not torch.equal(plain, negative)
+    assert pipe._progress_bar_config == {"leave": False}
+
+
+def test_refusals():
+    pipe = P.sd("ddim")
+    with pytest.raises(UsageError, match="3 prompts and 1 seeds"):
+        generate(pipe, Knobs(2), P.PROMPTS, [7], batch_size=1, **CALL)
+    with pytest.raises(UsageError, match="batch_size=0"):
+        generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], batch_size=0, **CALL)
+    # Knobs that round to nothing are a point of the search like any other.
+    (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], batch_size=1, **CALL)
+    assert torch.isfinite(images).all()
