@@ -67,10 +67,16 @@ class Meter:
     def modules(self, key: StepKey) -> dict[str, Macs]:
         """The same by module: dotted name to the MACs of it and all inside it; ``""`` is the whole network."""
         if key not in self._modules:
-            self._count(key)
+            # Every operation's MACs are proportional to the batch, so the conditional half is counted for both.
+            single = key._replace(guided=False)
+            if single not in self._modules:
+                self._count(single)
+            times = 2 if key.guided else 1
+            self._modules[key] = {name: macs * times for name, macs in self._modules[single].items()}
         return self._modules[key]
 
     def _count(self, key: StepKey) -> None:
+        """Count ``key`` and what comes with it: the full step, and cached steps of the same size and branch."""
         from postdiff_calib.accelerate.block_cache import attach_block_cache
         from postdiff_calib.accelerate.guidance import attach_cross_attention_cache
         from postdiff_calib.accelerate.hooks import Flags
@@ -79,32 +85,36 @@ class Meter:
 
         if self._network is None:
             self._network = build(self.config)
-        network = self._network
-        batch = 2 if key.guided else 1
-        inputs = denoiser_inputs(self.config, batch, key.height, key.width, self.text_length)
+        network, found = self._network, self._modules
+        inputs = denoiser_inputs(self.config, 1, key.height, key.width, self.text_length)
+        full = key._replace(refresh=True, cross_attention_live=True, branch=-1)
         flags = Flags()
         attached: list[Any] = []
         try:
             if not key.refresh:
                 attached.append(attach_block_cache(network, key.branch, flags, _HOOKS))
             if not key.cross_attention_live:
-                # Hooks of one module need distinct names; a cross-attention layer is never a cached block itself.
+                # Hooks of one module need distinct names.
                 attached.append(attach_cross_attention_cache(network, "cond", flags, f"{_HOOKS}-cross"))
-            if attached:
-                # One full call fills what the counted call returns from the caches.
-                flags.keep, flags.capture = not key.refresh, not key.cross_attention_live
-                full = key._replace(refresh=True, cross_attention_live=True, branch=-1)
-                self._modules[full] = count(lambda: network(**inputs))
-                flags.clear()
-                flags.reuse, flags.cached = not key.refresh, not key.cross_attention_live
-            self._modules[key] = count(lambda: network(**inputs))
+            # The full call fills what the later ones return from the caches.
+            flags.keep, flags.capture = not key.refresh, not key.cross_attention_live
+            found[full] = count(lambda: network(**inputs))
+            flags.keep = flags.capture = False
+            for reuse in {False, not key.refresh}:
+                for cached in {False, not key.cross_attention_live}:
+                    kind = full._replace(
+                        refresh=not reuse, cross_attention_live=not cached, branch=key.branch if reuse else -1
+                    )
+                    if kind not in found:
+                        flags.reuse, flags.cached = reuse, cached
+                        found[kind] = count(lambda: network(**inputs))
         finally:
             for item in reversed(attached):
                 item.detach()
 
 
-def step_keys(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bool) -> list[StepKey]:
-    """The key of each step of a plan.
+def keys_of_kinds(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bool) -> dict[StepKind, StepKey]:
+    """The key of each kind of step in a plan.
 
     Args:
         plan: the compiled knobs.
@@ -116,11 +126,14 @@ def step_keys(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bo
         KnobError: β leaves no smaller size.
     """
     low = low_res_size(*latent, plan.knobs.low_res_scale, multiple) if plan.n_low else latent
-    keys = {kind: _key(kind, low if kind.low_res else latent, plan.knobs.cache_branch, guides) for kind in plan.kinds()}
-    return [keys[step.kind] for step in plan]
-
-
-def _key(kind: StepKind, size: tuple[int, int], branch: int, guides: bool) -> StepKey:
-    return StepKey(
-        *size, guides and kind.guided, kind.refresh, kind.cross_attention_live, -1 if kind.refresh else branch
-    )
+    branch = plan.knobs.cache_branch
+    return {
+        kind: StepKey(
+            *(low if kind.low_res else latent),
+            guides and kind.guided,
+            kind.refresh,
+            kind.cross_attention_live,
+            -1 if kind.refresh else branch,
+        )
+        for kind in plan.kinds()
+    }

@@ -20,7 +20,7 @@ from typing import Any
 
 from postdiff_calib.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
-from postdiff_calib.cost.meter import Meter, StepKey, step_keys
+from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
 from postdiff_calib.errors import ModelError
 from postdiff_calib.plan import StepPlan
 
@@ -112,7 +112,8 @@ class CostTable:
 
     def keys(self, plan: StepPlan) -> list[StepKey]:
         """The kind of each step of a plan, with its sizes."""
-        return step_keys(plan, self.latent, self.latent_multiple, self.guides)
+        by_kind = keys_of_kinds(plan, self.latent, self.latent_multiple, self.guides)
+        return [by_kind[step.kind] for step in plan]
 
     def step_macs(self, key: StepKey) -> Macs:
         """MACs of one step per image."""
@@ -141,13 +142,14 @@ class CostTable:
             KnobError: β leaves no smaller latent size.
             UnsupportedError: the network has no such cache branch.
         """
-        keys = self.keys(plan)
-        counts = [self.step_macs(key) for key in keys]
-        full, paper = float(sum(c.full for c in counts)), float(sum(c.paper for c in counts))
+        by_kind = keys_of_kinds(plan, self.latent, self.latent_multiple, self.guides)
+        steps = [(by_kind[kind], times) for kind, times in plan.kinds().items()]
+        full = float(sum(times * self.step_macs(key).full for key, times in steps))
+        paper = float(sum(times * self.step_macs(key).paper for key, times in steps))
         if self.latency is None:
             return PlanCost(full, paper)
         now = self.latency
-        total = now.before.median + now.after.median + sum(map(self.step_seconds, keys))
+        total = now.before.median + now.after.median + sum(times * self.step_seconds(key) for key, times in steps)
         total = now.scale * (total + (now.switch if plan.n_low else 0.0))
         return PlanCost(full, paper, total, total * now.p95_ratio)
 

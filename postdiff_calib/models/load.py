@@ -86,7 +86,7 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
 
 def _resolve(model: str) -> tuple[Card | None, str, str]:
     """(card if there is one, directory or hub id, revision)."""
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         shapes = get_card("shapes")
         own = Path(model).resolve() == Path(shapes.hub_id).resolve()
         return shapes if own else None, str(Path(model)), ""

@@ -1,0 +1,146 @@
+"""Loading: from a directory exactly, offline, safetensors only; every failure is one line."""
+
+import shutil
+
+import pipelines
+import pytest
+import torch
+
+from postdiff_calib.errors import ModelError
+from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
+from postdiff_calib.models.load import derive_card, fingerprint_pipeline, load_pipeline, network_configs
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipelines.sd("pndm").save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_directory_round_trips(tmp_path) -> None:
+    original = pipelines.sd("dpm")
+    original.save_pretrained(tmp_path, safe_serialization=True)
+    loaded = load_pipeline(str(tmp_path))
+    assert (loaded.device, loaded.dtype) == ("cpu", "float32")
+    assert (loaded.source, loaded.revision) == (str(tmp_path), "")
+    assert loaded.fingerprint == fingerprint_pipeline(original)
+    weights, expected = loaded.pipe.unet.state_dict(), original.unet.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert loaded.pipe(["red"], num_inference_steps=1, output_type="latent").images.isfinite().all()
+
+
+def test_pndm_is_replaced_and_said(saved) -> None:
+    loaded = load_pipeline(str(saved))
+    assert type(loaded.pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert loaded.notes == ("PNDM replaced by DPM++ 2M",)
+    assert loaded.card.scheduler == "DPMSolverMultistepScheduler"
+
+
+def test_another_scheduler_is_kept(tmp_path) -> None:
+    pipelines.sd("euler").save_pretrained(tmp_path, safe_serialization=True)
+    loaded = load_pipeline(str(tmp_path))
+    assert type(loaded.pipe.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert loaded.notes == ()
+
+
+def test_a_derived_card_describes_the_pipeline(saved) -> None:
+    card = derive_card(pipelines.sd(), "some/where")
+    assert (card.name, card.pipeline_class) == ("where", "StableDiffusionPipeline")
+    assert (card.height, card.width, card.vae_scale_factor) == (64, 64, 8)
+    assert (card.latent_channels, card.latent_multiple, card.text_length) == (4, 8, pipelines.LENGTH)
+    assert (card.num_inference_steps, card.guidance_scale, card.step_range) == (50, 7.5, (4, 50))
+    assert set(card.networks) == {"unet", "text_encoder", "vae"}
+    assert card.network_config("unet")["_class_name"] == "UNet2DConditionModel"
+    assert card.network_config("text_encoder")["architectures"] == ["CLIPTextModel"]
+
+
+def test_the_fingerprint_follows_weights_and_configuration_not_the_type() -> None:
+    reference = fingerprint_pipeline(pipelines.sd())
+    assert fingerprint_pipeline(pipelines.sd()) == reference
+    assert fingerprint_pipeline(pipelines.sd("euler")) == reference, "the scheduler is not part of it"
+    assert fingerprint_pipeline(pipelines.sd(seed=1)) != reference
+    assert fingerprint_pipeline(pipelines.sd(act_fn="gelu")) != reference
+    in_bf16 = pipelines.sd()
+    in_bf16.to(torch.bfloat16)
+    assert fingerprint_pipeline(in_bf16) == reference
+    changed = pipelines.sd()
+    with torch.no_grad():
+        changed.vae.post_quant_conv.bias[0] += 1
+    assert fingerprint_pipeline(changed) != reference
+
+
+def test_configurations_do_not_name_files_or_versions(saved) -> None:
+    configs = network_configs(load_pipeline(str(saved)).pipe)
+    assert configs == network_configs(pipelines.sd())
+
+
+def test_a_directory_without_safetensors_is_refused(saved, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match="does not load as a diffusers pipeline in safetensors") as caught:
+        load_pipeline(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_that_is_no_pipeline_is_refused(tmp_path) -> None:
+    with pytest.raises(ModelError, match="save_pretrained"):
+        load_pipeline(str(tmp_path))
+
+
+def test_a_missing_model_says_what_where_and_how_to_fetch() -> None:
+    with pytest.raises(ModelError) as caught:
+        load_pipeline("sd15")
+    message = str(caught.value)
+    card = get_card("sd15")
+    for part in (card.hub_id, card.revision, "offline", "hf download"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_hub_id_without_a_card_is_looked_for_at_main() -> None:
+    with pytest.raises(ModelError, match="someone/something at revision main"):
+        load_pipeline("someone/something")
+
+
+@pytest.mark.parametrize("name", ["", "sd99", "a b/c", "../x/y/z"])
+def test_an_unknown_name_lists_the_cards(name: str) -> None:
+    with pytest.raises(ModelError, match="cards are shapes"):
+        load_pipeline(name)
+
+
+@pytest.mark.parametrize(("option", "value"), [("device", "abacus"), ("dtype", "int8")])
+def test_unusable_device_and_dtype(saved, option: str, value: str) -> None:
+    with pytest.raises(ModelError, match=value):
+        load_pipeline(str(saved), **{option: value})
+
+
+@pytest.mark.skipif(not (SHAPES_FOLDER / "pipeline").is_dir(), reason="the embedded model is not trained yet")
+def test_the_embedded_model_loads_from_the_package() -> None:
+    loaded = load_pipeline("shapes")
+    assert loaded.card.name == "shapes"
+    assert loaded.notes == ()
+    assert load_pipeline(str(SHAPES_FOLDER / "pipeline")).card.name == "shapes"
+    config = loaded.card.network_config("unet")
+    assert (config["in_channels"], config["sample_size"]) == (loaded.card.latent_channels, 16)
+    assert loaded.pipe.vae_scale_factor == loaded.card.vae_scale_factor
+    assert loaded.pipe.tokenizer.model_max_length == loaded.card.text_length
+
+
+def test_the_embedded_models_folder_missing_is_one_line(monkeypatch, tmp_path) -> None:
+    from dataclasses import replace
+
+    import postdiff_calib.models.load as load
+
+    gone = replace(get_card("shapes"), hub_id=str(tmp_path / "gone"))
+    monkeypatch.setattr(load, "CARDS", (gone,))
+    with pytest.raises(ModelError, match="its weights are not in"):
+        load_pipeline("shapes")
