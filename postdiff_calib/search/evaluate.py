@@ -1,0 +1,198 @@
+"""Paired per-prompt scores: every plan sees the same prompts with the same seeds, and nothing is computed twice.
+
+An ``Evaluator`` makes the pictures of some prompts under some knobs and scores them; the seed of prompt i is the base
+seed + i in every plan, so that scores are compared prompt by prompt. ``ScoreBook`` remembers scores by the plan's
+content hash and writes each block of prompts to disk as soon as it is scored: a killed process loses at most the block
+in hand, and knobs that compile to the same plan share their scores.
+
+File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``. A last
+line that a kill cut short is ignored and overwritten by the next append.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+
+Scores = npt.NDArray[np.float64]
+
+
+class Evaluator(Protocol):
+    """Makes and scores pictures; the seed of prompt i is the same in every call."""
+
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
+        """One score per index, higher is better.
+
+        Args:
+            knobs: how to run the model.
+            indices: positions in the evaluator's prompt set.
+
+        Raises:
+            PostdiffError: the pictures are broken or cannot be made; the trial fails under that name.
+        """
+        ...
+
+
+class ScoreStore(Protocol):
+    """Where blocks of scores are kept."""
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Every block kept since the last call of ``read``."""
+        ...
+
+    def append(self, block: dict[str, Any]) -> None:
+        """Keep one block for good before returning."""
+        ...
+
+
+class FileStore:
+    """Blocks as lines of a file, safe to kill at any moment and safe to share by processes of one host."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines that came since the last call."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return  # cut short by a kill, or being written at this moment
+                self._offset += len(line)
+                try:
+                    block = json.loads(line)
+                except ValueError:
+                    # A cut line that a later append completed: its scores are simply not known.
+                    continue
+                if not isinstance(block, dict) or "plan" not in block:
+                    raise StudyError(f"{self.path}, line {number}", "not a block of scores", "start anew (--fresh)")
+                yield block
+
+    def append(self, block: dict[str, Any]) -> None:
+        """Write one line and flush it to the device."""
+        line = json.dumps(block).encode() + b"\n"
+        try:
+            with self.path.open("a+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    if file.read(1) != b"\n":
+                        line = b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"score file {self.path}", f"it cannot be written ({error.strerror})", "check the study folder"
+            ) from error
+
+
+class MemoryStore:
+    """Blocks in memory only, for tests and simulations."""
+
+    def __init__(self) -> None:
+        self.blocks: list[dict[str, Any]] = []
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Nothing: a book knows what it appended."""
+        return iter(())
+
+    def append(self, block: dict[str, Any]) -> None:
+        """Keep the block in memory."""
+        self.blocks.append(block)
+
+
+class ScoreBook:
+    """An evaluator that remembers, and pairs every plan with the unaccelerated model.
+
+    Args:
+        evaluator: makes and scores pictures.
+        num_prompts: N, size of the prompt set.
+        baseline: knobs of the unaccelerated model.
+        store: where blocks are kept; a file in the study's folder by default of ``study.run_search``.
+
+    Attributes:
+        images_made: pictures made by this process; remembered ones do not count.
+    """
+
+    def __init__(self, evaluator: Evaluator, num_prompts: int, baseline: Knobs, store: ScoreStore) -> None:
+        self._evaluator = evaluator
+        self.num_prompts = num_prompts
+        self.baseline = compile_plan(baseline).content
+        self._baseline_knobs = baseline
+        self._store = store
+        self._scores: dict[str, Scores] = {}
+        self._knobs: dict[str, Knobs] = {}
+        self.images_made = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what other processes have stored."""
+        for block in self._store.read():
+            self._note(block["plan"], Knobs.from_dict(block["knobs"]), block["prompts"], block["scores"])
+
+    def _note(self, plan: str, knobs: Knobs, indices: Sequence[int], scores: Sequence[float]) -> None:
+        if indices and not (min(indices) >= 0 and max(indices) < self.num_prompts):
+            raise StudyError(
+                f"scores of prompt {max(indices)}",
+                f"the prompt set has {self.num_prompts} prompts",
+                "use the study's own number of prompts, or start anew (--fresh)",
+            )
+        self._knobs.setdefault(plan, knobs)
+        row = self._scores.setdefault(plan, np.full(self.num_prompts, math.nan))
+        row[list(indices)] = scores
+
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
+        """Scores of these prompts, made where they are not known yet; one block is stored at once."""
+        plan = compile_plan(knobs).content
+        row = self._scores.get(plan)
+        missing = [i for i in dict.fromkeys(indices) if row is None or math.isnan(row[i])]
+        if missing:
+            made = [float(value) for value in self._evaluator.scores(knobs, missing)]
+            if len(made) != len(missing):
+                raise ValueError(f"the evaluator gave {len(made)} scores for {len(missing)} prompts")
+            bad = [i for i, value in zip(missing, made, strict=True) if not math.isfinite(value)]
+            if bad:
+                raise StudyError(
+                    f"score of prompt {bad[0]} under {knobs.describe()}", "it is not a finite number", "use float32"
+                )
+            self._store.append({"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, "scores": made})
+            self._note(plan, knobs, missing, made)
+            self.images_made += len(missing)
+        row = self._scores[plan] if indices else np.empty(0)
+        return [float(row[i]) for i in indices]
+
+    def known(self, plan: str) -> Scores:
+        """Scores of a plan by its content hash: (N,), NaN where unknown."""
+        return self._scores.get(plan, np.full(self.num_prompts, math.nan))
+
+    def count(self, plan: str) -> int:
+        """How many prompts of a plan are scored."""
+        return int(np.isfinite(self.known(plan)).sum())
+
+    def complete(self, plan: str) -> bool:
+        """Whether every prompt of a plan is scored."""
+        return self.count(plan) == self.num_prompts
+
+    def differences(self, plan: str) -> Scores:
+        """Score minus the unaccelerated model's, prompt by prompt: (N,), NaN where either is unknown."""
+        return self.known(plan) - self.known(self.baseline)
+
+    @property
+    def plans(self) -> Mapping[str, Knobs]:
+        """Every plan that has a score, with the knobs it was first run under."""
+        return dict(self._knobs)

@@ -1,0 +1,264 @@
+"""What to try next: Thompson sampling over the plans within the budget, then finalists that are run in full.
+
+*Exploring*, a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken)
+and scored on a few prompts of its own; its mean paired difference and the variance of that mean feed the surrogate.
+From the middle of the exploration on, *finalists* are inserted: the plan that is most often the best among many draws
+is run on all prompts, racing against the best complete plan. Complete plans teach the surrogate most, so exploration
+goes on between.
+
+Both steps serve the arms: a share of the explored plans and of the finalists comes from the cheaper-steps arm alone (T
+at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
+needs no search: its best plan is the largest T that fits.
+
+All of it is a function of what is already scored and of (seed, trial number), so a resumed search goes on as it would
+have, and no two workers propose from the same draw. This file knows no Optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from postdiff_calib.search.evaluate import ScoreBook
+from postdiff_calib.search.racing import FIRST_LOOK, Race
+from postdiff_calib.search.space import Candidate, coordinate_matrix
+from postdiff_calib.search.surrogate import Features, Observation, Posterior, variances_of_means
+
+Arm = Literal["fewer", "cheaper", "joint"]
+Role = Literal["baseline", "explore", "final", "ladder"]
+
+#: Draws that decide which plan is most often the best.
+_VOTES = 256
+#: One in so many explored plans and finalists is taken from the cheaper-steps arm.
+_CHEAPER_EVERY = 4
+_FINALIST_CHEAPER_EVERY = 3
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search is run; none of it changes what a score means.
+
+    Args:
+        n_trials: trials in all, the enqueued ones included.
+        sampler: ``postdiff``, or one of Optuna's for comparison: ``tpe``, ``gp``, ``random``, ``nsga2``.
+        seed: of the proposals.
+        block: prompts that are scored and stored at once.
+        explore_prompts: prompts of a plan's first look.
+        finalists: plans that are raced over all prompts; None for a fifth of the trials, from 3 to 10.
+        false_stop: highest chance that a race stops a plan as good as the incumbent.
+        ladder_prompts: prompts per plan at the ladder's other budgets.
+    """
+
+    n_trials: int = 60
+    sampler: str = "postdiff"
+    seed: int = 0
+    block: int = 10
+    explore_prompts: int = 20
+    finalists: int | None = None
+    false_stop: float = 0.10
+    ladder_prompts: int = 100
+
+    @property
+    def n_finalists(self) -> int:
+        """Plans that are raced over all prompts."""
+        return self.finalists if self.finalists is not None else min(10, max(3, self.n_trials // 5))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial is to do."""
+
+    candidate: Candidate
+    role: Role
+    arm: Arm
+
+
+class Strategy:
+    """Proposes trials from what is scored.
+
+    Args:
+        candidates: every plan of the space, within the budget or not: scores made for another budget teach too.
+        allowed: those within the budget.
+        reference: the unaccelerated model.
+        book: the scores.
+        settings: see there.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        allowed: Iterable[Candidate],
+        reference: Candidate,
+        book: ScoreBook,
+        settings: SearchSettings,
+    ) -> None:
+        known = {c.content for c in candidates}
+        self.candidates: tuple[Candidate, ...] = tuple(candidates)
+        if reference.content not in known:
+            self.candidates += (reference,)
+        self.reference = reference
+        self.settings = settings
+        self._book = book
+        self._row = {c.content: i for i, c in enumerate(self.candidates)}
+        within = {c.content for c in allowed}
+        self.allowed = np.array([c.content in within for c in self.candidates])
+        steps = np.array([c.knobs.num_inference_steps for c in self.candidates])
+        self._arms: Mapping[Arm, npt.NDArray[np.bool_]] = {
+            "fewer": self.allowed & np.array([c.fewer for c in self.candidates]),
+            "cheaper": self.allowed & (steps == reference.knobs.num_inference_steps),
+            "joint": self.allowed,
+        }
+        points = coordinate_matrix(self.candidates)
+        features = Features(points, np.array(reference.coordinates()), seed=0)
+        self._features, self._groups = features(points), features.groups
+
+    def members(self, arm: Arm) -> list[Candidate]:
+        """The arm's plans within the budget."""
+        return [c for c, member in zip(self.candidates, self._arms[arm], strict=True) if member]
+
+    def posterior(self) -> Posterior:
+        """The surrogate, fitted to every scored plan."""
+        seen = [o for o in self.observations() if o.plan in self._row and o.plan != self.reference.content]
+        return Posterior(
+            self._features,
+            self._groups,
+            np.array([self._row[o.plan] for o in seen], dtype=np.intp),
+            np.array([o.mean for o in seen]),
+            variances_of_means(seen),
+        )
+
+    def observations(self) -> list[Observation]:
+        """Mean and variance of the paired differences of every plan with at least two scored prompts."""
+        result = []
+        for plan in self._book.plans:
+            difference = self._book.differences(plan)
+            difference = difference[np.isfinite(difference)]
+            if len(difference) > 1:
+                result.append(
+                    Observation(plan, len(difference), float(difference.mean()), float(difference.var(ddof=1)))
+                )
+        return result
+
+    def incumbent(self, arm: Arm) -> str | None:
+        """The arm's plan with the best mean among those scored on every prompt, by content hash."""
+        member = self._arms[arm]
+        complete = [
+            plan
+            for plan in self._book.plans
+            if plan in self._row and member[self._row[plan]] and self._book.complete(plan)
+        ]
+        if not complete:
+            return None
+        return max(complete, key=lambda plan: float(self._book.known(plan).mean()))
+
+    def propose(self, number: int, history: Sequence[Role], planned: int, busy: Collection[str] = ()) -> Proposal:
+        """What trial ``number`` is to do.
+
+        Args:
+            number: the trial's number, not counting trials cut short; with the settings' seed it fixes the draw.
+            history: roles of the trials that this strategy proposed so far (finished or running).
+            planned: how many it will have proposed in the end.
+            busy: plans that other workers have in hand, and plans that failed.
+        """
+        rng = np.random.default_rng([self.settings.seed, number])
+        explored, finals = history.count("explore"), history.count("final")
+        total = max(planned, len(history) + 1)
+        n_final = min(self.settings.n_finalists, total)
+        n_explore = total - n_final
+        # the first finalist is due halfway through the exploration, the last one at its end
+        due = n_explore * (0.5 + 0.5 * finals / max(1, n_final - 1)) if finals < n_final else np.inf
+        posterior = self.posterior()
+        if explored >= min(due, n_explore):
+            cheaper = finals % _FINALIST_CHEAPER_EVERY == 1
+            for arm in self._order("cheaper" if cheaper else "joint"):
+                chosen = self._finalist(posterior, arm, rng, busy)
+                if chosen is not None:
+                    return Proposal(chosen, "final", arm)
+        arms = self._order("cheaper" if explored % _CHEAPER_EVERY == _CHEAPER_EVERY - 1 else "joint")
+        for arm in arms:
+            open_plans = self._open(arm, busy)
+            if open_plans.any():
+                value = np.where(open_plans, posterior.draw(rng)[0], -np.inf)
+                return Proposal(self.candidates[int(value.argmax())], "explore", arm)
+        # everything within the budget is complete: repeat the best, at no cost
+        best = self.incumbent("joint")
+        row = self._row[best] if best is not None else int(np.flatnonzero(self.allowed)[0])
+        return Proposal(self.candidates[row], "explore", "joint")
+
+    @staticmethod
+    def _order(first: Arm) -> tuple[Arm, Arm]:
+        return ("cheaper", "joint") if first == "cheaper" else ("joint", "cheaper")
+
+    def _open(self, arm: Arm, busy: Collection[str]) -> npt.NDArray[np.bool_]:
+        """The arm's plans that can still teach something."""
+        mask = self._arms[arm].copy()
+        for plan in (*self._book.plans, *busy):
+            row = self._row.get(plan)
+            if row is not None and (plan in busy or self._book.complete(plan)):
+                mask[row] = False
+        return mask
+
+    def _finalist(
+        self, posterior: Posterior, arm: Arm, rng: np.random.Generator, busy: Collection[str]
+    ) -> Candidate | None:
+        mask = self._open(arm, busy)
+        for plan in self._book.plans:
+            row = self._row.get(plan)
+            if row is not None and mask[row] and self.race_lost(plan, arm):
+                mask[row] = False
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            return None
+        votes = np.bincount(posterior.draw(rng, _VOTES)[:, rows].argmax(1), minlength=len(rows))
+        mean = posterior.mean()[rows]
+        return self.candidates[int(rows[np.lexsort((mean, votes))[-1]])]
+
+    def race_lost(self, plan: str, arm: Arm) -> bool:
+        """Whether a plan has lost its race against the arm's best complete plan."""
+        best = self.incumbent(arm)
+        if best is None or best == plan or self._book.count(plan) < FIRST_LOOK:
+            return False
+        race = Race(self._book.num_prompts, self.settings.block, self.settings.false_stop)
+        return race.lost(self._book.known(plan), self._book.known(best))
+
+    def best_guess(self, arm: Arm, allowed: Collection[str]) -> Candidate | None:
+        """The arm's plan of the highest posterior mean among ``allowed`` content hashes (of any budget)."""
+        default = self.reference.knobs.num_inference_steps
+        rows = [
+            i
+            for i, c in enumerate(self.candidates)
+            if c.content in allowed
+            and (arm == "joint" or (c.fewer if arm == "fewer" else c.knobs.num_inference_steps == default))
+        ]
+        if not rows:
+            return None
+        mean = self.posterior().mean()
+        return self.candidates[max(rows, key=lambda i: float(mean[i]))]
+
+
+def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
+    """The trials that every search starts with: baseline, the fewer-steps arm, the paper's settings, corners.
+
+    Corners are, at the default T, the mildest value within the budget of each knob used alone.
+    """
+    proposals = [Proposal(strategy.reference, "baseline", "joint")]
+    fewer = strategy.members("fewer")
+    if fewer:
+        proposals.append(Proposal(max(fewer, key=lambda c: c.knobs.num_inference_steps), "final", "fewer"))
+    if paper is not None:
+        proposals.append(Proposal(paper, "explore", "joint"))
+    cheaper = strategy.members("cheaper")
+    alone = {
+        "s": [c for c in cheaper if c.n_low and c.k == 1 and c.coordinates()[4] == 1],
+        "k": [c for c in cheaper if not c.n_low and c.k > 1 and c.coordinates()[4] == 1],
+        "m": [c for c in cheaper if not c.n_low and c.k == 1 and c.coordinates()[4] < 1],
+    }
+    for corner in alone.values():
+        if corner:
+            proposals.append(Proposal(max(corner, key=lambda c: c.cost.macs), "explore", "cheaper"))
+    unique = {p.candidate.content: p for p in reversed(proposals)}
+    return list(reversed(unique.values()))

@@ -1,0 +1,99 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from synthetic_surface import SMALL, Surface
+
+from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.evaluate import FileStore, MemoryStore, ScoreBook
+
+BASE = SMALL.baseline
+OTHER = Knobs(8)
+
+
+def content(knobs):
+    return compile_plan(knobs).content
+
+
+def book(surface, store=None):
+    return ScoreBook(surface, surface.num_prompts, BASE, store or MemoryStore())
+
+
+def test_scores_are_made_once_and_shared_by_knobs_of_one_plan():
+    surface = Surface(20, space=SMALL)
+    scores = book(surface)
+    first = scores.scores(OTHER, [3, 1])
+    # k = 12 of 12 steps refreshes once, as k = 20 does; β does nothing without low steps
+    assert scores.scores(Knobs(8, low_res_scale=0.5), [1, 3, 4]) == [*first[::-1], surface.row(OTHER)[4]]
+    assert surface.images == scores.images_made == 3
+    assert scores.count(content(OTHER)) == 3
+    assert scores.scores(OTHER, []) == []
+
+
+def test_differences_are_paired_with_the_baseline():
+    surface = Surface(4, space=SMALL)
+    scores = book(surface)
+    scores.scores(BASE, [0, 1, 2])
+    scores.scores(OTHER, [1, 2, 3])
+    difference = scores.differences(content(OTHER))
+    assert np.isnan(difference[[0, 3]]).all()
+    assert difference[1:3] == pytest.approx((surface.row(OTHER) - surface.row(BASE))[1:3])
+    assert not scores.complete(content(OTHER))
+    assert math.isnan(scores.known("unknown")[0])
+
+
+def test_file_is_read_back_and_shared_between_books(tmp_path):
+    surface = Surface(10, space=SMALL)
+    path = tmp_path / "scores.jsonl"
+    one, two = book(surface, FileStore(path)), book(surface, FileStore(path))
+    one.scores(OTHER, [0, 1])
+    two.refresh()
+    assert two.scores(OTHER, [0, 1]) == one.scores(OTHER, [0, 1])
+    assert surface.images == 2
+    assert book(surface, FileStore(path)).plans == {content(OTHER): OTHER}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_cut_short_by_a_kill_loses_that_block_only(tmp_path, cut):
+    surface = Surface(10, space=SMALL)
+    path = tmp_path / "scores.jsonl"
+    first = book(surface, FileStore(path))
+    first.scores(OTHER, [0, 1])
+    first.scores(OTHER, [2, 3])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    resumed = book(surface, FileStore(path))
+    assert resumed.count(content(OTHER)) == 2
+    resumed.scores(OTHER, [2, 3, 4])
+    again = book(surface, FileStore(path))
+    assert np.isfinite(again.known(content(OTHER))).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+    assert again.known(content(OTHER))[:5] == pytest.approx(surface.row(OTHER)[:5])
+
+
+def test_foreign_files_and_other_sizes_are_refused(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(StudyError, match="not a block of scores"):
+        book(Surface(5, space=SMALL), FileStore(path))
+    path.write_text(json.dumps({"plan": "x", "knobs": OTHER.as_dict(), "prompts": [7], "scores": [1.0]}) + "\n")
+    with pytest.raises(StudyError, match="has 5 prompts"):
+        book(Surface(5, space=SMALL), FileStore(path))
+
+
+def test_scores_that_are_not_finite_are_refused_and_not_kept():
+    class Broken(Surface):
+        def scores(self, knobs, indices):
+            return [math.nan for _ in indices]
+
+    scores = book(Broken(5, space=SMALL))
+    with pytest.raises(StudyError, match="prompt 2 under T=8"):
+        scores.scores(OTHER, [2])
+    assert scores.count(content(OTHER)) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        book(Surface(5, space=SMALL), FileStore(tmp_path / "missing" / "scores.jsonl")).scores(OTHER, [0])
