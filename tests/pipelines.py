@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import string
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -167,3 +168,146 @@ def fingerprint(pipe: Any) -> dict[str, Any]:
 
 def takes(function: Any, name: str) -> bool:
     return name in inspect.signature(function).parameters
+
+
+def sdxl(
+    scheduler_name: str = "euler", *, seed: int = 0, kind: str = "StableDiffusionXLPipeline", **unet_changes: Any
+) -> Any:
+    """A Stable Diffusion XL pipeline: three levels, the shallowest without attention, two text encoders."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "use_linear_projection": True,
+        "cross_attention_dim": 2 * TEXT,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + TEXT,
+    }
+    return quiet(
+        getattr(diffusers, kind)(
+            vae=vae(),
+            text_encoder=text_encoder(),
+            text_encoder_2=text_encoder(projection=True),
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer(),
+            unet=unet(**{**settings, **unet_changes}),
+            scheduler=scheduler(scheduler_name),
+            add_watermarker=False,
+        )
+    )
+
+
+def lcm(*, seed: int = 0) -> Any:
+    """A latent consistency pipeline: the guidance scale is embedded, so the batch has one half."""
+    from diffusers import LatentConsistencyModelPipeline
+
+    torch.manual_seed(seed)
+    return quiet(
+        LatentConsistencyModelPipeline(
+            vae=vae(),
+            text_encoder=text_encoder(),
+            tokenizer=tokenizer(),
+            unet=unet(time_cond_proj_dim=8),
+            scheduler=scheduler("lcm"),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
+def pixart(scheduler_name: str = "dpm", *, seed: int = 0, sigma: bool = False, depth: int = 6) -> Any:
+    """PixArt-α (with resolution and aspect ratio conditions, as at 1024²) or PixArt-Σ, six blocks."""
+    from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=6,
+        num_layers=depth,
+        cross_attention_dim=12,
+        sample_size=16 if sigma else 128,
+        caption_channels=TEXT,
+        use_additional_conditions=not sigma,
+    ).eval()
+    # The trained model's output layer is not zero.
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    torch.nn.init.normal_(transformer.scale_shift_table)
+    t5 = T5Config(
+        vocab_size=len(tokenizer()),
+        d_model=TEXT,
+        d_kv=8,
+        d_ff=TEXT,
+        num_layers=1,
+        num_heads=2,
+        tie_word_embeddings=True,
+    )
+    return quiet(
+        (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
+            vae=vae(),
+            # Any tokenizer will do for random weights.
+            tokenizer=tokenizer(),
+            text_encoder=T5EncoderModel(t5).eval(),
+            transformer=transformer,
+            scheduler=scheduler(scheduler_name),
+        )
+    )
+
+
+def controlnet(pipe: Any, kind: str = "StableDiffusionControlNetPipeline") -> Any:
+    """A control network on top of another pipeline's parts; its zero convolutions are made random."""
+    import diffusers
+
+    control = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_channels=3).eval()
+    for layer in [
+        *control.controlnet_down_blocks,
+        control.controlnet_mid_block,
+        control.controlnet_cond_embedding.conv_out,
+    ]:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    parts = {**pipe.components, "controlnet": control}
+    kwargs = {"requires_safety_checker": False} if "safety_checker" in parts else {"add_watermarker": False}
+    return quiet(getattr(diffusers, kind)(**parts, **kwargs))
+
+
+def img2img(pipe: Any) -> Any:
+    """The image-to-image pipeline over another pipeline's parts."""
+    import diffusers
+
+    kind = type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline")
+    kwargs = {"requires_safety_checker": False} if "safety_checker" in pipe.components else {}
+    return quiet(getattr(diffusers, kind)(**pipe.components, **kwargs))
+
+
+def picture(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
+    """Random pictures in [0, 1], for pipelines that start from one."""
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+#: Every family: builder, and the arguments that a call needs besides the prompt. Pictures of 128, latents of 16.
+FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "sd": (lambda: sd("dpm"), {}),
+    "sdxl": (lambda: sdxl("euler"), {}),
+    "lcm": (lcm, {}),
+    "pixart-alpha": (pixart, {"use_resolution_binning": False, "clean_caption": False}),
+    "pixart-sigma": (lambda: pixart(sigma=True), {"use_resolution_binning": False, "clean_caption": False}),
+    "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
+    "sdxl-controlnet": (
+        lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
+        {"image": picture(3, 128, 128)},
+    ),
+}
+
+
+def without_forward_attributes(pipe: Any) -> None:
+    """Clear the ``forward`` attributes that other packages leave on modules."""
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            for module in part.modules():
+                module.__dict__.pop("forward", None)
