@@ -2,11 +2,7 @@
 
 ``enable`` puts hooks on the networks (``network.py``) and gives the pipeline object a subclass of its own class, with
 the same name and signature, whose ``__call__`` marks where a run begins and ends and whose ``prepare_latents`` makes
-the low-resolution start. The scheduler's ``step`` is wrapped for the length of a call only, so it may be replaced
-between calls. ``disable`` undoes all of it: no attribute, hook or tensor stays behind.
-
-The order inside a call: latents → for each step: control network, denoiser, ``scheduler.step`` → end. Everything is
-driven by the step plan, and a run is counted by completed ``scheduler.step`` calls.
+the low-resolution start (``attachment.py``). ``disable`` undoes all of it: no attribute, hook or tensor stays behind.
 """
 
 from __future__ import annotations
@@ -15,208 +11,16 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from postdiff_calib.accelerate.families import Family, family_of, latent_multiple_of
-from postdiff_calib.accelerate.mixed_resolution import check_noise, fresh_noise, low_res_start, upsample
-from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
-from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.summary import RunSummary
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.plan import StepPlan, compile_plan
 
 #: The one attribute on an accelerated pipeline; gone after ``disable``.
 _ATTRIBUTE = "_postdiff"
-#: Arguments that run a part of the schedule only, which a step plan does not describe.
-_REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
-
-
-class Attachment:
-    """All that belongs to one accelerated pipeline object."""
-
-    def __init__(self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None) -> None:
-        self.family: Family = family_of(pipe)
-        self.plan, self.noise, self.latent_multiple = plan, check_noise(noise), latent_multiple
-        self._check(pipe)
-        self.networks = self._attach(pipe)
-        self.summary: RunSummary | None = None
-        self._run: Run | None = None
-        self._active = False
-        self._generator: Any = None
-
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """What a second attachment with the same effect would share."""
-        return self.plan.knobs, self.noise, self.latent_multiple
-
-    def _check(self, pipe: Any) -> None:
-        plan, family = self.plan, self.family
-        check_scheduler(pipe.scheduler)
-        if plan.n_low:
-            if family.low_res_refusal:
-                raise UnsupportedError(
-                    f"low_res_fraction={plan.knobs.low_res_fraction:g} with {family.pipeline_class}",
-                    family.low_res_refusal,
-                    "set low_res_fraction=0 for it",
-                )
-            switch_of(pipe.scheduler)
-        if not family.guides and plan.gate_step < len(plan) and plan.knobs.cross_attention_cache == "off":
-            raise UnsupportedError(
-                f"guidance_fraction={plan.knobs.guidance_fraction:g} with cross_attention_cache='off'",
-                f"{family.pipeline_class} has no unconditional half to drop",
-                "set guidance_fraction=1, or cross_attention_cache='cond'",
-            )
-
-    def _attach(self, pipe: Any) -> NetworkAttachment:
-        control = getattr(pipe, self.family.control) if self.family.control else None
-        return NetworkAttachment(getattr(pipe, self.family.denoiser), self.plan, control)
-
-    def _refresh_networks(self, pipe: Any) -> None:
-        """Follow a pipeline whose network was replaced or compiled since."""
-        control = getattr(pipe, self.family.control) if self.family.control else None
-        if self.networks.network is not getattr(pipe, self.family.denoiser) or self.networks.control is not control:
-            self.networks.detach()
-            self.networks = self._attach(pipe)
-
-    def call(self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run ``original`` (the stock ``__call__``) under the plan."""
-        if self._active:
-            raise UsageError(
-                "a second call of a pipeline that is running",
-                "an accelerated pipeline serves one call at a time",
-                "wait for it, or make one pipeline per thread",
-            )
-        kwargs = self._check_arguments(original, pipe, args, kwargs)
-        self._check(pipe)
-        self._refresh_networks(pipe)
-        scheduler = pipe.scheduler
-        stock = scheduler.__dict__.get("step")
-        self.summary, self._active = None, True
-        try:
-            scheduler.step = self._wrap_step(pipe, scheduler)
-            result = original(pipe, *args, **kwargs)
-            if self._run is not None:
-                self.summary = self._run.summary
-                if not getattr(pipe, "_interrupt", False):
-                    self._check_finished(self.summary)
-            return result
-        finally:
-            if stock is None:
-                scheduler.__dict__.pop("step", None)
-            else:
-                scheduler.step = stock
-            self.networks.end()
-            self._run, self._generator, self._active = None, None, False
-
-    def _check_arguments(
-        self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        given = inspect.signature(original).bind_partial(pipe, *args, **kwargs).arguments
-        total = len(self.plan)
-        for name in _REFUSED_ARGUMENTS:
-            if given.get(name) is not None:
-                raise UsageError(
-                    f"{name}={given[name]!r}", "the step plan covers a whole schedule", f"leave {name} out"
-                )
-        for name in ("timesteps", "sigmas"):
-            if given.get(name) is not None and len(given[name]) != total:
-                raise UsageError(
-                    f"{name} with {len(given[name])} entries",
-                    f"the knobs say {total} steps",
-                    "make both equal",
-                )
-        if "num_inference_steps" not in given:
-            return {**kwargs, "num_inference_steps": total}
-        if given["num_inference_steps"] != total:
-            raise UsageError(
-                f"num_inference_steps={given['num_inference_steps']}",
-                f"this pipeline is accelerated for {total} steps",
-                "leave it out, or enable it again with other knobs",
-            )
-        return kwargs
-
-    def start(self, pipe: Any, full: Any, generator: Any) -> Any:
-        """Begin the run when the pipeline has made its starting latent (B, C, H, W); return the one to start from."""
-        if not self._active:
-            return full
-        plan = self.plan
-        height, width = int(full.shape[-2]), int(full.shape[-1])
-        total = len(pipe.scheduler.timesteps)
-        if total != len(plan):
-            raise UnsupportedError(
-                f"{type(pipe.scheduler).__name__} with {total} network calls for {len(plan)} steps",
-                "a step plan needs one call per step",
-                "replace it: pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
-            )
-        latents = full
-        if plan.n_low:
-            multiple = self.latent_multiple or latent_multiple_of(unwrapped(self.networks.network))
-            size = low_res_size(height, width, plan.knobs.low_res_scale, multiple)
-            if size[0] > height or size[1] > width:
-                raise KnobError(
-                    f"low_res_scale={plan.knobs.low_res_scale:g} of a {height}×{width} latent",
-                    f"one side is smaller than {multiple}, the smallest that the network accepts",
-                    "take a larger picture, or low_res_fraction=0",
-                )
-            latents = low_res_start(full, size, self.noise, pipe.scheduler.init_noise_sigma, generator)
-        self._generator = generator
-        partial = functools.partial(self._plan_of_the_rest, pipe) if self.family.partial_schedule else None
-        self._run = self.networks.begin(Run(plan, int(full.shape[0]), (height, width), partial))
-        return latents
-
-    def _plan_of_the_rest(self, pipe: Any) -> StepPlan:
-        """Image to image: the knobs' fractions apply to the steps that the strength leaves."""
-        left = int(pipe.num_timesteps)
-        return self.plan if left == len(self.plan) else compile_plan(replace(self.plan.knobs, num_inference_steps=left))
-
-    def _wrap_step(self, pipe: Any, scheduler: Any) -> Any:
-        stock = scheduler.step
-        signature = inspect.signature(stock)
-
-        @functools.wraps(stock)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            run = self._run
-            if run is None or not run.step.switch:
-                result = stock(*args, **kwargs)
-                if run is not None:
-                    run.complete_step()
-                return result
-            given = signature.bind(*args, **kwargs).arguments
-            switch, index, sample = switch_of(scheduler), run.step.index, given["sample"]
-            assert run.full_size is not None  # set in ``start``, which every low-resolution run passes
-            clean = predicted_clean(scheduler, switch, index, given["model_output"], given["timestep"], sample)
-            clean = upsample(clean, run.full_size)
-            # The stock step still counts the step; its low-resolution sample is dropped.
-            result = stock(*args, **kwargs)
-            switch.forget(scheduler)
-            noise = fresh_noise(sample, run.full_size, self._generator)
-            latents = noised(scheduler, switch, index + 1, clean, noise).to(sample.dtype)
-            run.complete_step(switched=True)
-            return _with_sample(result, latents, clean.to(sample.dtype))
-
-        return step
-
-    def _check_finished(self, summary: RunSummary) -> None:
-        if len(summary.steps) != len(summary.plan):
-            raise UsageError(
-                f"a run of {len(summary.steps)} steps",
-                f"the plan has {len(summary.plan)}",
-                "call the pipeline with its whole schedule",
-            )
-        summary.check()
-
-
-def _with_sample(result: Any, latents: Any, clean: Any) -> Any:
-    """A scheduler step's result, of the same form, with the full-resolution sample (and clean latent) in it."""
-    if isinstance(result, tuple):
-        return (latents, *([clean] if len(result) > 1 else []), *result[2:])
-    result.prev_sample = latents
-    for name in ("pred_original_sample", "denoised"):
-        if getattr(result, name, None) is not None:
-            setattr(result, name, clean)
-    return result
 
 
 @functools.cache
@@ -315,7 +119,7 @@ def enable(
     if strict and isinstance(knobs, Knobs):
         _refuse_inert(plan)
     old = _attachment(pipe)
-    if old is not None and old._active:
+    if old is not None and old.active:
         raise UsageError("enable during a call", "the plan of a running call is fixed", "wait until it returns")
     attachment = Attachment(pipe, plan, noise, latent_multiple)
     disable(pipe)
@@ -327,7 +131,7 @@ def disable(pipe: Any) -> None:
     attachment = _attachment(pipe)
     if attachment is None:
         return
-    if attachment._active:
+    if attachment.active:
         raise UsageError("disable during a call", "the plan of a running call is fixed", "wait until it returns")
     attachment.networks.end()
     attachment.networks.detach()

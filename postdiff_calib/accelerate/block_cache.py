@@ -131,6 +131,7 @@ class BlockCache:
         holders: objects whose ``held`` is the kept feature.
         skip_live: for each skip connection, conv_in first, whether a reuse step computes it; empty for transformers.
         middle_live: a reuse step uses what is added to the middle block's output (the boundary is the middle block).
+        partial_up: the up block of which a reuse step skips some layers and runs others, or None.
     """
 
     name: str
@@ -138,6 +139,21 @@ class BlockCache:
     holders: list[Any]
     skip_live: list[bool] = field(default_factory=list)
     middle_live: bool = False
+    partial_up: Any = None
+
+    def check(self) -> None:
+        """Refuse what has been switched on in the network since, and does not go with skipped layers.
+
+        Raises:
+            UnsupportedError: FreeU filters the skip connections of a block of which layers are skipped.
+        """
+        block = self.partial_up
+        if block is not None and getattr(block, "s1", None) and getattr(block, "resolution_idx", None) in (0, 1):
+            raise UnsupportedError(
+                "FreeU with a cache_branch inside the two deepest levels",
+                "it filters skip connections that reuse steps do not compute",
+                "call pipe.disable_freeu(), or take a smaller cache_branch",
+            )
 
     @property
     def layers_skipped(self) -> int:
@@ -259,7 +275,8 @@ def _unet_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCach
         skip_live += [i < depth or (i == depth and position < layer) for position in range(outputs)]
     keep = _Keep(flags, boundary)
     hooks = [(module, _Skip(flags, module, role)) for module, role in skipped]
-    return BlockCache(name, [*hooks, (boundary, keep)], [keep], skip_live, boundary is middle)
+    partial_up = ups[depth] if layer < up_layers - 1 else None
+    return BlockCache(name, [*hooks, (boundary, keep)], [keep], skip_live, boundary is middle, partial_up)
 
 
 def _boundary_is_middle(ups: list[Any], branch: int) -> bool:

@@ -27,10 +27,22 @@ _UNBATCHED = {"ip_adapter_masks"}
 
 
 def halve_batch(value: Any, batch: int) -> Any:
-    """The conditional half of every tensor whose first dimension is ``batch``, in nested containers too."""
+    """The conditional half of every tensor whose first dimension is ``batch``, in nested containers too.
+
+    Raises:
+        UnsupportedError: IP-Adapter embeddings for another batch, of which no half can be told.
+    """
     if isinstance(value, torch.Tensor):
         return value.chunk(2)[1] if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, dict):
+        adapters = value.get("image_embeds")
+        for embeddings in adapters if isinstance(adapters, (list, tuple)) else ():
+            if embeddings.shape[0] != batch:
+                raise UnsupportedError(
+                    f"IP-Adapter embeddings for {embeddings.shape[0]} in a batch of {batch}",
+                    "dropping guidance needs one entry per picture and half",
+                    "pass embeddings of one negative and one positive picture; the pipeline repeats them",
+                )
         return {
             key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch)
             for key, item in value.items()
