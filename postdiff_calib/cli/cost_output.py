@@ -1,0 +1,202 @@
+"""What ``postdiff cost`` prints: a plan's price, a grid of plans, a step by module, a latency table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost import CostTable
+from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
+from postdiff_calib.cost.macs import Convention
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import Card
+from postdiff_calib.plan import compile_plan
+
+
+@dataclass
+class CostView:
+    """One model's prices, seen from one set of knobs.
+
+    Args:
+        card: the model.
+        costs: its cost table.
+        knobs: the plan to price.
+        convention: ``paper`` or ``full``.
+        as_json: print JSON instead of tables.
+    """
+
+    card: Card
+    costs: CostTable
+    knobs: Knobs
+    convention: str
+    as_json: bool
+
+    @property
+    def baseline(self) -> Knobs:
+        """The unaccelerated model at its default number of steps."""
+        return Knobs(self.card.num_inference_steps)
+
+    def facts(self) -> dict[str, Any]:
+        """The price of the plan, as printed with ``--json``."""
+        plan = compile_plan(self.knobs)
+        convention = cast(Convention, self.convention)
+        per_step = [self.costs.step_macs(key).by(convention) for key in self.costs.keys(plan)]
+        total = sum(per_step)
+        keys = self.costs.keys(compile_plan(self.baseline))
+        baseline = sum(self.costs.step_macs(key).by(convention) for key in keys)
+        facts: dict[str, Any] = {
+            "model": self.costs.model,
+            "height": self.costs.height,
+            "width": self.costs.width,
+            "knobs": self.knobs.as_dict(),
+            "convention": self.convention,
+            "macs_total": total,
+            "macs_per_step": per_step,
+            "flops_total": 2 * total,
+            "relative_to_baseline": total / baseline,
+            "macs_text_encoder": self.costs.macs_text_encoder,
+            "macs_vae_decoder": self.costs.macs_vae_decoder,
+        }
+        if self.costs.latency is not None:
+            cost = self.costs.price(plan)
+            facts |= {
+                "seconds": cost.seconds,
+                "seconds_p95": cost.seconds_p95,
+                "batch_size": self.costs.latency.batch_size,
+                "environment": dict(self.costs.latency.environment),
+            }
+        return facts
+
+    def print_plan(self) -> None:
+        """The plan's price."""
+        facts = self.facts()
+        if self.as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
+        counted = "attention's products counted" if self.convention == "full" else "convolutions and linear layers only"
+        typer.echo(f"{facts['model']} {facts['height']}×{facts['width']}  {self.knobs.describe()}")
+        typer.echo(
+            f"denoising   {format_macs(facts['macs_total'])} per image = {100 * facts['relative_to_baseline']:.1f}% of "
+            f"the baseline ({self.baseline.describe()}); convention {self.convention}: {counted}, 1 MAC = 2 FLOPs"
+        )
+        typer.echo(
+            f"outside     text {format_macs(facts['macs_text_encoder'])}, decoding "
+            f"{format_macs(facts['macs_vae_decoder'])}"
+        )
+        if "seconds" in facts:
+            device = facts["environment"].get("device_name", "?")
+            median, high = format_seconds(facts["seconds"]), format_seconds(facts["seconds_p95"])
+            typer.echo(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}")
+
+    def print_latency(self, out: Path | None) -> None:
+        """The measured kinds of step."""
+        latency = self.costs.latency
+        if latency is None:
+            return
+        table = _table("kind of step", "median", "quartiles", "measured", "MACs")
+        for key, time in sorted(latency.steps.items()):
+            spread = f"{format_seconds(time.low)} … {format_seconds(time.high)}"
+            macs = format_macs(self.costs.step_macs(key).full)
+            table.add_row(key.describe(), format_seconds(time.median), spread, f"{time.count}×", macs)
+        for name, part in (("text encoding", latency.text), ("all before step 0", latency.before)):
+            table.add_row(name, format_seconds(part.median), "", f"{part.count}×", "")
+        table.add_row("decoding", format_seconds(latency.after.median), "", f"{latency.after.count}×", "")
+        table.add_row("overhead of a step", format_seconds(latency.step_overhead.median), "", "", "")
+        table.add_row("change of resolution", format_seconds(max(0.0, latency.switch)), "", "", "")
+        _print(table)
+        typer.echo(f"{len(latency.steps)} kinds measured; any other is predicted from its MACs")
+        if out is not None:
+            typer.echo(f"written to {out}")
+
+    def print_modules(self) -> None:
+        """MACs of a full and a reuse step by block and kind of layer."""
+        from postdiff_calib.cost.meter import StepKey
+        from postdiff_calib.cost.modules import breakdown
+
+        full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
+        shown = {"full step": full}
+        if "cache_interval" in self.card.knobs:
+            shown["reuse step"] = full._replace(refresh=False, branch=self.knobs.cache_branch)
+        counted = {name: breakdown(self.costs.meter, key) for name, key in shown.items()}
+        if self.as_json:
+            typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))
+            return
+        for name, (blocks, counter) in counted.items():
+            _print(_module_table(f"{name} (counted with {counter})", blocks))
+
+    def print_grid(self, budget: str | None, plot: Path | None) -> None:
+        """The reachable range of costs by T.
+
+        Raises:
+            BudgetError: the budget cannot be read, or no plan is within it.
+        """
+        from postdiff_calib.search.space import SearchSpace
+
+        baseline = self.costs.price(compile_plan(self.baseline))
+        limit = parse_budget(budget).resolve(baseline) if budget else None
+        space = SearchSpace.from_card(self.card, self.costs.latent)
+        priced: list[tuple[Knobs, PlanCost]] = [(plan.knobs, self.costs.price(plan)) for plan in space.plans]
+        rows = reachable(priced, limit)
+        if plot is not None:
+            title = f"{self.costs.model} {self.costs.height}×{self.costs.width}"
+            plot_reachable(rows, plot, title, limit)
+        if self.as_json:
+            facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]
+            typer.echo(json.dumps({"budget": limit.value if limit else None, "rows": facts}, indent=2))
+        else:
+            table = _table("T", "plans", "cheapest", "dearest", "cheapest plan", "within budget")
+            for row in rows:
+                within = "" if row.within is None else str(row.within)
+                figures = show(row.cheapest, limit), show(row.dearest, limit)
+                table.add_row(
+                    str(row.num_inference_steps), str(row.plans), *figures, row.cheapest_knobs.describe(), within
+                )
+            _print(table)
+        if limit is not None:
+            allowed = sum(row.within or 0 for row in rows)
+            if allowed == 0:
+                knobs, binding = binding_knob(rows)
+                cheapest = self.costs.price(compile_plan(knobs))
+                limit.require_reachable(cheapest, knobs.describe(), binding)
+            if not self.as_json:
+                typer.echo(f"{allowed} of {len(priced)} plans cost at most {limit.show(limit.value)} per image")
+                if limit.above_baseline:
+                    typer.echo(f"note: {limit.above_baseline}")
+        if plot is not None and not self.as_json:
+            typer.echo(f"drawn into {plot}")
+
+
+def _module_table(title: str, blocks: dict[str, dict[str, int]]) -> Table:
+    kinds = list(next(iter(blocks.values())))
+    columns = [sum(row[kind] for row in blocks.values()) for kind in kinds]
+    unit, scale = ("GMACs", 1e9) if sum(columns) >= 1e10 else ("MMACs", 1e6)
+
+    def cells(figures: Iterable[int]) -> list[str]:
+        return [f"{figure / scale:.2f}" if figure else "" for figure in figures]
+
+    table = _table("block", *kinds, "total", title=f"{title}, {unit} per image")
+    for block, row in blocks.items():
+        table.add_row(block, *cells([*row.values(), sum(row.values())]))
+    table.add_row("total", *cells([*columns, sum(columns)]))
+    return table
+
+
+def _table(*headings: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i == 0 or "plan" in heading[-4:] else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    # Piped output has no width of its own; rows must stay whole.
+    (console if console.is_terminal else Console(width=200)).print(table)

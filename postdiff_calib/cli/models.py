@@ -1,0 +1,50 @@
+"""``postdiff models``: the models that postdiff knows by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Annotated
+
+import typer
+
+
+def models_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
+) -> None:
+    """List the supported models: where they are, how they run, and which knobs apply.
+
+    Any other Stable Diffusion, SDXL, LCM or PixArt pipeline works too, by local directory or hub id.
+
+    Example: postdiff models
+    """
+    from postdiff_calib.models.cards import CARDS, DPM
+
+    if as_json:
+        rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name != "networks"} for card in CARDS]
+        typer.echo(json.dumps([{**row, "knobs": sorted(row["knobs"])} for row in rows], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from postdiff_calib.knobs import SYMBOLS
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
+        table.add_column(heading, no_wrap=heading not in ("from", "licence"), overflow="fold")
+    for card in CARDS:
+        symbols = [s for name, s in SYMBOLS.items() if name in card.knobs and len(s) == 1]
+        source = "this package" if card.name == "shapes" else f"{card.hub_id}@{card.revision[:8]}"
+        table.add_row(
+            card.name,
+            f"{card.height}×{card.width}",
+            str(card.num_inference_steps),
+            f"{card.guidance_scale:g}",
+            "DPM++ 2M" if card.scheduler == DPM else card.scheduler.removesuffix("Scheduler"),
+            " ".join(symbols),
+            card.licence,
+            source,
+        )
+    console = Console()
+    # Piped output has no width of its own; rows must stay whole for grep.
+    (console if console.is_terminal else Console(width=200)).print(table)
