@@ -2,9 +2,8 @@
 
 *Exploring*, a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken)
 and scored on a few prompts of its own; its mean paired difference and the variance of that mean feed the surrogate.
-From the middle of the exploration on, *finalists* are inserted: the plan that is most often the best among many draws
-is run on all prompts, racing against the best complete plan. Complete plans teach the surrogate most, so exploration
-goes on between.
+From the middle of the exploration on, *finalists* are inserted: the plan of the highest expected value is run on all
+prompts, racing against the best complete plan. Complete plans teach the surrogate most, so exploration goes on between.
 
 Both steps serve the arms: a share of the explored plans and of the finalists comes from the cheaper-steps arm alone (T
 at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
@@ -31,8 +30,6 @@ from postdiff_calib.search.surrogate import Features, Observation, Posterior, va
 Arm = Literal["fewer", "cheaper", "joint"]
 Role = Literal["baseline", "explore", "final", "ladder"]
 
-#: Draws that decide which plan is most often the best.
-_VOTES = 256
 #: One in so many explored plans and finalists is taken from the cheaper-steps arm.
 _CHEAPER_EVERY = 4
 _FINALIST_CHEAPER_EVERY = 3
@@ -175,7 +172,7 @@ class Strategy:
         if explored >= min(due, n_explore):
             cheaper = finals % _FINALIST_CHEAPER_EVERY == 1
             for arm in self._order("cheaper" if cheaper else "joint"):
-                chosen = self._finalist(posterior, arm, rng, busy)
+                chosen = self._finalist(posterior, arm, busy)
                 if chosen is not None:
                     return Proposal(chosen, "final", arm)
         arms = self._order("cheaper" if explored % _CHEAPER_EVERY == _CHEAPER_EVERY - 1 else "joint")
@@ -202,9 +199,7 @@ class Strategy:
                 mask[row] = False
         return mask
 
-    def _finalist(
-        self, posterior: Posterior, arm: Arm, rng: np.random.Generator, busy: Collection[str]
-    ) -> Candidate | None:
+    def _finalist(self, posterior: Posterior, arm: Arm, busy: Collection[str]) -> Candidate | None:
         mask = self._open(arm, busy)
         for plan in self._book.plans:
             row = self._row.get(plan)
@@ -213,9 +208,7 @@ class Strategy:
         rows = np.flatnonzero(mask)
         if not len(rows):
             return None
-        votes = np.bincount(posterior.draw(rng, _VOTES)[:, rows].argmax(1), minlength=len(rows))
-        mean = posterior.mean()[rows]
-        return self.candidates[int(rows[np.lexsort((mean, votes))[-1]])]
+        return self.candidates[int(rows[posterior.mean()[rows].argmax()])]
 
     def race_lost(self, plan: str, arm: Arm) -> bool:
         """Whether a plan has lost its race against the arm's best complete plan."""

@@ -8,6 +8,7 @@ all Gaussian with mean 0, and 0 at the unaccelerated model:
 
 - main effects are piecewise linear in each knob, one increment per grid interval (a random walk), so neighbouring
   values help each other and no shape is imposed;
+- each knob also has a linear and a quadratic trend in its severity, which a few plans determine;
 - interactions are products of normalised severities u ∈ [0, 1], with squares for k × T and s × β, the strong ones;
 - the residual is a Gaussian process with a squared exponential kernel, by random Fourier features, so that the model is
   never stuck with what products cannot express;
@@ -33,7 +34,7 @@ _FOURIER = 96
 _LENGTH = 0.45
 _ITERATIONS = 12
 #: Prior standard deviations, as a share of the typical observed difference, by group.
-_PRIOR = {"main": 0.35, "pairs": 0.5, "residual": 0.35, "own": 0.15}
+_PRIOR = {"trend": 0.6, "main": 0.15, "pairs": 0.5, "residual": 0.25, "own": 0.15}
 #: Weight of the prior variance, in features.
 _PRIOR_WEIGHT = 4.0
 
@@ -77,6 +78,8 @@ class Features:
             columns.append(_increments(points[:, j], levels, self._reference[j]))
             close(f"main{j}")
         u = (self._transform(points) - self._transform(self._reference[None])) / self._span
+        columns += [u, u**2]
+        close("trend")
         for i in range(u.shape[1]):
             for j in range(i + 1, u.shape[1]):
                 product = u[:, i] * u[:, j]

@@ -38,7 +38,7 @@ def limit(share, space=SPACE):
 
 def loss(c, private=0.08):
     total, s, beta, _, m = c.coordinates()
-    steps = 26 * (total**-2.0 - 20**-2.0)
+    steps = 120 * (total**-2.2 - 20**-2.2)
     low = 1.2 * (s / 0.5) ** 1.5 * ((1 - beta) / 0.5) ** 1.3
     cache = {1: 0.0, 2: 0.3, 3: 0.6, 4: 1.8, 5: 4.2}[c.k] * (20 / total) ** 0.7
     guide = 1.3 * ((1 - m) / 0.55) ** 1.4
