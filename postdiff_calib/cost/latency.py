@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
-from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
 from postdiff_calib.cost.timeline import Timeline, timed_call
 from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs
@@ -131,11 +131,15 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     m = 0.5 if "guidance_fraction" in applicable else 1.0
     first = setting.branches[0] if setting.branches else 1
     wanted = [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=first), Knobs(6)]
+    if k > 1:
+        # A second share of reuse steps, for the line.
+        wanted.append(Knobs(8, cache_interval=4, guidance_fraction=m, cache_branch=first))
     middle_first = _middle_first(setting.scales)[: 1 if setting.quick else None]
     if "low_res_fraction" in applicable:
         # Low: 4 guided and 4 conditional steps; full: cross-attention live once, then cached, refresh and reuse.
         low = Knobs(12, 2 / 3, 0.5, k, 1 / 3 if m < 1 else 1.0, first)
         wanted += [replace(low, low_res_scale=scale) for scale in middle_first]
+        wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in middle_first[:1] if k > 1]
     if k > 1 and not setting.quick:
         wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
     plans: list[StepPlan] = []
@@ -220,21 +224,40 @@ def summarise(
         step_overhead=timing(overhead),
         switch=statistics.median(extra) if extra else 0.0,
         scale=1.0,
+        reuse_slope=0.0,
         p95_ratio=1.0,
         batch_size=batch_size,
         memory=peak or {},
         environment=environment or {},
     )
-    ratios = [times.total / batch_size / _sum(table, latency, plan) for plan, times in runs]
-    scale = statistics.median(ratios)
-    high = sorted(ratios)[min(len(ratios) - 1, int(0.95 * len(ratios)))]
-    return replace(latency, scale=scale, p95_ratio=max(1.0, high / scale))
+    scale, slope = _factor_line(table, latency, runs, batch_size)
+    fitted = replace(latency, scale=scale, reuse_slope=slope)
+    expected = [_loop(table, fitted, plan) * fitted.step_factor(plan) for plan, _ in runs]
+    fixed = fitted.before.median + fitted.after.median
+    ratios = sorted(t.total / batch_size / (fixed + loop) for (_, t), loop in zip(runs, expected, strict=True))
+    return replace(fitted, p95_ratio=max(1.0, ratios[min(len(ratios) - 1, int(0.95 * len(ratios)))]))
 
 
-def _sum(table: CostTable, latency: Latency, plan: StepPlan) -> float:
-    """The unscaled sum that the table predicts for a plan of measured kinds."""
+def _factor_line(
+    table: CostTable, latency: Latency, runs: Sequence[tuple[StepPlan, Timeline]], batch_size: int
+) -> tuple[float, float]:
+    """(start, slope) of measured over summed seconds of the steps against the share of reuse steps."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    shares = {plan.content: reuse_share(plan) for plan, _ in runs}
+    for plan, times in runs:
+        ratios[plan.content].append(sum(times.steps) / batch_size / _loop(table, latency, plan))
+    x = [shares[content] for content in ratios]
+    y = [statistics.median(values) for values in ratios.values()]
+    if len(set(x)) < 2:
+        return statistics.fmean(y), 0.0
+    slope, start = statistics.linear_regression(x, y)
+    return start, slope
+
+
+def _loop(table: CostTable, latency: Latency, plan: StepPlan) -> float:
+    """The unscaled sum that the table predicts for the steps of a plan of measured kinds."""
     steps = sum(latency.steps[key].median for key in table.keys(plan) if key in latency.steps)
-    return latency.before.median + steps + (latency.switch if plan.n_low else 0.0) + latency.after.median
+    return steps + (latency.switch if plan.n_low else 0.0)
 
 
 def timing(values: Sequence[float]) -> Timing:

@@ -2,11 +2,13 @@
 
 A plan's MACs are the sum over its steps, exact. Its seconds per image, end to end, are
 
-    scale · (before + Σ steps + switch, if it changes resolution + after),
+    before + (scale + reuse_slope · r) · (Σ steps + switch, if it changes resolution) + after,
 
-where ``before`` is everything up to the first network call (text encoding, set-up), ``after`` is decoding to a
-picture, and ``scale`` the median ratio of whole measured runs to that sum (medians of parts add up to a little less
-than the median of the whole). A kind of step that was not measured is predicted from its MACs.
+where ``before`` is everything up to the first network call (text encoding, set-up) and ``after`` is decoding to a
+picture. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little less than the median
+of their sum, and a step's time depends a little on what ran before it (a processor's caches hold less of the deep
+blocks' weights after shallow steps), so it is linear in the share r of steps that reuse. A kind of step that was not
+measured is predicted from its MACs.
 
 The table is plain data: one made on another machine prices plans here.
 """
@@ -52,7 +54,7 @@ class Latency:
         text: the text encoders' share of ``before``.
         step_overhead: share of a step outside the network (scheduler, guidance).
         switch: what the step that changes resolution takes beyond others of its kind.
-        scale: median of measured over summed seconds of whole runs.
+        scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of reuse steps.
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: pictures per call.
         memory: peak bytes per image by kind of step, where the device reports them.
@@ -66,10 +68,20 @@ class Latency:
     step_overhead: Timing
     switch: float
     scale: float
+    reuse_slope: float
     p95_ratio: float
     batch_size: int
     memory: Mapping[StepKey, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def step_factor(self, plan: StepPlan) -> float:
+        """Measured over summed seconds of a plan's steps, by the fitted line; see the module."""
+        return max(0.5, self.scale + self.reuse_slope * reuse_share(plan))
+
+
+def reuse_share(plan: StepPlan) -> float:
+    """r, the share of steps that reuse the deep blocks' features."""
+    return 1 - len(plan.refresh_steps) / len(plan)
 
 
 class CostTable:
@@ -149,8 +161,8 @@ class CostTable:
         if self.latency is None:
             return PlanCost(full, paper)
         now = self.latency
-        total = now.before.median + now.after.median + sum(times * self.step_seconds(key) for key, times in steps)
-        total = now.scale * (total + (now.switch if plan.n_low else 0.0))
+        loop = sum(times * self.step_seconds(key) for key, times in steps) + (now.switch if plan.n_low else 0.0)
+        total = now.before.median + loop * now.step_factor(plan) + now.after.median
         return PlanCost(full, paper, total, total * now.p95_ratio)
 
     def is_measured(self, key: StepKey) -> bool:
@@ -205,6 +217,7 @@ class CostTable:
             data["latency"] = {part: asdict(getattr(now, part)) for part in parts} | {
                 "switch": now.switch,
                 "scale": now.scale,
+                "reuse_slope": now.reuse_slope,
                 "p95_ratio": now.p95_ratio,
                 "batch_size": now.batch_size,
                 "environment": dict(now.environment),

@@ -120,7 +120,7 @@ def test_seconds_from_a_table_of_another_machine(tmp_path, small_space) -> None:
     table = table_for_card(get_card("bk-sdm-tiny"), height=128, width=128)
     one = timing([0.5])
     key = StepKey(16, 16, True, True, True, -1)
-    table.latency = Latency({key: one}, one, one, one, one, 0.0, 1.0, 1.2, 4, environment={"device_name": "H100"})
+    table.latency = Latency({key: one}, one, one, one, one, 0.0, 1.0, 0.0, 1.2, 4, environment={"device_name": "H100"})
     path = tmp_path / "h100.json"
     write_json(path, table.as_dict())
     facts = priced("--model", "bk-sdm-tiny", "--table", str(path), "-T", "4")

@@ -86,7 +86,7 @@ def test_a_second_time_comes_from_the_disk(loaded, cache, monkeypatch) -> None:
     def fake(*_) -> Latency:
         calls.append(1)
         one = timing([float(len(calls))])
-        return Latency({key: one}, one, one, one, one, 0.0, 1.0, 1.0, 2)
+        return Latency({key: one}, one, one, one, one, 0.0, 1.0, 0.0, 1.0, 2)
 
     monkeypatch.setattr("postdiff_calib.cost.latency.measure", fake)
     table = make_table(loaded)

@@ -62,6 +62,7 @@ def latency(steps: dict[StepKey, float], **changes) -> Latency:
         "step_overhead": constant(0.01),
         "switch": 0.25,
         "scale": 1.0,
+        "reuse_slope": 0.0,
         "p95_ratio": 1.5,
         "batch_size": 1,
         "environment": {"device": "cpu"},
@@ -91,7 +92,10 @@ def test_seconds_are_before_steps_switch_and_after() -> None:
     assert cost.seconds == 1 + 2 * 0.5 + 0.25 + 2 + 2
     assert cost.seconds_p95 == 1.5 * cost.seconds
     doubled = table(latency({FULL: 1.0, REUSE: 0.25, LOW: 0.5}, scale=2.0))
-    assert doubled.price(compile_plan(Knobs(4))).seconds == 14
+    assert doubled.price(compile_plan(Knobs(4))).seconds == 1 + 8 + 2
+    # r = 1/2: the steps' 2.5 s take 1 + 0.4/2 times as long.
+    sloped = table(latency({FULL: 1.0, REUSE: 0.25, LOW: 0.5}, reuse_slope=0.4))
+    assert sloped.price(compile_plan(Knobs(4, cache_interval=2))).seconds == pytest.approx(1 + 1.2 * 2.5 + 2)
 
 
 def test_an_unmeasured_size_lies_on_the_line_through_the_measured_ones() -> None:
@@ -205,7 +209,7 @@ def test_many_scales_leave_some_to_prediction() -> None:
 
 def test_quick_probes_are_few() -> None:
     plans = probes(UNET_KNOBS, table(), setting(quick=True))
-    assert len(plans) == 3
+    assert len(plans) == 5
     assert {plan.knobs.low_res_scale for plan in plans if plan.n_low} == {0.625}
 
 
@@ -237,17 +241,29 @@ def test_a_summary_done_in_the_head() -> None:
     found = summarise(priced, [(plan, times)] * 3, batch_size=2, environment={"device": "cpu"})
     assert {key.height: value.median for key, value in found.steps.items()} == {8: 1.0, 16: 2.0}
     assert (found.before.median, found.after.median, found.text.median, found.switch) == (1.0, 3.0, 0.5, 0.5)
-    assert found.step_overhead.median == 1.25
-    # Predicted without scale: 1 + 1 + 1 + 0.5 + 2 + 2 + 3 = 10.5, which is the measured total per image.
-    assert found.scale == 1.0
-    assert found.p95_ratio == 1.0
+    assert found.step_overhead.median == 1.125 + 0.125
+    assert (found.scale, found.reuse_slope, found.p95_ratio) == (1.0, 0.0, 1.0)
     priced.latency = found
     assert priced.price(plan).seconds == 10.5
 
 
-def test_whole_runs_set_the_scale_and_the_tail() -> None:
-    plan = compile_plan(Knobs(2))
-    runs = [(plan, Timeline(total, 0.0, 1.0, [1.0, 1.0], [1.0, 1.0], 1.0)) for total in [4.4] * 18 + [8.8] * 2]
+def test_whole_runs_set_the_factor_and_the_tail() -> None:
+    """Steps of 1, 1 and 4 s: the median is 1 and their sum twice three; one run in ten is slow at the end."""
+    plan = compile_plan(Knobs(3))
+    runs = [(plan, Timeline(8.0 + late, 0.0, 1.0, [1.0, 1.0, 4.0], [1.0] * 3, 1.0)) for late in [0] * 18 + [8] * 2]
     found = summarise(table(), runs, batch_size=1)
-    assert found.scale == pytest.approx(1.1)
+    assert found.scale == pytest.approx(2.0)
     assert found.p95_ratio == pytest.approx(2.0)
+
+
+def test_the_factor_is_a_line_in_the_share_of_reuse_steps() -> None:
+    """Refresh steps take 1 s alone and 3 s after a reuse (1 s); at k = 1 and 2 the line meets both."""
+    plain, cached = compile_plan(Knobs(4)), compile_plan(Knobs(4, cache_interval=2))
+    runs = [(plain, Timeline(6.0, 0.0, 1.0, [1.0] * 4, [1.0] * 4, 1.0))] * 4
+    runs += [(cached, Timeline(10.0, 0.0, 1.0, [3.0, 1.0, 3.0, 1.0], [1.0] * 4, 1.0))] * 4
+    found = summarise(table(), runs, batch_size=1)
+    priced = table(found)
+    assert found.steps[FULL].median == 1.0
+    assert (found.scale, found.reuse_slope) == (pytest.approx(1.0), pytest.approx(2.0))
+    assert priced.price(plain).seconds == pytest.approx(6)
+    assert priced.price(cached).seconds == pytest.approx(10)
