@@ -33,6 +33,7 @@ def check_noise(noise: str) -> str:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # remembered, so it must be a normal tensor wherever it is first asked for
 def pooling_matrix(full: int, low: int) -> torch.Tensor:
     """Area pooling that keeps white noise white, shape (low, full), float32.
 

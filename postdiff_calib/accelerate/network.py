@@ -65,7 +65,7 @@ class Run:
         plan_at_first_call: Callable[[], StepPlan] | None = None,
     ) -> None:
         self.batch, self.full_size, self.plan_at_first_call = batch, full_size, plan_at_first_call
-        self.halved_features = False
+        self.dropped, self.kept_batch = False, 0
         self.record = StepRecord(0)
         self.follow(plan)
 
@@ -210,15 +210,19 @@ class NetworkAttachment:
         flags.cached = not step.cross_attention_live
         flags.capture = step.index in run.captures
         flags.guided = guides and step.guided
-        if guides and not step.guided:
+        run.dropped = guides and not step.guided
+        if run.dropped:
             args, kwargs = halve_batch(args, batch), halve_batch(kwargs, batch)
-            if self.blocks is not None and flags.reuse and not run.halved_features:
-                self.blocks.keep_conditional()
-            run.halved_features = True
+            batch //= 2
+        if flags.keep:
+            run.kept_batch = batch
         if self.blocks is not None and flags.reuse:
+            if run.kept_batch == 2 * batch:
+                self.blocks.keep_conditional()
+                run.kept_batch = batch
             kwargs = self.blocks.drop_residuals(kwargs, sample)
         record.network_calls += 1
-        record.batch = batch // 2 if guides and not step.guided else batch
+        record.batch = batch
         record.guided = flags.guided
         record.latent_size = (int(sample.shape[-2]), int(sample.shape[-1]))
         return args, kwargs
@@ -240,9 +244,8 @@ class NetworkAttachment:
         record.layers_executed = self.layers - record.layers_skipped
         if self.attention is not None:
             record.cross_attention_live, record.cross_attention_cached = self.attention.take_counts()
-        dropped = run.summary.guides and not self.flags.guided
         self.flags.clear()
-        return double_output(output) if dropped else None
+        return double_output(output) if run.dropped else None
 
     def _before_control(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run = self.run

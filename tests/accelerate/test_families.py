@@ -61,7 +61,10 @@ def test_every_family_is_tested():
     assert covered == {family.pipeline_class for family in FAMILIES}
 
 
-@pytest.mark.parametrize("name", [name for name in P.FAMILIES if name != "sd"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "sdxl-controlnet" else n for n in P.FAMILIES if n != "sd"],
+)
 def test_identity(name, family):
     pipe, call = family(name)
     single = {**call, **({"image": call["image"][:1]} if "image" in call else {})}
@@ -75,7 +78,9 @@ def test_identity(name, family):
             assert torch.equal(P.latents(pipe, count, num_inference_steps=3, **arguments), stock)
 
 
-@pytest.mark.parametrize("name", P.FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if "controlnet" in n else n for n in P.FAMILIES]
+)
 def test_every_combination_follows_its_plan(name, family):
     pipe, call = family(name)
     before = P.fingerprint(pipe)
@@ -104,11 +109,7 @@ def test_equal_to_deepcache(name, branch, family):
     helper.enable()
     reference = P.latents(pipe, num_inference_steps=5, **call)
     helper.disable()
-    if name == "controlnet":
-        # The package keeps the tensor object that the pipeline then adds to: same values, other order of sums.
-        assert torch.allclose(ours, reference, rtol=1e-5, atol=1e-4)
-    else:
-        assert torch.equal(ours, reference)
+    assert torch.equal(ours, reference)
     P.without_forward_attributes(pipe)
 
 

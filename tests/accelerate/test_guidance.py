@@ -93,6 +93,18 @@ def test_guidance_rescale_is_kept():
         assert torch.allclose(P.latents(pipe, count=1, guidance_rescale=0.7), reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cutoff", [0, 2])
+def test_a_callback_may_drop_guidance_earlier(cutoff):
+    pipe = P.sd("ddim")
+    callback = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=cutoff)
+    stock = P.latents(pipe, count=1, num_inference_steps=6, callback_on_step_end=callback)
+    with accelerated(pipe, Knobs(6, cache_interval=3, guidance_fraction=0.75)):
+        images = P.latents(pipe, count=1, callback_on_step_end=callback)
+        assert [step.batch for step in summary(pipe).steps] == [2] * (cutoff + 1) + [1] * (5 - cutoff)
+    assert images.shape == stock.shape
+    assert torch.isfinite(images).all()
+
+
 def test_three_entries_per_image_are_refused():
     pipe = P.sd("ddim")
     enable(pipe, Knobs(4, guidance_fraction=0.5))

@@ -12,6 +12,7 @@ from postdiff_calib.accelerate.schedulers import noised, predicted_clean, switch
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 
+SLOW = pytest.mark.slow
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 SETTINGS = [
     ("ddim", {}),
@@ -94,9 +95,14 @@ def test_equal_to_the_plain_sampler(name, changes):
 
 
 @pytest.mark.parametrize("name", P.SCHEDULERS)
-@pytest.mark.parametrize("total", [2, 3, 5, 20, 50])
+@pytest.mark.parametrize("total", [1, 2, 3, 5, pytest.param(20, marks=SLOW), pytest.param(50, marks=SLOW)])
 def test_step_counts(name, total):
     pipe = P.sd(name)
+    if total == 1:
+        stock = P.latents(pipe, count=1, num_inference_steps=1)
+        enable(pipe, Knobs(1, low_res_fraction=0.5, low_res_scale=0.5), strict=False)
+        assert torch.equal(P.latents(pipe, count=1), stock)
+        return
     for fraction in (0.4, 0.9):
         if round(fraction * total) == 0:
             continue
@@ -168,11 +174,24 @@ def test_a_seed_keeps_its_composition():
     assert abs(float(correlation)) < 0.25
 
 
-@pytest.mark.parametrize(("height", "width"), [(520, 776), (1024, 576), (72, 200)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(72, 200), pytest.param(520, 776, marks=SLOW), pytest.param(1024, 576, marks=SLOW)]
+)
 def test_odd_sizes(height, width):
     pipe = P.sd("dpm")
     enable(pipe, Knobs(2, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=1, guidance_fraction=0.5))
     assert P.latents(pipe, count=1, height=height, width=width).shape == (1, 4, height // 8, width // 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_kept(dtype):
+    pipe = P.sd("dpm")
+    pipe.unet.to(dtype)
+    pipe.text_encoder.to(dtype)
+    enable(pipe, Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75))
+    images = P.latents(pipe, height=128, width=128)
+    assert images.dtype == dtype
+    assert torch.isfinite(images).all()
 
 
 def test_a_picture_too_small_for_the_scale_is_refused():
