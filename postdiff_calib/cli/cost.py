@@ -55,7 +55,7 @@ def cost_command(
 
     _check_options(convention, grid, budget, plot, measure, out, table)
     card, costs = _table(
-        model, height, width, guidance_scale, measure, quick, refresh, batch_size, device, dtype, table
+        model, height, width, guidance_scale, measure, quick, refresh, cache_branch, batch_size, device, dtype, table
     )
     knobs = Knobs(
         steps or card.num_inference_steps,
@@ -107,6 +107,7 @@ def _table(
     measure: bool,
     quick: bool,
     refresh: bool,
+    cache_branch: int,
     batch_size: int,
     device: str,
     dtype: str,
@@ -135,6 +136,7 @@ def _table(
         batch_size=batch_size,
         measure=measure,
         scales=card.low_res_scales,
+        branches=(cache_branch,),
         quick=quick,
         refresh=refresh,
     )

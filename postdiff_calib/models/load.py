@@ -10,6 +10,7 @@ bfloat16, so that it does not depend on the device or on loading in float32 or b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -148,11 +149,13 @@ def _quiet() -> Iterator[None]:
     diffusers remarks on the embedded autoencoder's class, and warns of an argument that it passes itself.
     """
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
-    verbosity = diffusers_logging.get_verbosity()
-    restore: list[Callable[[], None]] = [lambda: diffusers_logging.set_verbosity(verbosity)]
-    diffusers_logging.set_verbosity_error()
+    restore: list[Callable[[], None]] = []
+    for speaker in (diffusers_logging, hub_logging):
+        restore.append(functools.partial(speaker.set_verbosity, speaker.get_verbosity()))
+        speaker.set_verbosity_error()
     for library in (diffusers_logging, transformers_logging):
         if library.is_progress_bar_enabled():
             library.disable_progress_bar()
@@ -217,7 +220,9 @@ def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
         wanted = card.scheduler
     if wanted == shipped:
         return ()
-    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config)
+    # DEIS names solvers of its own in fields that DPM++ has too.
+    settings = {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if wanted == DPM else {}
+    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config, **settings)
     short = REPLACED_SCHEDULERS.get(shipped, shipped)
     return (f"{short} replaced by {'DPM++ 2M' if wanted == DPM else wanted}",)
 

@@ -43,6 +43,18 @@ def test_pndm_is_replaced_and_said(saved) -> None:
     assert loaded.card.scheduler == "DPMSolverMultistepScheduler"
 
 
+def test_deis_becomes_dpm_with_a_solver_that_dpm_knows(tmp_path) -> None:
+    from diffusers import DEISMultistepScheduler
+
+    pipe = pipelines.sd()
+    pipe.scheduler = DEISMultistepScheduler(beta_schedule="scaled_linear", steps_offset=1)
+    pipe.save_pretrained(tmp_path, safe_serialization=True)
+    loaded = load_pipeline(str(tmp_path))
+    assert loaded.notes == ("DEIS replaced by DPM++ 2M",)
+    config = loaded.pipe.scheduler.config
+    assert (config.algorithm_type, config.solver_type) == ("dpmsolver++", "midpoint")
+
+
 def test_another_scheduler_is_kept(tmp_path) -> None:
     pipelines.sd("euler").save_pretrained(tmp_path, safe_serialization=True)
     loaded = load_pipeline(str(tmp_path))
