@@ -232,7 +232,7 @@ def pixart(scheduler_name: str = "dpm", *, seed: int = 0, sigma: bool = False, d
         attention_head_dim=6,
         num_layers=depth,
         cross_attention_dim=12,
-        sample_size=16 if sigma else 128,
+        sample_size=32 if sigma else 128,
         caption_channels=TEXT,
         use_additional_conditions=not sigma,
     ).eval()
