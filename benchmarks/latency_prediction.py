@@ -7,6 +7,9 @@ plans alone. The median over the rounds is compared with the prediction.
     python benchmarks/latency_prediction.py --model shapes
     python benchmarks/latency_prediction.py --random-weights sd15 --plans 8 --rounds 3
 
+On a machine whose speed drifts, ``--interleaved`` measures the table's probe plans in the same rounds as the random
+plans; what is predicted still knows nothing of the plans that it is compared with.
+
 Raw values go to ``benchmarks/results/latency_prediction_<name>.json``, a table in Markdown beside it. Run it on a
 machine that does nothing else.
 """
@@ -25,7 +28,8 @@ import torch
 
 from postdiff_calib.budget import format_seconds
 from postdiff_calib.cost import build_cost_table
-from postdiff_calib.cost.latency import Setting, run_plan
+from postdiff_calib.cost.latency import Setting, probes, run_plan, summarise
+from postdiff_calib.cost.timeline import Timeline
 from postdiff_calib.models.cards import Card, get_card
 from postdiff_calib.models.load import LoadedModel, load_pipeline
 from postdiff_calib.plan import StepPlan, compile_plan
@@ -104,20 +108,28 @@ def measure(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
         measure=True,
         scales=card.low_res_scales,
         quick=options.quick,
-        refresh=True,
+        refresh=not options.interleaved,
     )
     table_seconds = time.perf_counter() - start
     assert table.latency is not None
     space = SearchSpace.from_card(card, table.latent)
     plans = draw_plans(space, options.plans, options.seed)
-    predicted = [table.price(plan).seconds or 0.0 for plan in plans]
+    # Each probe plan several times a round: the table's medians rest on more samples than a plan's.
+    known = probes(card.knobs, table, setting) * 3 if options.interleaved else []
+    probe_runs: list[tuple[StepPlan, Timeline]] = []
     runs: list[list[float]] = [[] for _ in plans]
     order = random.Random(options.seed)
     for round_number in range(options.rounds + 1):
-        for i in order.sample(range(len(plans)), len(plans)):
-            seconds = run_plan(loaded, table, setting, plans[i]).total / options.batch_size
-            if round_number:  # round 0 warms up
-                runs[i].append(seconds)
+        for i in order.sample(range(len(plans) + len(known)), len(plans) + len(known)):
+            plan = plans[i] if i < len(plans) else known[i - len(plans)]
+            times = run_plan(loaded, table, setting, plan)
+            if round_number and i < len(plans):  # round 0 warms up
+                runs[i].append(times.total / options.batch_size)
+            elif round_number:
+                probe_runs.append((plan, times))
+    if options.interleaved:
+        table.latency = summarise(table, probe_runs, options.batch_size, None, dict(table.latency.environment))
+    predicted = [table.price(plan).seconds or 0.0 for plan in plans]
     measured = [statistics.median(values) for values in runs]
     errors = sorted(abs(p / m - 1) for p, m in zip(predicted, measured, strict=True))
     # All predictions off by one factor: the machine changed its speed between the table and the plans.
@@ -131,6 +143,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
         "kinds_in_plans": len(kinds),
         "kinds_predicted": sum(not table.is_measured(key) for key in kinds),
         "rounds": options.rounds,
+        "interleaved": options.interleaved,
         "median_error": statistics.median(errors),
         "p95_error": errors[min(len(errors) - 1, int(0.95 * len(errors)))],
         "drift": drift,
@@ -179,6 +192,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=0, help="picture side in pixels; 0 is the model's own")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="the short measurement that calibrate makes")
+    parser.add_argument("--interleaved", action="store_true", help="measure table and plans in the same rounds")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--seed", type=int, default=0)
