@@ -3,6 +3,12 @@
 ``enable`` puts hooks on the networks (``network.py``) and gives the pipeline object a subclass of its own class, with
 the same name and signature, whose ``__call__`` marks where a run begins and ends and whose ``prepare_latents`` makes
 the low-resolution start (``attachment.py``). ``disable`` undoes all of it: no attribute, hook or tensor stays behind.
+
+Compiled networks: wrap the network, ``pipe.unet = torch.compile(pipe.unet)``, before or after ``enable``; the outer
+hooks then stay outside and there is one graph, without breaks, per kind of step (about 8 with every technique on, so
+``torch._dynamo.config.recompile_limit`` may need raising). ``pipe.unet.compile()`` in place works too, with a break at
+the outer hooks. Each ``enable`` compiles anew, so leave it enabled between calls. CUDA graphs
+(``mode="reduce-overhead"``) do not fit: kept features outlive the graph that made them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Flags:
 
     Attributes:
         reuse: deep blocks return what was kept.
-        keep: deep blocks run, and their output is kept for the next step.
+        keep: deep blocks run, and their output is kept.
         cached: cross-attention returns what was captured.
         capture: cross-attention runs, and its output is captured.
         guided: the batch holds an unconditional and a conditional half.

@@ -204,9 +204,9 @@ class NetworkAttachment:
             self._check_gate_fires(run, guides)
         run.summary.guides |= guides
         flags = self.flags
-        following = run.plan[step.index + 1] if step.index + 1 < len(run.plan) else None
         flags.reuse = not step.refresh
-        flags.keep = step.refresh and following is not None and not following.refresh
+        # On every refresh, needed next or not: fewer kinds of step, so fewer graphs for a compiled network.
+        flags.keep = step.refresh
         flags.cached = not step.cross_attention_live
         flags.capture = step.index in run.captures
         flags.guided = guides and step.guided
