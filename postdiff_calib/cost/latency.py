@@ -134,12 +134,14 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     if k > 1:
         # A second share of reuse steps, for the line.
         wanted.append(Knobs(8, cache_interval=4, guidance_fraction=m, cache_branch=first))
-    middle_first = _middle_first(setting.scales)[: 1 if setting.quick else None]
+    # Quickly: the middle and the smallest, so that all others lie between measured sizes.
+    scales = _middle_first(setting.scales)[: 2 if setting.quick else None]
     if "low_res_fraction" in applicable:
         # Low: 4 guided and 4 conditional steps; full: cross-attention live once, then cached, refresh and reuse.
         low = Knobs(12, 2 / 3, 0.5, k, 1 / 3 if m < 1 else 1.0, first)
-        wanted += [replace(low, low_res_scale=scale) for scale in middle_first]
-        wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in middle_first[:1] if k > 1]
+        wanted += [replace(low, low_res_scale=scale) for scale in scales]
+        if k > 1 and not setting.quick:
+            wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in scales[:1]]
     if k > 1 and not setting.quick:
         wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
     plans: list[StepPlan] = []

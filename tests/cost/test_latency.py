@@ -4,14 +4,15 @@ import pipelines
 import pytest
 import torch
 
-from postdiff_calib.cost import Latency, build_cost_table
+from postdiff_calib.cost import Latency, build_cost_table, table_for_card
 from postdiff_calib.cost.latency import MIN_ROUNDS, Setting, measured_latency, probes, timing
 from postdiff_calib.cost.meter import StepKey
 from postdiff_calib.cost.store import cache_folder, environment_of, latency_path
 from postdiff_calib.cost.timeline import Clock, timed_call
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.load import LoadedModel, derive_card, fingerprint_pipeline
+from postdiff_calib.models.cards import SHAPES_FOLDER
+from postdiff_calib.models.load import LoadedModel, derive_card, fingerprint_pipeline, load_pipeline
 from postdiff_calib.plan import compile_plan
 
 SETTING = Setting(height=128, width=128, guidance_scale=5.0, batch_size=2, scales=(0.5,), quick=True)
@@ -160,3 +161,15 @@ def test_macs_of_a_loaded_model_are_those_of_its_own_networks(loaded) -> None:
     assert guided.price(plan).macs == 2 * table.price(plan).macs
     assert guided.macs_text_encoder == 2 * table.macs_text_encoder > 0
     assert guided.macs_vae_decoder == table.macs_vae_decoder > 0
+
+
+@pytest.mark.skipif(not (SHAPES_FOLDER / "pipeline").is_dir(), reason="the embedded model is not trained yet")
+def test_the_embedded_models_card_and_pipeline_cost_the_same() -> None:
+    loaded = load_pipeline("shapes")
+    card = loaded.card
+    sizes = {"height": card.height, "width": card.width, "guidance_scale": card.guidance_scale}
+    built = build_cost_table(loaded, **sizes, batch_size=1, scales=card.low_res_scales, measure=False)
+    plan = compile_plan(Knobs(8, 0.5, 0.375, 2, 0.5))
+    assert built.price(plan) == table_for_card(card).price(plan)
+    assert built.latent == (16, 16)
+    assert {key.height for key in built.keys(plan)} == {6, 16}
