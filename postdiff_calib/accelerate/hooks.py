@@ -42,6 +42,7 @@ class Flags:
 def add_hook(module: Any, hook: Any, name: str) -> None:
     """Register ``hook`` on ``module`` under a name that must be new there."""
     HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+    hook.installed = module.forward
 
 
 def remove_hook(module: Any, name: str) -> None:
@@ -49,6 +50,8 @@ def remove_hook(module: Any, name: str) -> None:
     registry = getattr(module, "_diffusers_hook", None)
     if registry is None or name not in registry.hooks:
         return
+    # accelerate's offloading may have wrapped the module since; it calls what it found as ``_old_forward``.
+    wrapper = module.forward if getattr(module, "_old_forward", None) is registry.hooks[name].installed else None
     index = registry._hook_order.index(name)
     above = registry._fn_refs[index + 1] if index + 1 < len(registry._fn_refs) else None
     above_forward = above.forward if above is not None else None
@@ -56,6 +59,8 @@ def remove_hook(module: Any, name: str) -> None:
     if above is not None and above.original_forward is not None:
         # The registry has overwritten the ``new_forward`` of the hook above where it meant the original below it.
         above.original_forward, above.forward = above.forward, above_forward
+    if wrapper is not None:
+        module._old_forward, module.forward = module.forward, wrapper
     forward = module.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(module).forward and getattr(forward, "__self__", None) is module:
         del module.__dict__["forward"]

@@ -141,25 +141,33 @@ def test_one_generator_embeddings_and_several_images_per_prompt():
 
 
 @pytest.mark.parametrize("offload_first", [True, False])
-def test_offloading_hooks(offload_first):
+@pytest.mark.parametrize("path", ["", "mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2"])
+def test_offloading_hooks(path, offload_first):
+    # What enable_model_cpu_offload puts on the network, and enable_sequential_cpu_offload on modules inside it.
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 
     pipe = P.sd("ddim")
     with accelerated(pipe, FULL):
         reference = P.latents(pipe, **SIZE)
     stock = P.latents(pipe, num_inference_steps=6, **SIZE)
-    hook = AlignDevicesHook(execution_device="cpu", io_same_device=True)
+    before = P.fingerprint(pipe)
+    module, hook = pipe.unet.get_submodule(path), AlignDevicesHook(execution_device="cpu", io_same_device=True)
+    used = []
+    hook.pre_forward = lambda module, *args, **kwargs: (used.append(1), (args, kwargs))[1]
     if offload_first:
-        add_hook_to_module(pipe.unet, hook)
+        add_hook_to_module(module, hook)
         enable(pipe, FULL)
     else:
         enable(pipe, FULL)
-        add_hook_to_module(pipe.unet, hook)
+        add_hook_to_module(module, hook)
     assert torch.equal(P.latents(pipe, **SIZE), reference)
     disable(pipe)
+    used.clear()
     assert torch.equal(P.latents(pipe, num_inference_steps=6, **SIZE), stock)
-    assert pipe.unet._hf_hook is hook
-    remove_hook_from_module(pipe.unet)
+    assert len(used) == 6
+    remove_hook_from_module(module)
+    P.without_forward_attributes(pipe)  # accelerate leaves one
+    assert P.fingerprint(pipe) == before
 
 
 def test_free_u_at_the_boundary_is_refused():

@@ -224,6 +224,25 @@ def test_control_network_runs_small_and_halved(family):
     assert [kwargs["controlnet_cond"].shape[0] for kwargs in seen] == [6, 6, 6, 3]
 
 
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_several_control_networks(guess_mode):
+    from diffusers import StableDiffusionControlNetPipeline
+
+    one = P.controlnet(P.sd("ddim"))
+    parts = {**one.components, "controlnet": [one.controlnet, P.controlnet(P.sd("ddim", seed=1)).controlnet]}
+    pipe = P.quiet(StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False))
+    pictures = [P.picture(3, 128, 128), P.picture(3, 128, 128).flip(0)]
+    call = {**SIZE, "image": pictures, "controlnet_conditioning_scale": [0.5, 1.0], "guess_mode": guess_mode}
+    stock = P.latents(pipe, num_inference_steps=4, **call)
+    with accelerated(pipe, Knobs(4)):
+        assert torch.equal(P.latents(pipe, **call), stock)
+    for changes in COMBINATIONS[:3] + COMBINATIONS[-1:]:
+        with accelerated(pipe, Knobs(8, **changes)):
+            assert torch.isfinite(P.latents(pipe, **call)).all()
+            follows(summary(pipe), compile_plan(Knobs(8, **changes)))
+    assert torch.equal(P.latents(pipe, num_inference_steps=4, **call), stock)
+
+
 def test_pixart_with_resolution_binning_at_512_and_1024():
     pipe = P.pixart()
     for side in (512, 1024):
