@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 
@@ -167,7 +167,7 @@ class ScoreBook:
                 raise ValueError(f"the evaluator gave {len(made)} scores for {len(missing)} prompts")
             bad = [i for i, value in zip(missing, made, strict=True) if not math.isfinite(value)]
             if bad:
-                raise StudyError(
+                raise PostdiffError(
                     f"score of prompt {bad[0]} under {knobs.describe()}", "it is not a finite number", "use float32"
                 )
             self._store.append({"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, "scores": made})

@@ -10,6 +10,7 @@ it. A study belongs to one model, prompt set and way of scoring: their fingerpri
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from postdiff_calib.search.evaluate import Evaluator, FileStore, ScoreBook, Scor
 from postdiff_calib.search.sampler import PostDiffSampler, fit, make_sampler, parameters, suggest
 from postdiff_calib.search.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace, candidate, within
-from postdiff_calib.search.storage import SCORES, STUDY_NAME, open_study, recover
+from postdiff_calib.search.storage import HEARTBEAT, SCORES, STUDY_NAME, StudyStore, disconnect, open_study, recover
 from postdiff_calib.search.strategy import Proposal, Role, SearchSettings, Strategy, enqueued
 
 
@@ -100,6 +101,8 @@ def run_search(
     fresh: bool = False,
     progress: Callable[[Progress], None] | None = None,
     store: ScoreStore | None = None,
+    join: bool = False,
+    heartbeat: int = HEARTBEAT,
 ) -> SearchResult:
     """Search for the best plan within the budget, or go on with the study in ``folder``.
 
@@ -108,11 +111,13 @@ def run_search(
         settings: how; they may change between calls on one study.
         folder: the study's folder, made when missing.
         fingerprint: what scores depend on (model, prompts, size, seeds, scorer …): plain JSON values.
-        storage: Optuna storage URL; SQLite in the folder by default.
+        storage: Optuna storage URL that workers share; SQLite in the folder by default, for one process.
         study_name: of the Optuna study.
         fresh: drop what the folder's study holds and start anew.
         progress: called after every block of prompts.
-        store: where scores are kept; a file in the folder by default.
+        store: where scores are kept; by default a file in the folder, or the storage where one is given.
+        join: work on a study that a leader has made with the same arguments, instead of making it.
+        heartbeat: seconds between a worker's signs of life, where a storage is given.
 
     Returns:
         All scores. After Ctrl-C, what there is so far, with ``interrupted`` set.
@@ -122,7 +127,13 @@ def run_search(
         BudgetError: no plan is within the budget.
         PostdiffError: the unaccelerated model itself cannot be scored.
     """
-    return Search(problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store).run()
+    search = Search(
+        problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store, join, heartbeat
+    )
+    try:
+        return search.run()
+    finally:
+        search.close()
 
 
 @dataclass
@@ -138,6 +149,8 @@ class Search:
     fresh: bool = False
     progress: Callable[[Progress], None] | None = None
     store: ScoreStore | None = None
+    join: bool = False
+    heartbeat: int = HEARTBEAT
 
     def __post_init__(self) -> None:
         space, price = self.problem.space, self.problem.price
@@ -145,20 +158,22 @@ class Search:
         self.allowed = {c.content: c for c in within(candidates, self.problem.limit)}
         self.reference = candidate(compile_plan(space.baseline), price)
         self._single = self.storage is None
-        self.study = open_study(
+        self.study, self._backend = open_study(
             self.folder,
             self.storage,
             self.study_name,
             {**self.fingerprint, "num_prompts": self.problem.num_prompts},
             make_sampler(self.settings.sampler, self.settings.seed, space, self._propose),
             fresh=self.fresh,
+            join=self.join,
+            heartbeat=self.heartbeat,
         )
         self._fatal: PostdiffError | None = None
         self.book = ScoreBook(
             self.problem.evaluator,
             self.problem.num_prompts,
             space.baseline,
-            self.store or FileStore(self.folder / SCORES),
+            self.store or (FileStore(self.folder / SCORES) if self._single else StudyStore(self.study)),
         )
         self.strategy = Strategy(candidates, self.allowed.values(), self.reference, self.book, self.settings)
         self._by_content = {c.content: c for c in self.strategy.candidates}
@@ -201,6 +216,8 @@ class Search:
 
     def _counts(self, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether a trial is one of this budget's, done or in hand."""
+        if trial.state == TrialState.RUNNING and "plan" not in trial.user_attrs:
+            return True  # another worker is about to decide on it
         if trial.user_attrs.get("role") == "ladder" or trial.user_attrs.get("plan") not in self._relevant:
             return False
         return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
@@ -211,37 +228,58 @@ class Search:
 
     # --- running -----------------------------------------------------------------------------------------------
 
-    def run(self) -> SearchResult:
-        """Do what is left of the search."""
-        interrupted = False
-        try:
-            if self._single:
-                recover(self.study)
+    def close(self) -> None:
+        """Give back the connections to the storage."""
+        disconnect(self._backend)
+
+    def prepare(self) -> None:
+        """What the leader does before anyone works: queue the first trials."""
+        if self._single:
+            recover(self.study)
+            # One process scores the unaccelerated model first, so that a fault of the set-up ends the search here.
             for indices in self._blocks(self.reference, self.problem.num_prompts):
                 self._score(self.reference, "baseline", indices)
-            self._enqueue(self.first)
+        self._enqueue(self.first)
+
+    def run(self) -> SearchResult:
+        """Do what is left of the search, alone or beside other workers."""
+        interrupted = False
+        try:
+            if not self.join:
+                self.prepare()
             self._optimize(self.settings.n_trials)
             if self.problem.ladder:
-                self._enqueue(self._ladder())
+                if not self.join:
+                    self._enqueue(self._ladder())
                 self._optimize(0)
         except KeyboardInterrupt:
             interrupted = True
         return self.result(interrupted)
 
     def _optimize(self, total: int) -> None:
-        """Run what is queued, and the sampler's proposals until ``total`` trials of this budget are done."""
+        """Run what is queued, and the sampler's proposals until ``total`` trials of this budget are done.
+
+        Beside other workers, one trial at a time, and not leaving before the others' trials are finished: one of them
+        may have died, and then its trial is queued again and somebody must be there to run it.
+        """
         while True:
             trials = self.study.get_trials(deepcopy=False)
             waiting = sum(t.state == TrialState.WAITING for t in trials)
-            done = sum(self._counts(t) for t in trials)
-            left = max(waiting, total - done)
-            if left <= 0:
+            left = waiting or total - sum(self._counts(t) for t in trials)
+            if left > 0:
+                n_trials = left if self._single else 1
+                self.study.optimize(self._objective, n_trials=n_trials, catch=(PostdiffError,))
+            elif any(t.state == TrialState.RUNNING for t in trials):
+                time.sleep(min(self.heartbeat, 5) / 4)
+                optuna.storages.fail_stale_trials(self.study)
+            else:
                 return
-            self.study.optimize(self._objective, n_trials=waiting or left, catch=(PostdiffError,))
             if self._fatal is not None:
                 raise self._fatal
 
     def _objective(self, trial: optuna.Trial) -> float:
+        if not self._single and self._surplus(trial):
+            raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
         chosen, role, arm = self._take(trial)
         if role != "ladder" and chosen.content not in self._relevant:
             raise optuna.TrialPruned  # queued for another budget, which this one does not allow
@@ -268,6 +306,17 @@ class Search:
         if len(difference) > 1:
             trial.set_user_attr("standard_error", float(difference.std(ddof=1) / np.sqrt(len(difference))))
         return float(difference.mean())
+
+    def _surplus(self, trial: optuna.Trial) -> bool:
+        """Whether as many trials as were asked for had begun before this one, or are queued."""
+        if "plan" in trial.user_attrs:
+            return False
+        others = [t for t in self.study.get_trials(deepcopy=False) if t.number != trial.number]
+        ahead = [
+            t for t in others if t.number < trial.number or t.state == TrialState.WAITING or "plan" in t.user_attrs
+        ]
+        counted = sum(self._counts(t) or t.state == TrialState.WAITING for t in ahead)
+        return bool(counted >= self.settings.n_trials)
 
     def _take(self, trial: optuna.Trial) -> tuple[Candidate, Role, Arm]:
         values = suggest(trial, self.problem.space)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface
 
-from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.evaluate import FileStore, MemoryStore, ScoreBook
@@ -89,7 +89,7 @@ def test_scores_that_are_not_finite_are_refused_and_not_kept():
             return [math.nan for _ in indices]
 
     scores = book(Broken(5, space=SMALL))
-    with pytest.raises(StudyError, match="prompt 2 under T=8"):
+    with pytest.raises(PostdiffError, match="prompt 2 under T=8"):
         scores.scores(OTHER, [2])
     assert scores.count(content(OTHER)) == 0
 
