@@ -1,0 +1,240 @@
+"""How many pictures each search strategy needs to find a plan as good as an exhaustive sweep's, on a table of scores.
+
+The table (``search_table.py``) holds per-prompt scores of a few hundred plans, so a search takes seconds and no picture
+is made. A strategy has arrived when the plan it would choose is within one standard error (of the full-set mean paired
+difference) of the best plan within the budget. Every strategy pays for the unaccelerated model on all prompts.
+
+    python benchmarks/search_strategies.py --table benchmarks/results/search_table.npz --seeds 20
+    python benchmarks/search_strategies.py --synthetic --seeds 2 --budgets 0.5 --strategies postdiff random
+
+Prints medians and quartiles in Markdown; ``--out`` keeps the raw values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from postdiff_calib.budget import PlanCost
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+from postdiff_calib.search.space import Candidate, candidate, coordinate_matrix
+from postdiff_calib.search.strategy import Proposal, SearchSettings, Strategy, enqueued
+
+STRATEGIES = ("postdiff", "tpe", "gp", "nsga2", "random", "halving")
+
+
+@dataclass
+class Table:
+    """Scores (plans, prompts) and the plans they belong to; the unaccelerated model is one of them."""
+
+    candidates: list[Candidate]
+    scores: np.ndarray
+    baseline: int
+
+    def __post_init__(self) -> None:
+        self.rows = {c.content: i for i, c in enumerate(self.candidates)}
+        points = coordinate_matrix(self.candidates)
+        self.points = (points - points.min(0)) / np.maximum(np.ptp(points, 0), 1e-9)
+
+    def allowed(self, share: float) -> list[Candidate]:
+        """The plans that cost at most this share of the unaccelerated model's MACs."""
+        limit = share * self.candidates[self.baseline].cost.macs * (1 + 1e-9)
+        return [c for c in self.candidates if c.cost.macs <= limit]
+
+
+class Lookup:
+    """The evaluator: scores are looked up."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def scores(self, knobs: Knobs, indices: list[int]) -> list[float]:
+        """As ``evaluate.Evaluator``."""
+        return self.table.scores[self.table.rows[compile_plan(knobs).content]][list(indices)].tolist()
+
+
+def read_table(path: Path) -> Table:
+    with np.load(path) as data:
+        knobs = [Knobs.from_dict(k) for k in json.loads(str(data["knobs"]))]
+        macs, scores, baseline = data["macs"], data["scores"].astype(np.float64), int(data["baseline"])
+    cost = {compile_plan(k).content: float(m) for k, m in zip(knobs, macs, strict=True)}
+    plans = [compile_plan(k) for k in knobs]
+    return Table([candidate(p, lambda plan: PlanCost(cost[plan.content], 0)) for p in plans], scores, baseline)
+
+
+def synthetic_table(plans: int, prompts: int) -> Table:
+    """A made-up table from the surface that the tests use, for trying the script."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
+    import synthetic_surface as made_up
+
+    every = list(made_up.SPACE.candidates(made_up.price))
+    fewer = [c for c in every if c.fewer]
+    rest = [c for c in every if not c.fewer]
+    chosen = np.random.default_rng(0).choice(len(rest), plans - len(fewer), replace=False)
+    candidates = [*fewer, *(rest[i] for i in chosen)]
+    surface = made_up.Surface(prompts)
+    scores = np.array([surface.row(c.knobs) for c in candidates])
+    return Table(candidates, scores, next(i for i, c in enumerate(fewer) if c.knobs == made_up.SPACE.baseline))
+
+
+#: What a strategy tells after each step: pictures made so far, and the row it would choose now (None before any).
+Step = tuple[int, int | None]
+
+
+def best_row(table: Table, rows: list[int]) -> int | None:
+    return max(rows, key=lambda i: table.scores[i].mean()) if rows else None
+
+
+def run_postdiff(table: Table, allowed: list[Candidate], seed: int, n_trials: int) -> Iterator[Step]:
+    reference = table.candidates[table.baseline]
+    n = table.scores.shape[1]
+    book = ScoreBook(Lookup(table), n, reference.knobs, MemoryStore())
+    settings = SearchSettings(n_trials=n_trials, seed=seed)
+    strategy = Strategy(table.candidates, allowed, reference, book, settings)
+
+    def look(proposal: Proposal) -> None:
+        c = proposal.candidate
+        known = np.isfinite(book.known(c.content))
+        order = np.random.default_rng([int(c.content[:8], 16), seed]).permutation(n)
+        missing = [int(i) for i in order if not known[i]]
+        if proposal.role == "explore":
+            missing = missing[: settings.explore_prompts]
+        for start in range(0, len(missing), settings.block):
+            book.scores(c.knobs, missing[start : start + settings.block])
+            if proposal.role == "final" and proposal.arm != "fewer" and strategy.race_lost(c.content, proposal.arm):
+                return
+
+    first = enqueued(strategy, None)
+    history: list = []
+    for number in range(n_trials):
+        proposal = first[number] if number < len(first) else None
+        if proposal is None:
+            proposal = strategy.propose(number, history, n_trials - len(first))
+            history.append(proposal.role)
+        look(proposal)
+        chosen = strategy.incumbent("joint")
+        yield book.images_made, None if chosen is None else table.rows[chosen]
+
+
+def run_optuna(name: str) -> Callable[[Table, list[Candidate], int, int], Iterator[Step]]:
+    """Optuna's sampler on full-set means; a proposal is the nearest plan of the table within the budget."""
+
+    def run(table: Table, allowed: list[Candidate], seed: int, n_trials: int) -> Iterator[Step]:
+        samplers = {
+            "tpe": optuna.samplers.TPESampler,
+            "gp": optuna.samplers.GPSampler,
+            "nsga2": optuna.samplers.NSGAIISampler,
+            "random": optuna.samplers.RandomSampler,
+        }
+        study = optuna.create_study(direction="maximize", sampler=samplers[name](seed=seed))
+        rows = np.array([table.rows[c.content] for c in allowed])
+        n = table.scores.shape[1]
+        seen: list[int] = []
+        for _ in range(n_trials):
+            trial = study.ask()
+            point = np.array([trial.suggest_float(axis, 0, 1) for axis in ("T", "s", "beta", "k", "m")])
+            row = int(rows[((table.points[rows] - point) ** 2).sum(1).argmin()])
+            if row not in seen:
+                seen.append(row)
+            study.tell(trial, float((table.scores[row] - table.scores[table.baseline]).mean()))
+            yield n * len({*seen, table.baseline}), best_row(table, seen)
+
+    return run
+
+
+def run_halving(table: Table, allowed: list[Candidate], seed: int, n_trials: int) -> Iterator[Step]:
+    """Successive halving of random plans: each round keeps the better half on twice the prompts."""
+    n = table.scores.shape[1]
+    rng = np.random.default_rng(seed)
+    images = n
+    complete: list[int] = []
+    for _ in range(max(1, n_trials // 32)):
+        rows = rng.permutation([table.rows[c.content] for c in allowed])[:32].tolist()
+        order, had, prompts = rng.permutation(n), 0, max(10, n // 32)
+        while True:
+            prompts = min(prompts, n)
+            images += len(rows) * (prompts - had)
+            rows.sort(key=lambda i: -table.scores[i][order[:prompts]].mean())
+            if prompts == n:
+                complete += rows
+                break
+            rows, had, prompts = rows[: max(1, len(rows) // 2)], prompts, prompts * 2
+        yield images, best_row(table, complete)
+
+
+RUNS: dict[str, Callable[[Table, list[Candidate], int, int], Iterator[Step]]] = {
+    "postdiff": run_postdiff,
+    "halving": run_halving,
+    **{name: run_optuna(name) for name in ("tpe", "gp", "nsga2", "random")},
+}
+
+
+def arrival(table: Table, allowed: list[Candidate], steps: Iterator[Step]) -> tuple[int | None, float]:
+    """Pictures until the choice is within one standard error of the best, and the final regret in standard errors."""
+    rows = [table.rows[c.content] for c in allowed]
+    best = max(rows, key=lambda i: table.scores[i].mean())
+    difference = table.scores[best] - table.scores[table.baseline]
+    error = max(float(difference.std(ddof=1)) / np.sqrt(len(difference)), 1e-9)
+    first, regret = None, np.inf
+    for images, row in steps:
+        if row is None or row not in rows:
+            continue
+        regret = float(table.scores[best].mean() - table.scores[row].mean()) / error
+        if regret <= 1 and first is None:
+            first = images
+    return first, regret
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--synthetic", action="store_true")
+    parser.add_argument("--plans", type=int, default=400)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.3, 0.45, 0.6, 0.75])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--trials", type=int, default=100, help="trials each strategy may use")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not options.synthetic and options.table is None:
+        parser.error("give --table or --synthetic")
+    table = synthetic_table(options.plans, options.prompts) if options.synthetic else read_table(options.table)
+    n = table.scores.shape[1]
+    print("| budget | strategy | pictures: quartiles (arrived) | final regret, standard errors | sweep |")
+    print("| --- | --- | --- | --- | --- |")
+    raw = []
+    for share in options.budgets:
+        allowed = table.allowed(share)
+        for name in options.strategies:
+            results = [
+                arrival(table, allowed, RUNS[name](table, allowed, seed, options.trials))
+                for seed in range(options.seeds)
+            ]
+            raw.append({"budget": share, "strategy": name, "plans": len(allowed), "results": results})
+            arrived = [r[0] for r in results if r[0] is not None]
+            # a run that never arrives counts as infinite, so that quartiles are not flattered
+            images = np.array([np.inf if r[0] is None else r[0] for r in results])
+            quartiles = " / ".join(f"{q:.0f}" for q in np.quantile(images, [0.25, 0.5, 0.75], method="higher"))
+            regret = float(np.median([r[1] for r in results]))
+            print(
+                f"| {share:.0%} | {name} | {quartiles} ({len(arrived)}/{len(results)}) | {regret:.2f} "
+                f"| {n * len(allowed)} |",
+                flush=True,
+            )
+    if options.out:
+        options.out.write_text(json.dumps(raw, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

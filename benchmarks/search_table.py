@@ -1,0 +1,142 @@
+"""Per-prompt scores of some four hundred plans of a model, to compare search strategies without making pictures.
+
+The plans: the whole fewer-steps arm; at the default T the whole s × β grid, every k and every m; and mixed corners
+drawn evenly over the cost. Every plan sees the same prompts with the same seeds. Scores are kept plan by plan in a file
+beside the result, so a stopped run goes on where it was.
+
+    python benchmarks/search_table.py --model shapes --plans 420 --num-prompts 200 --device cuda
+    python benchmarks/search_table.py --model DIR --scorer local-dir:DIR --plans 4 --num-prompts 3 --out /tmp/t.npz
+
+The result, an ``.npz`` of a few hundred kilobytes: ``knobs`` (JSON), ``macs``, ``scores`` (plans, prompts),
+``baseline`` (its row) and ``about`` (JSON: model, prompts, scorer, machine).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from postdiff_calib.cost.build import table_for_card
+from postdiff_calib.generate import generate
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.prompts import draw, load_prompt_set
+from postdiff_calib.quality import check_health
+from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.search.evaluate import FileStore, ScoreBook
+from postdiff_calib.search.space import Candidate, SearchSpace
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Pictures:
+    """The evaluator: makes the pictures of some prompts and scores them; the seed of prompt i is i."""
+
+    def __init__(self, loaded, scorer, prompts, batch_size) -> None:
+        self.loaded, self.scorer, self.prompts, self.batch_size = loaded, scorer, prompts, batch_size
+
+    def scores(self, knobs: Knobs, indices: list[int]) -> list[float]:
+        """As ``evaluate.Evaluator``."""
+        card = self.loaded.card
+        texts = [self.prompts[i] for i in indices]
+        batches = generate(
+            self.loaded.pipe,
+            knobs,
+            texts,
+            list(indices),
+            height=card.height,
+            width=card.width,
+            guidance_scale=card.guidance_scale,
+            batch_size=self.batch_size,
+            latent_multiple=card.latent_multiple,
+        )
+        images = torch.cat(list(batches))
+        check_health(images, texts)
+        return self.scorer.score(images, texts)
+
+
+def choose(candidates: list[Candidate], default_steps: int, count: int, seed: int) -> list[Candidate]:
+    """The plans of the table, cheapest kinds of question first; see the module."""
+
+    def one_knob(c: Candidate) -> bool:
+        total, _, _, k, m = c.coordinates()
+        return total == default_steps and sum((c.n_low > 0, k > 1, m < 1)) <= 1
+
+    chosen = {c.content: c for c in candidates if c.fewer or one_knob(c)}
+    rest = sorted((c for c in candidates if c.content not in chosen), key=lambda c: c.cost.macs)
+    missing = max(0, count - len(chosen))
+    if missing and rest:
+        # evenly over the cost, at random within each stretch of it
+        edges = np.linspace(0, len(rest), min(missing, len(rest)) + 1).astype(int)
+        rng = np.random.default_rng(seed)
+        for low, high in pairwise(edges):
+            c = rest[int(rng.integers(low, max(high, low + 1)))]
+            chosen[c.content] = c
+    return list(chosen.values())[:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="shapes")
+    parser.add_argument("--scorer", help="open_clip model; the card's own by default")
+    parser.add_argument("--prompts", help="prompt set; the card's own by default")
+    parser.add_argument("--num-prompts", type=int, default=200)
+    parser.add_argument("--plans", type=int, default=420)
+    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULTS / "search_table.npz")
+    options = parser.parse_args()
+
+    loaded = load_pipeline(options.model, device=options.device, dtype="auto")
+    card = loaded.card
+    scorer = ClipScorer(options.scorer or card.scorer, device=loaded.device)
+    prompts, _ = draw(load_prompt_set(options.prompts or card.prompt_set), options.num_prompts, options.seed)
+    price = table_for_card(card).price
+    space = SearchSpace.from_card(card, card.latent_size())
+    candidates = list(space.candidates(price))
+    plans = choose(candidates, card.num_inference_steps, options.plans, options.seed)
+    baseline = compile_plan(space.baseline).content
+    if baseline not in {c.content for c in plans}:
+        plans[0] = next(c for c in candidates if c.content == baseline)
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    store = FileStore(options.out.with_suffix(".scores.jsonl"))
+    book = ScoreBook(Pictures(loaded, scorer, prompts, options.batch_size), len(prompts), space.baseline, store)
+    start = time.perf_counter()
+    for number, c in enumerate(plans, 1):
+        book.scores(c.knobs, range(len(prompts)))
+        print(f"{number}/{len(plans)} {c.knobs.describe()} {book.known(c.content).mean():.3f}", flush=True)
+    about = {
+        "model": options.model,
+        "fingerprint": loaded.fingerprint,
+        "scorer": scorer.name,
+        "scorer_sha256": scorer.weights_sha256,
+        "prompts_sha256": prompts.sha256,
+        "device": torch.cuda.get_device_name() if loaded.device.startswith("cuda") else platform.processor() or "cpu",
+        "dtype": loaded.dtype,
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - start, 1),
+        "images": book.images_made,
+    }
+    np.savez_compressed(
+        options.out,
+        knobs=json.dumps([c.knobs.as_dict() for c in plans]),
+        macs=np.array([c.cost.macs for c in plans]),
+        scores=np.array([book.known(c.content) for c in plans], dtype=np.float32),
+        baseline=[c.content for c in plans].index(baseline),
+        about=json.dumps(about),
+    )
+    print(f"{options.out}: {len(plans)} plans × {len(prompts)} prompts, {book.images_made} pictures made")
+
+
+if __name__ == "__main__":
+    main()
