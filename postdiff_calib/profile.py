@@ -26,7 +26,6 @@ from postdiff_calib.plan import compile_plan, plan_facts
 SCHEMA_VERSION = 1
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
-Arm = Literal["fewer", "cheaper", "joint"]
 
 
 def _range(name: str) -> Any:
@@ -64,6 +63,7 @@ class BudgetSection(Section):
     kind: Literal["seconds", "macs"]
     quantile: Literal["median", "p95"]
     limit: Annotated[float, Field(gt=0)]
+    share: Annotated[float, Field(gt=0)]
     unit: Literal["s per image", "MACs per image"]
     batch_size: Annotated[int, Field(ge=1)]
 
@@ -110,7 +110,10 @@ class Comparison(Section):
 
 
 class ExpectedSection(Section):
-    """What the settings cost and lose, on prompts that the search did not see."""
+    """What the settings cost and lose, on prompts that the search did not see where ``confirmed``.
+
+    ``delta`` is the difference that ``equivalent`` means to stay within.
+    """
 
     cost: Cost
     baseline_cost: Cost
@@ -120,7 +123,10 @@ class ExpectedSection(Section):
     score: float
     baseline_score: float
     difference: Comparison
+    delta: Annotated[float, Field(gt=0)]
     verdict: Verdict
+    prompts_to_decide: int | None
+    confirmed: bool
 
 
 class ArmResult(Section):
@@ -137,12 +143,12 @@ class ArmResult(Section):
 class TradeoffRow(Section):
     """The paper's question at one budget: fewer steps, cheaper steps, or both?"""
 
-    budget: str
+    share: Annotated[float, Field(gt=0)]
     fewer: ArmResult | None
     cheaper: ArmResult | None
     joint: ArmResult | None
     cheaper_minus_fewer: Comparison | None
-    winner: Literal["fewer", "cheaper", "joint", "tie", "undecided"]
+    winner: Literal["fewer", "cheaper", "tie", "undecided"]
     answer: str
 
 
@@ -159,7 +165,7 @@ class EvidenceSection(Section):
     prompt_set: str
     prompt_set_sha256: str
     num_prompts: Annotated[int, Field(ge=1)]
-    num_held_out: Annotated[int, Field(ge=1)]
+    num_held_out: Annotated[int, Field(ge=0)]
     held_out_sha256: str
     seed: int
     scorer: str

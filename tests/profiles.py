@@ -45,6 +45,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "kind": "macs",
             "quantile": "median",
             "limit": 3.0e9,
+            "share": 0.6,
             "unit": "MACs per image",
             "batch_size": 25,
         },
@@ -66,12 +67,15 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "score": 70.1,
             "baseline_score": 70.2,
             "difference": difference(),
+            "delta": 0.7,
             "verdict": "equivalent",
+            "prompts_to_decide": None,
+            "confirmed": True,
         },
         "tradeoff": {
             "rows": [
                 {
-                    "budget": "60%",
+                    "share": 0.6,
                     "fewer": arm(Knobs(12), 0.6),
                     "cheaper": arm(knobs, 0.58),
                     "joint": None,

@@ -21,7 +21,7 @@ ORDER: list[tuple[str, ...]] = [
     ("cost", "quality"),
     ("search",),
     ("profile",),
-    ("deploy",),
+    ("deploy", "conclude"),
     ("report",),
     ("calibrate",),
     ("cli",),

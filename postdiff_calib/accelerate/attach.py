@@ -21,7 +21,7 @@ from typing import Any
 
 from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.summary import RunSummary
-from postdiff_calib.errors import KnobError, UsageError
+from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 
@@ -101,8 +101,26 @@ def is_enabled_with(pipe: Any, knobs: Any, *, noise: str | None = None, latent_m
     return attachment.settings == (plan.knobs, noise, latent_multiple)
 
 
+def _refuse_other_pipeline(pipe: Any, profile: Any) -> None:
+    """A profile says for which pipeline it was made; on another one its figures mean nothing."""
+    compare = getattr(profile, "pipeline_mismatches", None)
+    found = compare(pipe) if compare is not None else []
+    if found:
+        raise UnsupportedError(
+            f"profile for {profile.model.id}",
+            f"this pipeline differs in {'; '.join(found)}",
+            "calibrate this pipeline, or pass override=True to run at your own risk",
+        )
+
+
 def enable(
-    pipe: Any, knobs: Any, *, noise: str | None = None, latent_multiple: int | None = None, strict: bool = True
+    pipe: Any,
+    knobs: Any,
+    *,
+    noise: str | None = None,
+    latent_multiple: int | None = None,
+    strict: bool = True,
+    override: bool = False,
 ) -> None:
     """Accelerate a stock diffusers pipeline in place; ``pipe(prompt, ...)`` then works as always.
 
@@ -116,14 +134,18 @@ def enable(
         latent_multiple: what low-resolution latent sides are multiples of; default: the network's total
             down-sampling, or its patch size.
         strict: refuse ``Knobs`` of which one rounds to no step at all; a profile's plan is taken as it is.
+        override: use a profile although it was made for another pipeline.
 
     Raises:
-        UnsupportedError: the pipeline, its scheduler or network cannot be accelerated in this way.
+        UnsupportedError: the pipeline, its scheduler or network cannot be accelerated in this way, or the profile was
+            made for another pipeline.
         KnobError: with ``strict``, a knob would do nothing.
     """
     plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
     if strict and isinstance(knobs, Knobs):
         _refuse_inert(plan)
+    if not override:
+        _refuse_other_pipeline(pipe, knobs)
     old = _attachment(pipe)
     if old is not None and old.active:
         raise UsageError("enable during a call", "the plan of a running call is fixed", "wait until it returns")
@@ -147,14 +169,20 @@ def disable(pipe: Any) -> None:
 
 @contextmanager
 def accelerated(
-    pipe: Any, knobs: Any, *, noise: str | None = None, latent_multiple: int | None = None, strict: bool = True
+    pipe: Any,
+    knobs: Any,
+    *,
+    noise: str | None = None,
+    latent_multiple: int | None = None,
+    strict: bool = True,
+    override: bool = False,
 ) -> Iterator[Any]:
     """``enable`` for the length of a ``with`` block; afterwards the pipeline is as it was before, accelerated or not.
 
     Args: as for ``enable``.
     """
     before = _attachment(pipe)
-    enable(pipe, knobs, noise=noise, latent_multiple=latent_multiple, strict=strict)
+    enable(pipe, knobs, noise=noise, latent_multiple=latent_multiple, strict=strict, override=override)
     try:
         yield pipe
     finally:

@@ -18,7 +18,7 @@ def calibrate_command(
         typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set."),
     ] = None,
     num_prompts: Annotated[int, typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.")] = 500,
-    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 40,
+    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
     study: Annotated[
@@ -32,6 +32,9 @@ def calibrate_command(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Score difference you care about.  [default: 1% of the score]")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -58,6 +61,7 @@ def calibrate_command(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
+        delta=delta,
         fresh=fresh,
     )
     with console_progress(quiet=quiet or as_json) as progress:

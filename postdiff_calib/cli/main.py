@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 
 from postdiff_calib.cli.calibrate import calibrate_command
+from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.generate import generate_command
+from postdiff_calib.cli.models import models_command
+from postdiff_calib.cli.prompts import sample_command
 from postdiff_calib.errors import PostdiffError
 
 app = typer.Typer(
@@ -25,6 +28,20 @@ app = typer.Typer(
 
 app.command("calibrate")(calibrate_command)
 app.command("generate")(generate_command)
+app.command("cost")(cost_command)
+app.command("models")(models_command)
+
+prompts_app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode=None)
+prompts_app.command("sample")(sample_command)
+app.add_typer(prompts_app, name="prompts")
+
+
+@prompts_app.callback()
+def _prompts() -> None:
+    """Calibration sets: draw one from a caption corpus.
+
+    Example: postdiff prompts sample --from captions_val2014.json --size 500 --out calib_sets/coco.jsonl
+    """
 
 
 def _version(show: bool) -> None:

@@ -68,9 +68,8 @@ def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: C
         saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
     table.add_row("cost per image", saving)
     table.add_row("score", f"{e.score:.2f}, unaccelerated {e.baseline_score:.2f} ({e.metric})")
-    table.add_row(
-        "difference", f"{interval(e.difference)} over {e.difference.num_prompts} held-out prompts: {e.verdict}"
-    )
+    prompts = f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'} prompts"
+    table.add_row("difference", f"{interval(e.difference)} over {prompts}: {verdict(profile)}")
     table.add_row(
         "resolution", f"differences under {profile.evidence.smallest_difference:.2f} cannot be told from zero"
     )
@@ -87,9 +86,19 @@ def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: C
     console.print(f"\nprofile written to {path}", highlight=False, markup=False)
 
 
+def verdict(profile: Profile) -> str:
+    """The verdict in words."""
+    e = profile.expected
+    if e.verdict == "equivalent":
+        return f"equivalent within {e.delta:.2f}"
+    if e.verdict == "undecided" and e.prompts_to_decide:
+        return f"undecided; about {e.prompts_to_decide} prompts would decide"
+    return e.verdict
+
+
 def own_row(profile: Profile) -> Any:
     """The trade-off row of the profile's own budget, or ``None``."""
-    return next((r for r in profile.tradeoff.rows if r.budget == profile.budget.text), None)
+    return next((r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9), None)
 
 
 def arms_table(profile: Profile) -> Table:
@@ -108,7 +117,7 @@ def arms_table(profile: Profile) -> Table:
             won = " ←" if row.winner == arm else ""
             mark = "" if result.confirmed else " *"
             table.add_row(
-                row.budget if first else "",
+                f"{row.share:.0%}" if first else "",
                 label + won,
                 result.knobs,
                 f"{result.relative_macs:.0%}",

@@ -41,13 +41,14 @@ class Recipe:
     judge_steps: int = 1500
     judge_batch: int = 96
     judge_rate: float = 2e-3
-    scorer_steps: int = 4000
+    #: The rate falls to zero at each of these steps and starts anew after it.
+    scorer_cycles: tuple[int, ...] = (4000, 6500)
     scorer_batch: int = 64
     scorer_rate: float = 1.5e-3
     text_steps: int = 1500
     text_batch: int = 128
     text_rate: float = 1e-3
-    samples: int = 800_000
+    samples: int = 384_000
     batch: int = 64
     rate: float = 1.2e-3
     text_rate_factor: float = 0.25
@@ -186,7 +187,8 @@ def train_scorer(work: Path, recipe: Recipe, autoencoder: PatchAutoencoder) -> s
         return training.loss(pictures, scenes, Random(f"{recipe.seed}/edits/{step}"))
 
     groups = [{"params": list(training.parameters()), "lr": recipe.scorer_rate}]
-    fit("scorer", work, training, groups, recipe.scorer_steps, 200, recipe, loss_at, decay_share=0.5)
+    for steps in recipe.scorer_cycles:
+        fit("scorer", work, training, groups, steps, 200, recipe, loss_at, decay_share=0.5)
     return training
 
 
