@@ -162,7 +162,8 @@ _SHAPES = Card(
     width=64,
     # Listed by name, not looked for: importing must not depend on what is on the disk.
     networks={role: str(SHAPES_FOLDER / "pipeline" / role / "config.json") for role in ("unet", "text_encoder", "vae")},
-    guidance_scale=5.0,
+    guidance_scale=3.0,
+    scheduler="DDIMScheduler",
     licence="apache-2.0",
     vae_scale_factor=4,
     latent_channels=12,

@@ -1,7 +1,8 @@
 """Health of generated pictures, checked before any score: a black frame can out-score a bad picture on CLIP.
 
 A picture is unhealthy when it holds NaN or infinity, when it is constant (one colour to within quantisation), or when
-it is saturated (nearly all values at the ends of the range, as a diverged sample is after clamping).
+it is saturated (nearly all values at the ends of the range, and jumping between them from pixel to pixel, as a diverged
+sample does after clamping; a flat drawing in pure colours does not jump).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 #: A picture whose every channel spans less than this is one colour: half a step of 8-bit quantisation.
 CONSTANT_RANGE = 0.5 / 255
-#: Share of values at exactly 0 or 1 above which a picture is saturated. A photograph on pure white stays below.
+#: Share of values at exactly 0 or 1 above which a picture may be saturated. A photograph on pure white stays below.
 SATURATED_SHARE = 0.98
+#: Share of neighbouring values that jump from one end to the other; noise has one half, fine stripes a few per cent.
+JUMPING_SHARE = 0.1
 
 
 class HealthError(PostdiffError):
@@ -54,6 +57,7 @@ def _fault(image: torch.Tensor) -> str | None:
     flat = values.flatten(1)
     if float((flat.amax(1) - flat.amin(1)).max()) < CONSTANT_RANGE:
         return "are constant"
-    if float(((values <= 0) | (values >= 1)).float().mean()) > SATURATED_SHARE:
+    at_ends = float(((values <= 0) | (values >= 1)).float().mean())
+    if at_ends > SATURATED_SHARE and float((values.diff(dim=-1).abs() >= 1).float().mean()) > JUMPING_SHARE:
         return "are saturated"
     return None

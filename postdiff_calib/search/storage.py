@@ -47,7 +47,7 @@ def open_study(
         OutputError: the folder cannot be made.
         StudyError: the study was made under another fingerprint, or the storage cannot be used.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -83,15 +83,18 @@ def build_unet(channels: int) -> Any:
 
 
 def build_scheduler() -> Any:
-    """DPM-Solver++ 2M on the cosine schedule, velocity prediction, trailing timesteps."""
-    from diffusers import DPMSolverMultistepScheduler
+    """DDIM on the cosine schedule, velocity prediction, trailing timesteps.
 
-    return DPMSolverMultistepScheduler(
+    DDIM and not a solver of higher order: flat pictures are so smooth that DPM-Solver++ 2M is as good in 4 steps as in
+    20, and a model on which every step count is equally good has no trade-off to calibrate.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
+        clip_sample=False,
         steps_offset=1,  # unused by trailing timesteps; the pipeline asks for it
     )
 
