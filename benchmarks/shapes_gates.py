@@ -78,6 +78,8 @@ def main() -> int:
     args = parser.parse_args()
     from diffusers import StableDiffusionPipeline
     from open_clip import create_model_from_pretrained, get_tokenizer
+    from safetensors.torch import save_file
+
     from postdiff_calib.models.cards import get_card
 
     card = get_card("shapes")
@@ -91,6 +93,11 @@ def main() -> int:
     pipe = StableDiffusionPipeline.from_pretrained(args.weights / "pipeline", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     reader = load_judge(args.judge)
+    kept = args.out / "shapes_judge.safetensors"
+    if args.judge.resolve() != kept.resolve():
+        args.out.mkdir(parents=True, exist_ok=True)
+        state = reader.state_dict().items()
+        save_file({k: v.half() if v.is_floating_point() else v for k, v in state}, kept)
     result: dict[str, object] = {"num": len(scenes), "steps": steps, "guidance_scale": scale}
 
     psnr = gates.autoencoder_db(pipe.vae, scenes, seed=1)

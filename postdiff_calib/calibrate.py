@@ -38,14 +38,14 @@ FINALISTS = 3
 class CalibrateJob:
     """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
 
-    ``prompts`` None takes the model's own set, ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size
-    that suits the picture, ``delta`` None one per cent of the unaccelerated model's mean score.
+    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``study`` None a folder under ``studies/``,
+    ``batch_size`` 0 a size that suits the picture, ``delta`` None one per cent of the unaccelerated model's mean score.
     """
 
     model: str = "shapes"
     budget: str = "60%"
     prompts: str | None = None
-    num_prompts: int = 500
+    num_prompts: int | None = None
     trials: int = 24
     seed: int = 0
     out: Path = Path("profile.yaml")
@@ -91,7 +91,9 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     progress.stage("loading the model")
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     card = loaded.card
-    calibration, held_out = draw(load_prompt_set(job.prompts or card.prompt_set), job.num_prompts, job.seed)
+    calibration, held_out = draw(
+        load_prompt_set(job.prompts or card.prompt_set), job.num_prompts or card.num_prompts, job.seed
+    )
     scorer = ClipScorer(card.scorer, device=loaded.device)
     for note in loaded.notes:
         progress.note(note)

@@ -17,7 +17,10 @@ def calibrate_command(
         str | None,
         typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set."),
     ] = None,
-    num_prompts: Annotated[int, typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.")] = 500,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 300]"),
+    ] = None,
     trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),

@@ -64,6 +64,7 @@ class Card:
         low_res_scales: β values of the search.
         scorer: open_clip model, ``name::weights`` or ``local-dir:/path``.
         prompt_set: name of the calibration set that goes with it.
+        num_prompts: how many of its prompts a calibration draws by default (the paper's appendix D: 500 suffice).
         text_length: tokens of a padded prompt.
         networks: role (``unet`` or ``transformer``, ``text_encoder``, ``text_encoder_2``, ``vae``) to configuration:
             a name in ``configs/``, the path of a JSON file, or the configuration itself.
@@ -91,6 +92,7 @@ class Card:
     low_res_scales: tuple[float, ...] = LOW_RES_SCALES
     scorer: str = VIT_B_32
     prompt_set: str = "scenes"
+    num_prompts: int = 500
     text_length: int = 77
     shipped_scheduler: str | None = None
     unet_hub_id: str | None = None
@@ -162,7 +164,7 @@ _SHAPES = Card(
     width=64,
     # Listed by name, not looked for: importing must not depend on what is on the disk.
     networks={role: str(SHAPES_FOLDER / "pipeline" / role / "config.json") for role in ("unet", "text_encoder", "vae")},
-    guidance_scale=3.0,
+    guidance_scale=3.6,
     scheduler="DDIMScheduler",
     licence="apache-2.0",
     vae_scale_factor=4,
@@ -171,6 +173,7 @@ _SHAPES = Card(
     latent_multiple=2,
     scorer=f"local-dir:{SHAPES_FOLDER / 'scorer'}",
     prompt_set="shapes",
+    num_prompts=300,  # on two CPU cores, three minutes in all
     text_length=24,
     step_range=(2, 20),
     note="small, trained by the recipe in this package, and shipped with it",

@@ -47,12 +47,18 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def wide_console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=116)
+
+
 def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: Console | None = None) -> None:
     """The outcome of a calibration: what to run, what it costs, what it loses, and the answer."""
     if as_json:
         print_json({"profile": str(path), **profile.to_dict()})
         return
-    console = console or Console()
+    console = console or wide_console()
     e, cost, base = profile.expected, profile.expected.cost, profile.expected.baseline_cost
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

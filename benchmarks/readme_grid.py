@@ -1,0 +1,77 @@
+"""The README's picture: baseline, calibrated plan, and fewer steps at the same budget, on the same prompts and seeds.
+
+    python benchmarks/readme_grid.py profile.yaml docs/grid.png
+
+The prompts are the first eight held-out prompts of the profile's own draw; none is picked by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from postdiff_calib.generate import generate
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.profile import load_profile
+from postdiff_calib.prompts import draw, load_prompt_set
+
+COLUMNS, ZOOM, LABEL, CAPTION = 8, 2, 150, 44
+
+
+def main() -> None:
+    profile = load_profile(sys.argv[1])
+    loaded = load_pipeline(profile.model.card or profile.model.id)
+    evidence = profile.evidence
+    _, held_out = draw(load_prompt_set(evidence.prompt_set), evidence.num_prompts, evidence.seed)
+    prompts = held_out.prompts[:COLUMNS]
+    seeds = [evidence.seed + evidence.num_prompts + i for i in range(COLUMNS)]
+    row = next(r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9)
+    rows = [(f"unaccelerated\nT={loaded.card.num_inference_steps}", Knobs(loaded.card.num_inference_steps))]
+    rows.append((f"calibrated, {profile.expected.relative_macs:.0%}\n" + profile.knobs.describe(), profile.knobs))
+    if row.fewer is not None:
+        steps = int(row.fewer.knobs.removeprefix("T="))
+        rows.append((f"fewer steps, {row.fewer.relative_macs:.0%}\nT={steps}", Knobs(steps)))
+    side = profile.model.width * ZOOM
+    sheet = Image.new("RGB", (LABEL + COLUMNS * (side + 4), len(rows) * (side + 4) + CAPTION), "white")
+    pen = ImageDraw.Draw(sheet)
+    for y, (label, knobs) in enumerate(rows):
+        images = torch.cat(
+            list(
+                generate(
+                    loaded.pipe,
+                    knobs,
+                    prompts,
+                    seeds,
+                    height=profile.model.height,
+                    width=profile.model.width,
+                    guidance_scale=profile.model.guidance_scale,
+                    batch_size=profile.budget.batch_size,
+                    noise=profile.noise,
+                    latent_multiple=profile.latent_multiple,
+                )
+            )
+        )
+        pen.multiline_text((4, y * (side + 4) + side // 2 - 14), label, fill="black", font_size=11)
+        for x, image in enumerate(images):
+            array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            picture = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(picture, (LABEL + x * (side + 4), y * (side + 4)))
+    for x, prompt in enumerate(prompts):
+        words, lines = prompt.split(), [""]
+        for word in words:
+            if pen.textlength(f"{lines[-1]} {word}", font_size=9) > side:
+                lines.append("")
+            lines[-1] = f"{lines[-1]} {word}".strip()
+        at = (LABEL + x * (side + 4), len(rows) * (side + 4))
+        pen.multiline_text(at, "\n".join(lines), fill="black", font_size=9, spacing=1)
+    target = Path(sys.argv[2])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The main job on the embedded model, small: the profile holds what ran, a stopped run resumes, misuse is refused."""
+
+import json
+
+import pytest
+import torch
+
+from postdiff_calib.accelerate import accelerated
+from postdiff_calib.budget import Limit
+from postdiff_calib.calibrate import CalibrateJob, ladder, run_calibrate
+from postdiff_calib.cli.main import main
+from postdiff_calib.errors import StudyError, UnsupportedError
+from postdiff_calib.generate import generate
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.profile import load_profile
+from postdiff_calib.prompts import draw, load_prompt_set
+from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.search.pictures import PictureEvaluator
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return load_pipeline("shapes", device="cpu", dtype="float32")
+
+
+def settings(card):
+    return {
+        "height": card.height,
+        "width": card.width,
+        "guidance_scale": card.guidance_scale,
+        "batch_size": 4,
+        "latent_multiple": card.latent_multiple,
+    }
+
+
+def test_ladder_shares_are_of_the_baseline():
+    assert [rung.value for rung in ladder(Limit("macs", "median", 60.0, 100.0))] == [25.0, 40.0, 80.0]
+
+
+def test_scores_are_paired_by_seed_and_do_not_depend_on_the_order(shapes):
+    scorer = ClipScorer(shapes.card.scorer, device="cpu")
+    prompts = load_prompt_set("shapes").prompts[:4]
+    seen = []
+    evaluator = PictureEvaluator(shapes.pipe, scorer, prompts, 7, settings(shapes.card), seen.append)
+    forward = evaluator.scores(Knobs(3), [0, 1, 2, 3])
+    backward = evaluator.scores(Knobs(3), [3, 2, 1, 0])
+    assert forward == pytest.approx(backward[::-1], abs=0.02)
+    assert sum(seen) == 8
+    assert evaluator.scores(Knobs(4), [0, 1]) != forward[:2]
+
+
+def test_a_trained_model_draws_what_is_asked(shapes):
+    scorer = ClipScorer(shapes.card.scorer, device="cpu")
+    prompts = ["a large red circle on a white background", "a large blue square on a yellow background"]
+    images = torch.cat(list(generate(shapes.pipe, Knobs(10), prompts, [0, 1], **settings(shapes.card))))
+    right, wrong = scorer.score(images, prompts), scorer.score(images, prompts[::-1])
+    assert all(r > w + 20 for r, w in zip(right, wrong, strict=True))
+
+
+@pytest.mark.slow
+def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
+    job = CalibrateJob(budget="60%", num_prompts=12, trials=6, device="cpu", dtype="float32")
+    result = run_calibrate(job)
+    profile = load_profile(result.path)
+    assert profile == result.profile
+    assert profile.expected.confirmed
+    assert profile.expected.cost.macs <= profile.budget.limit
+    assert profile.evidence.num_held_out == 6
+    own = next(row for row in profile.tradeoff.rows if row.share == pytest.approx(profile.budget.share))
+    assert own.fewer is not None
+    assert own.cheaper is not None
+
+    # The profile makes the very pictures that were scored: same prompts, seeds and batches, bit for bit.
+    _, held_out = draw(load_prompt_set("shapes"), 12, 0)
+    options = {**settings(shapes.card), "batch_size": profile.budget.batch_size}
+    first = torch.cat(list(generate(shapes.pipe, profile.knobs, held_out.prompts, range(12, 18), **options)))
+    again = load_pipeline("shapes", device="cpu", dtype="float32")
+    with accelerated(again.pipe, profile):
+        generators = [torch.Generator().manual_seed(seed) for seed in range(12, 18)]
+        second = again.pipe(
+            list(held_out.prompts),
+            generator=generators,
+            output_type="pt",
+            guidance_scale=profile.model.guidance_scale,
+        ).images
+    assert torch.equal(first, second)
+
+    # The same command makes no new picture; another seed is another study.
+    assert run_calibrate(job).profile.knobs == profile.knobs
+    assert run_calibrate(job).profile.evidence.images == 0
+    with pytest.raises(StudyError, match="seed"):
+        run_calibrate(CalibrateJob(num_prompts=12, trials=6, seed=1, study=job.folder, device="cpu"))
+
+    # Another scheduler is refused.
+    from diffusers import EulerDiscreteScheduler
+
+    again.pipe.scheduler = EulerDiscreteScheduler.from_config(again.pipe.scheduler.config)
+    with pytest.raises(UnsupportedError, match="EulerDiscreteScheduler"), accelerated(again.pipe, profile):
+        pass
+
+    # And the command line runs it, with the unaccelerated picture beside.
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "a red circle on a white background", "--baseline", "--json", "--out", "pictures"])
+    assert stop.value.code in (None, 0)
+    data = json.loads(capsys.readouterr().out)
+    assert data["knobs"] == profile.knobs.describe()
+    assert (tmp_path / data["images"][0]["pair"]).exists()
