@@ -19,6 +19,7 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from postdiff_calib.conclude import Scored
     from postdiff_calib.cost.table import CostTable
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.prompts import PromptSet
@@ -91,30 +92,32 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     progress.stage("loading the model")
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     card = loaded.card
-    calibration, held_out = draw(
-        load_prompt_set(job.prompts or card.prompt_set), job.num_prompts or card.num_prompts, job.seed
-    )
+    prompt_set = load_prompt_set(job.prompts or card.prompt_set)
+    calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     for note in loaded.notes:
         progress.note(note)
 
-    task = _Task(job, loaded, scorer, calibration, held_out, progress)
+    task = _Task(job, loaded, scorer, prompt_set.name, calibration, held_out, progress)
     table, limit = task.price(budget)
     search = task.search(table, limit)
-    confirmed = None if search.interrupted else task.confirm(search, limit)
+    confirmed, interrupted = None, search.interrupted
+    if not interrupted:
+        try:
+            confirmed = task.confirm(search, limit)
+        except KeyboardInterrupt:
+            interrupted = True
 
     from postdiff_calib.conclude import Scored, conclude
 
     scored = Scored(search.baseline, list(search.plans.values()))
     try:
-        profile = conclude(
-            budget, limit, scored, confirmed, ladder(limit), task.facts(search, confirmed is not None), job.delta
-        )
+        profile = conclude(budget, limit, scored, confirmed, ladder(limit), task.facts(search, confirmed), job.delta)
     except ValueError:
-        if search.interrupted:
+        if interrupted:
             raise KeyboardInterrupt from None
         raise
-    return CalibrateResult(profile, profile.save(job.out), search.interrupted)
+    return CalibrateResult(profile, profile.save(job.out), interrupted)
 
 
 def ladder(limit: Limit) -> tuple[Limit, ...]:
@@ -149,6 +152,7 @@ class _Task:
     job: CalibrateJob
     loaded: LoadedModel
     scorer: ClipScorer
+    prompt_set: str
     calibration: PromptSet
     held_out: PromptSet
     progress: Progress
@@ -262,7 +266,7 @@ class _Task:
             **{key: value for key, value in self.settings.items() if key != "batch_size"},
         }
 
-    def facts(self, search: SearchResult, confirmed: bool) -> Any:
+    def facts(self, search: SearchResult, confirmed: Scored | None) -> Any:
         """The profile's sections that do not follow from scores."""
         from importlib.metadata import version
 
@@ -272,7 +276,9 @@ class _Task:
         pipe = loaded.pipe
         denoiser = getattr(pipe, card.denoiser_role)
         known = card.name if card.name != loaded.source else None
-        images = search.images_made
+        confirmed_plans = [confirmed.baseline, *confirmed.plans] if confirmed else []
+        held = {plan.plan.content: plan.n for plan in confirmed_plans}
+        images = sum(plan.n for plan in search.plans.values()) + sum(held.values())
         return Facts(
             model={
                 "id": known if known == "shapes" else loaded.source,
@@ -289,7 +295,7 @@ class _Task:
                 "notes": list(loaded.notes),
             },
             evidence={
-                "prompt_set": self.calibration.name,
+                "prompt_set": self.prompt_set,
                 "prompt_set_sha256": self.calibration.sha256,
                 "num_prompts": len(self.calibration),
                 "num_held_out": len(self.held_out) if confirmed else 0,

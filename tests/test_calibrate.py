@@ -1,6 +1,7 @@
 """The main job on the embedded model, small: the profile holds what ran, a stopped run resumes, misuse is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from postdiff_calib.accelerate import accelerated
 from postdiff_calib.budget import Limit
 from postdiff_calib.calibrate import CalibrateJob, ladder, run_calibrate
 from postdiff_calib.cli.main import main
-from postdiff_calib.errors import StudyError, UnsupportedError
+from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
@@ -89,10 +90,23 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert torch.equal(first, second)
 
     # The same command makes no new picture; another seed is another study.
-    assert run_calibrate(job).profile.knobs == profile.knobs
-    assert run_calibrate(job).profile.evidence.images == 0
+    assert run_calibrate(job).profile == profile
     with pytest.raises(StudyError, match="seed"):
         run_calibrate(CalibrateJob(num_prompts=12, trials=6, seed=1, study=job.folder, device="cpu"))
+
+    # A budget that nothing meets says what is reachable, before any picture is made.
+    with pytest.raises(BudgetError, match="cheapest reachable plan"):
+        run_calibrate(CalibrateJob(budget="1%", num_prompts=12, study=tmp_path / "none", device="cpu"))
+
+    # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone.
+    def stop_here(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("postdiff_calib.search.confirm.confirm", stop_here)
+    stopped = run_calibrate(replace(job, out=tmp_path / "stopped.yaml"))
+    assert stopped.interrupted
+    assert not load_profile(stopped.path).expected.confirmed
+    assert load_profile(stopped.path).evidence.num_held_out == 0
 
     # Another scheduler is refused.
     from diffusers import EulerDiscreteScheduler

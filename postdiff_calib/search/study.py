@@ -248,10 +248,15 @@ class Search:
             if not self.join:
                 self.prepare()
             self._optimize(self.settings.n_trials)
-            if self.problem.ladder:
+            # The guesses depend on what is scored, so a ladder that is done is not climbed again with newer ones.
+            rungs = [[limit.kind, limit.quantile, limit.value] for limit in self.problem.ladder]
+            climbed = self.study.user_attrs.get("ladders", [])
+            if rungs and rungs not in climbed:
                 if not self.join:
                     self._enqueue(self._ladder())
                 self._optimize(0)
+                if not self.join:
+                    self.study.set_user_attr("ladders", [*climbed, rungs])
         except KeyboardInterrupt:
             interrupted = True
         return self.result(interrupted)
