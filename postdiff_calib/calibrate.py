@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 #: Shares of the unaccelerated cost at which the three families are compared beside the asked-for budget.
 LADDER_SHARES = (0.25, 0.4, 0.8)
 #: Prompts scored per plan at those.
-LADDER_PROMPTS = 100
+LADDER_PROMPTS = 80
 #: Finalists of the joint search that are confirmed on held-out prompts, with the best of the two other families.
-FINALISTS = 3
+FINALISTS = 2
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def calibrate_command(
     ] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 300]"),
+        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 270]"),
     ] = None,
     trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
