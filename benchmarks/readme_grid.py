@@ -55,6 +55,7 @@ def main() -> None:
                 )
             )
         )
+        label = label.replace("β", "beta").replace(" k=", "\nk=")  # the built-in font has no Greek
         pen.multiline_text((4, y * (side + 4) + side // 2 - 14), label, fill="black", font_size=11)
         for x, image in enumerate(images):
             array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
