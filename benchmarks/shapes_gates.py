@@ -90,7 +90,7 @@ def main() -> int:
     scenes = gates.held_out_scenes(args.num, 0, seen)
     captions = [s.caption() for s in scenes]
     print(f"{len(seen)} training captions; {len(scenes)} held-out captions")
-    pipe = StableDiffusionPipeline.from_pretrained(args.weights / "pipeline", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(args.weights / "pipeline", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     reader = load_judge(args.judge)
     kept = args.out / "shapes_judge.safetensors"

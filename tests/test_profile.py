@@ -3,6 +3,7 @@
 import copy
 import json
 
+import jsonschema
 import pytest
 import yaml
 from profiles import profile_data
@@ -129,7 +130,6 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
 
 
 def test_json_schema_accepts_a_profile_and_refuses_a_typo(data):
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json.loads(json.dumps(json_schema())))
     written = Profile.model_validate(data, strict=False).to_dict()
     assert list(validator.iter_errors(written)) == []

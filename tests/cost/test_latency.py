@@ -11,7 +11,6 @@ from postdiff_calib.cost.store import cache_folder, environment_of, latency_path
 from postdiff_calib.cost.timeline import Clock, timed_call
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.cards import SHAPES_FOLDER
 from postdiff_calib.models.load import LoadedModel, derive_card, fingerprint_pipeline, load_pipeline
 from postdiff_calib.plan import compile_plan
 
@@ -163,7 +162,6 @@ def test_macs_of_a_loaded_model_are_those_of_its_own_networks(loaded) -> None:
     assert guided.macs_vae_decoder == table.macs_vae_decoder > 0
 
 
-@pytest.mark.skipif(not (SHAPES_FOLDER / "pipeline").is_dir(), reason="the embedded model is not trained yet")
 def test_the_embedded_models_card_and_pipeline_cost_the_same() -> None:
     loaded = load_pipeline("shapes")
     card = loaded.card

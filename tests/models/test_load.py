@@ -135,7 +135,6 @@ def test_unusable_device_and_dtype(saved, option: str, value: str) -> None:
         load_pipeline(str(saved), **{option: value})
 
 
-@pytest.mark.skipif(not (SHAPES_FOLDER / "pipeline").is_dir(), reason="the embedded model is not trained yet")
 def test_the_embedded_model_loads_from_the_package() -> None:
     loaded = load_pipeline("shapes")
     assert loaded.card.name == "shapes"

@@ -179,7 +179,7 @@ def test_the_whole_recipe_in_miniature(tmp_path, monkeypatch):
     from diffusers import StableDiffusionPipeline
     from open_clip import create_model_from_pretrained, get_tokenizer
 
-    pipe = StableDiffusionPipeline.from_pretrained(out / "pipeline", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(out / "pipeline", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     images = pipe(["a red circle"], num_inference_steps=2, output_type="pt").images
     assert images.shape == (1, 3, 64, 64)
