@@ -13,22 +13,17 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import network_configs
 from postdiff_calib.plan import compile_plan
 
+#: The first is all at once: guidance ends before the switch, so cross-attention runs once more after it.
 PLANS = [
-    # All at once; guidance ends before the switch, so cross-attention runs once more after it.
     Knobs(5, low_res_fraction=0.4, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.2),
-    *(
-        pytest.param(knobs, marks=pytest.mark.slow)
-        for knobs in (
-            Knobs(3),
-            Knobs(4, low_res_fraction=0.5, low_res_scale=0.5),
-            Knobs(5, cache_interval=3),
-            Knobs(4, cache_interval=2, cache_branch=0),
-            Knobs(4, guidance_fraction=0.5),
-            Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"),
-            Knobs(4, guidance_fraction=0.5, cross_attention_cache="mean"),
-            Knobs(8, low_res_fraction=0.4, low_res_scale=0.5, cache_interval=3, guidance_fraction=0.6),
-        )
-    ),
+    Knobs(3),
+    Knobs(4, low_res_fraction=0.5, low_res_scale=0.5),
+    Knobs(5, cache_interval=3),
+    Knobs(4, cache_interval=2, cache_branch=0),
+    Knobs(4, guidance_fraction=0.5),
+    Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"),
+    Knobs(4, guidance_fraction=0.5, cross_attention_cache="mean"),
+    Knobs(8, low_res_fraction=0.4, low_res_scale=0.5, cache_interval=3, guidance_fraction=0.6),
 ]
 
 
@@ -72,14 +67,19 @@ def run(pipe, multiple: int, knobs: Knobs) -> Macs:
 
 #: LCM has no guidance to drop: without cross-attention caching, m would do nothing there, and is refused.
 CASES = [
-    (family, knobs)
+    pytest.param(
+        family,
+        knobs,
+        id=f"{family.__name__}-{knobs.describe()}",
+        marks=[] if knobs is PLANS[0] else pytest.mark.slow,
+    )
     for family in (stable_diffusion, lcm)
     for knobs in PLANS
     if family is stable_diffusion or knobs.cross_attention_cache != "off"
 ]
 
 
-@pytest.mark.parametrize(("family", "knobs"), CASES, ids=[f"{f.__name__}-{k.describe()}" for f, k in CASES])
+@pytest.mark.parametrize(("family", "knobs"), CASES)
 def test_price_equals_a_real_run(family, knobs: Knobs) -> None:
     pipe, multiple = family()
     guides = family is stable_diffusion
