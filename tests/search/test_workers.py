@@ -1,6 +1,7 @@
 """Several worker processes on one real PostgreSQL server, one of them killed in the middle of a trial."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -27,6 +28,15 @@ SETTINGS = SearchSettings(n_trials=24, finalists=6)
 
 def problem(surface=None):
     return Problem(SMALL, price, limit(0.5, SMALL), surface or Surface(N, space=SMALL, private=0.0), N)
+
+
+@pytest.fixture(autouse=True)
+def _connections_of_ended_threads():
+    """Optuna's heartbeat threads leave connections to the garbage collector; collect them where they are expected."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
