@@ -46,12 +46,7 @@ def main() -> None:
                     knobs,
                     prompts,
                     seeds,
-                    height=profile.model.height,
-                    width=profile.model.width,
-                    guidance_scale=profile.model.guidance_scale,
-                    batch_size=profile.budget.batch_size,
-                    noise=profile.noise,
-                    latent_multiple=profile.latent_multiple,
+                    **profile.generation,
                 )
             )
         )

@@ -102,12 +102,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
             knobs,
             job.prompts,
             seeds,
-            height=profile.model.height,
-            width=profile.model.width,
-            guidance_scale=profile.model.guidance_scale,
-            batch_size=profile.budget.batch_size,
-            noise=profile.noise,
-            latent_multiple=profile.latent_multiple,
+            **profile.generation,
         )
         images = torch.cat(list(batches))
         return images, (time.perf_counter() - start) / len(seeds)

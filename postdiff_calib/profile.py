@@ -226,6 +226,18 @@ class Profile(Section):
         """The multiple that low-resolution latent sides are rounded to."""
         return self.plan.latent_multiple
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How pictures are made with this profile: the keyword arguments of ``generate``."""
+        return {
+            "height": self.model.height,
+            "width": self.model.width,
+            "guidance_scale": self.model.guidance_scale,
+            "batch_size": self.budget.batch_size,
+            "noise": self.noise,
+            "latent_multiple": self.latent_multiple,
+        }
+
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
         """What differs between ``pipe`` and the pipeline this profile was made for, by class; empty when nothing does.
 
