@@ -1,10 +1,12 @@
 """Per-prompt scores of some four hundred plans of a model, to compare search strategies without making pictures.
 
 The plans: the whole fewer-steps arm; at the default T the whole s × β grid, every k and every m; and mixed corners
-drawn evenly over the cost. Every plan sees the same prompts with the same seeds. Scores are kept plan by plan in a file
-beside the result, so a stopped run goes on where it was.
+drawn evenly over the cost up to ``--dearest``. Every plan sees the same prompts with the same seeds. Scores are kept plan by plan in a file
+beside the result, so a stopped run goes on where it was, several processes can each take a share (``--shard``), and
+a last run without ``--shard`` gathers what they made.
 
     python benchmarks/search_table.py --model shapes --plans 420 --num-prompts 200 --device cuda
+    python benchmarks/search_table.py --shard 0/2 & python benchmarks/search_table.py --shard 1/2; wait
     python benchmarks/search_table.py --model DIR --scorer local-dir:DIR --plans 4 --num-prompts 3 --out /tmp/t.npz
 
 The result, an ``.npz`` of a few hundred kilobytes: ``knobs`` (JSON), ``macs``, ``scores`` (plans, prompts),
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -63,15 +66,17 @@ class Pictures:
         return self.scorer.score(images, texts)
 
 
-def choose(candidates: list[Candidate], default_steps: int, count: int, seed: int) -> list[Candidate]:
-    """The plans of the table, cheapest kinds of question first; see the module."""
+def choose(
+    candidates: list[Candidate], default_steps: int, count: int, seed: int, dearest: float
+) -> list[Candidate]:
+    """The plans of the table in random order; see the module. ``dearest`` is in MACs, for the mixed corners."""
 
     def one_knob(c: Candidate) -> bool:
         total, _, _, k, m = c.coordinates()
         return total == default_steps and sum((c.n_low > 0, k > 1, m < 1)) <= 1
 
     chosen = {c.content: c for c in candidates if c.fewer or one_knob(c)}
-    rest = sorted((c for c in candidates if c.content not in chosen), key=lambda c: c.cost.macs)
+    rest = sorted((c for c in candidates if c.content not in chosen and c.cost.macs <= dearest), key=lambda c: c.cost.macs)
     missing = max(0, count - len(chosen))
     if missing and rest:
         # evenly over the cost, at random within each stretch of it
@@ -80,7 +85,7 @@ def choose(candidates: list[Candidate], default_steps: int, count: int, seed: in
         for low, high in pairwise(edges):
             c = rest[int(rng.integers(low, max(high, low + 1)))]
             chosen[c.content] = c
-    return list(chosen.values())[:count]
+    return random.Random(seed).sample(list(chosen.values())[:count], min(count, len(chosen)))
 
 
 def main() -> None:
@@ -90,6 +95,8 @@ def main() -> None:
     parser.add_argument("--prompts", help="prompt set; the card's own by default")
     parser.add_argument("--num-prompts", type=int, default=200)
     parser.add_argument("--plans", type=int, default=420)
+    parser.add_argument("--dearest", type=float, default=0.75, help="of the mixed corners, over the default's MACs")
+    parser.add_argument("--shard", default="0/1", help="i/n: make the scores of every n-th plan only, write no table")
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -103,8 +110,10 @@ def main() -> None:
     price = table_for_card(card).price
     space = SearchSpace.from_card(card, card.latent_size())
     candidates = list(space.candidates(price))
-    plans = choose(candidates, card.num_inference_steps, options.plans, options.seed)
-    baseline = compile_plan(space.baseline).content
+    baseline_plan = compile_plan(space.baseline)
+    dearest = options.dearest * price(baseline_plan).macs
+    plans = choose(candidates, card.num_inference_steps, options.plans, options.seed, dearest)
+    baseline = baseline_plan.content
     if baseline not in {c.content for c in plans}:
         plans[0] = next(c for c in candidates if c.content == baseline)
 
@@ -112,9 +121,14 @@ def main() -> None:
     store = FileStore(options.out.with_suffix(".scores.jsonl"))
     book = ScoreBook(Pictures(loaded, scorer, prompts, options.batch_size), len(prompts), space.baseline, store)
     start = time.perf_counter()
+    shard, shards = (int(part) for part in options.shard.split("/"))
     for number, c in enumerate(plans, 1):
+        if number % shards != shard:
+            continue
         book.scores(c.knobs, range(len(prompts)))
         print(f"{number}/{len(plans)} {c.knobs.describe()} {book.known(c.content).mean():.3f}", flush=True)
+    if shards > 1:
+        return
     about = {
         "model": options.model,
         "fingerprint": loaded.fingerprint,
