@@ -13,6 +13,7 @@ from postdiff_calib.profile import Profile, load_profile
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from postdiff_calib.models.load import LoadedModel
 
@@ -122,19 +123,23 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
 
 
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """An image of ``generate``, (3, H, W) in [0, 1], as an 8-bit picture."""
+    from PIL import Image
+
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
 def _write(out: Path, prompt: str, seed: int, image: torch.Tensor, reference: torch.Tensor | None) -> GeneratedImage:
     from PIL import Image
 
-    def picture(tensor: torch.Tensor) -> Image.Image:
-        return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
-
     stem = f"{seed:05d}-{''.join(c if c.isalnum() else '-' for c in prompt.lower())[:60].strip('-')}"
     path, baseline, pair = out / f"{stem}.png", None, None
-    ours = picture(image)
+    ours = to_picture(image)
     ours.save(path)
     if reference is not None:
         baseline, pair = out / f"{stem}.baseline.png", out / f"{stem}.pair.png"
-        stock = picture(reference)
+        stock = to_picture(reference)
         stock.save(baseline)
         sheet = Image.new("RGB", (stock.width + ours.width + 4, ours.height), "white")
         sheet.paste(stock, (0, 0))

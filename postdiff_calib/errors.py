@@ -54,9 +54,23 @@ class ProfileError(PostdiffError):
     """A profile cannot be read, or does not apply to the pipeline at hand."""
 
 
+class GuardError(PostdiffError, ValueError):
+    """A guard rail cannot be read."""
+
+
 class StudyError(PostdiffError):
     """A study folder cannot be used: other settings, other model, not a study."""
 
 
 class OutputError(PostdiffError):
     """An output path cannot be written."""
+
+
+class CheckError(PostdiffError):
+    """Something was checked and does not hold; commands leave with exit code 3."""
+
+    exit_code = 3
+
+
+class ProfileWarning(UserWarning):
+    """A profile runs on a pipeline that something was added to since, so its figures may no longer hold."""

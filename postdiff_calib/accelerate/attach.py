@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from postdiff_calib.accelerate.attachment import Attachment
+from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.summary import RunSummary
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 
@@ -98,19 +99,15 @@ def is_enabled_with(pipe: Any, knobs: Any, *, noise: str | None = None, latent_m
     if attachment is None:
         return False
     plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
-    return attachment.settings == (plan.knobs, noise, latent_multiple)
+    # A profile asks for more than its knobs: it also has conditions on each call.
+    held = attachment.conditions.profile if attachment.conditions is not None else None
+    same_conditions = bool(held == knobs) or not hasattr(knobs, "pipeline_mismatches")
+    return same_conditions and attachment.settings == (plan.knobs, noise, latent_multiple)
 
 
-def _refuse_other_pipeline(pipe: Any, profile: Any) -> None:
+def _conditions(knobs: Any, override: bool) -> Conditions | None:
     """A profile says for which pipeline it was made; on another one its figures mean nothing."""
-    compare = getattr(profile, "pipeline_mismatches", None)
-    found = compare(pipe) if compare is not None else []
-    if found:
-        raise UnsupportedError(
-            f"profile for {profile.model.id}",
-            f"this pipeline differs in {'; '.join(found)}",
-            "calibrate this pipeline, or pass override=True to run at your own risk",
-        )
+    return Conditions(knobs, override) if hasattr(knobs, "pipeline_mismatches") else None
 
 
 def enable(
@@ -124,7 +121,8 @@ def enable(
 ) -> None:
     """Accelerate a stock diffusers pipeline in place; ``pipe(prompt, ...)`` then works as always.
 
-    Enabling again replaces the knobs. ``num_inference_steps`` of a call may be left out; it is the knobs' T.
+    Enabling again replaces the knobs. ``num_inference_steps`` of a call may be left out; it is the knobs' T. With a
+    profile, ``height``, ``width`` and ``guidance_scale`` may be left out too, and are then the profile's.
 
     Args:
         pipe: a pipeline of one of ``families.FAMILIES``.
@@ -134,22 +132,27 @@ def enable(
         latent_multiple: what low-resolution latent sides are multiples of; default: the network's total
             down-sampling, or its patch size.
         strict: refuse ``Knobs`` of which one rounds to no step at all; a profile's plan is taken as it is.
-        override: use a profile although it was made for another pipeline.
+        override: use a profile although the pipeline or a call differs from what it was made for; the ``notes`` of
+            ``summary(pipe)`` then say in what.
 
     Raises:
         UnsupportedError: the pipeline, its scheduler or network cannot be accelerated in this way, or the profile was
             made for another pipeline.
         KnobError: with ``strict``, a knob would do nothing.
+
+    Warns:
+        ProfileWarning: a LoRA or a control network is loaded with which the profile was not calibrated; once.
     """
     plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
     if strict and isinstance(knobs, Knobs):
         _refuse_inert(plan)
-    if not override:
-        _refuse_other_pipeline(pipe, knobs)
     old = _attachment(pipe)
     if old is not None and old.active:
         raise UsageError("enable during a call", "the plan of a running call is fixed", "wait until it returns")
-    attachment = Attachment(pipe, plan, noise, latent_multiple)
+    conditions = _conditions(knobs, override)
+    if conditions is not None:
+        conditions.admit(pipe)
+    attachment = Attachment(pipe, plan, noise, latent_multiple, conditions)
     disable(pipe)
     _install(pipe, attachment)
 
@@ -188,13 +191,7 @@ def accelerated(
     finally:
         disable(pipe)
         if before is not None:
-            enable(
-                pipe,
-                before.plan.knobs,
-                noise=before.noise,
-                latent_multiple=before.latent_multiple,
-                strict=False,
-            )
+            _install(pipe, Attachment(pipe, before.plan, before.noise, before.latent_multiple, before.conditions))
 
 
 def summary(pipe: Any) -> RunSummary:

@@ -13,6 +13,7 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
+from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.families import Family, family_of, latent_multiple_of
 from postdiff_calib.accelerate.mixed_resolution import check_noise, fresh_noise, low_res_start, upsample
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
@@ -26,11 +27,14 @@ _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
 
 
 class Attachment:
-    """All that belongs to one accelerated pipeline object."""
+    """All that belongs to one accelerated pipeline object; ``conditions`` hold it to a profile, where it runs one."""
 
-    def __init__(self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None) -> None:
+    def __init__(
+        self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None, conditions: Conditions | None = None
+    ) -> None:
         self.family: Family = family_of(pipe)
         self.plan, self.noise, self.latent_multiple = plan, check_noise(noise), latent_multiple
+        self.conditions = conditions
         self._check(pipe)
         self.networks = self._attach(pipe)
         self.summary: RunSummary | None = None
@@ -80,6 +84,8 @@ class Attachment:
                 "an accelerated pipeline serves one call at a time",
                 "wait for it, or make one pipeline per thread",
             )
+        if self.conditions is not None:
+            self.conditions.admit(pipe)
         kwargs = self._check_arguments(original, pipe, args, kwargs)
         self._check(pipe)
         self._refresh_networks(pipe)
@@ -93,6 +99,7 @@ class Attachment:
             result = original(pipe, *args, **kwargs)
             if self._run is not None:
                 self.summary = self._run.summary
+                self.summary.notes = self.conditions.notes if self.conditions is not None else ()
                 if not getattr(pipe, "_interrupt", False):
                     self._check_finished(self.summary)
             return result
@@ -107,7 +114,8 @@ class Attachment:
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        given = inspect.signature(original).bind_partial(pipe, *args, **kwargs).arguments
+        signature = inspect.signature(original)
+        given = signature.bind_partial(pipe, *args, **kwargs).arguments
         total = len(self.plan)
         for name in _REFUSED_ARGUMENTS:
             if given.get(name) is not None:
@@ -121,6 +129,8 @@ class Attachment:
                     f"the knobs say {total} steps",
                     "make both equal",
                 )
+        if self.conditions is not None:
+            kwargs = {**kwargs, **self.conditions.fill(given, kwargs, signature.parameters)}
         if "num_inference_steps" not in given:
             return {**kwargs, "num_inference_steps": total}
         if given["num_inference_steps"] != total:

@@ -40,11 +40,15 @@ class StepRecord:
 
 @dataclass
 class RunSummary:
-    """A whole call: the plan that was followed, and a record per step that ran."""
+    """A whole call: the plan that was followed, and a record per step that ran.
+
+    ``notes`` say what a profile was overridden in, a sentence each.
+    """
 
     plan: StepPlan
     steps: list[StepRecord] = field(default_factory=list)
     guides: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def network_calls(self) -> int:
@@ -91,4 +95,4 @@ class RunSummary:
                 f"{s.layers_executed:>8}/{s.layers_skipped:<9}  {s.cross_attention_live}/{s.cross_attention_cached}"
                 + ("  → full resolution" if s.switched else "")
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])

@@ -29,6 +29,8 @@ from postdiff_calib.models.cards import CARDS, DPM, TRANSFORMER_KNOBS, UNET_KNOB
 
 #: Schedulers without an estimate of the clean sample that a change of resolution could use.
 REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
+#: Pipeline classes that may come with a safety checker, which blacks out pictures.
+SAFETY_CHECKED = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 NETWORK_ROLES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
 _SHAPES_MODULE = "postdiff_calib.models.shapes.autoencoder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -220,11 +222,15 @@ def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
         wanted = card.scheduler
     if wanted == shipped:
         return ()
-    # DEIS names solvers of its own in fields that DPM++ has too.
-    settings = {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if wanted == DPM else {}
-    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config, **settings)
+    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config, **scheduler_settings(wanted))
     short = REPLACED_SCHEDULERS.get(shipped, shipped)
     return (f"{short} replaced by {'DPM++ 2M' if wanted == DPM else wanted}",)
+
+
+def scheduler_settings(name: str) -> dict[str, Any]:
+    """What a scheduler class is told beside the configuration of the one it replaces."""
+    # DEIS names solvers of its own in fields that DPM++ has too.
+    return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if name == DPM else {}
 
 
 def derive_card(pipe: Any, source: str) -> Card:
@@ -282,6 +288,16 @@ def network_configs(pipe: Any) -> dict[str, dict[str, Any]]:
             config["_class_name"] = type(network).__name__
         configs[role] = json.loads(json.dumps(config, default=str))
     return configs
+
+
+def configuration_of(pipe: Any) -> str:
+    """Hash of the configurations of a pipeline's networks and scheduler, 16 hexadecimal digits; weights do not enter.
+
+    So it is quick, and any pipeline has it, however it was loaded.
+    """
+    scheduler = {key: value for key, value in dict(pipe.scheduler.config).items() if not key.startswith("_")}
+    settings = {**network_configs(pipe), "scheduler": scheduler}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def fingerprint_pipeline(pipe: Any) -> str:

@@ -47,6 +47,20 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
     return part(front[:size], "calibration"), part(back[:n_held], "held-out")
 
 
+def left_over(prompt_set: PromptSet, size: int, seed: int) -> tuple[str, ...]:
+    """The prompts that ``draw`` with the same arguments leaves: neither calibration nor held-out ones, in draw order.
+
+    Raises:
+        PromptError: as ``draw``.
+    """
+    calibration, held_out = draw(prompt_set, size, seed)
+    front = _shuffled(prompt_set.prompts, seed)
+    if not prompt_set.held_out:
+        return front[len(calibration) : len(front) - len(held_out)]
+    # Unreserved rows first: they are what the calibration prompts were drawn from.
+    return front[len(calibration) :] + _shuffled(prompt_set.held_out, seed)[len(held_out) :]
+
+
 def _shuffled(prompts: tuple[str, ...], seed: int) -> tuple[str, ...]:
     order = list(prompts)
     Random(seed).shuffle(order)
