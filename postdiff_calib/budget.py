@@ -205,6 +205,15 @@ def parse_budget(text: str) -> Budget:
     return Budget(stripped, kind, relative, "p95" if p95 else "median", amount)
 
 
+def parse_budgets(text: str) -> list[Budget]:
+    """Read budgets with commas between them, e.g. ``0.8s,1.2s,2s``; one that is named twice counts once.
+
+    Raises:
+        BudgetError: as ``parse_budget``.
+    """
+    return list({budget.text: budget for budget in map(parse_budget, text.split(","))}.values())
+
+
 def _amount(number: float, unit: str, noun: str, p95: bool) -> tuple[BudgetKind, float]:
     if unit in ("%", "x"):
         share = number / 100 if unit == "%" else 1 / number
@@ -229,5 +238,7 @@ def format_macs(macs: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds, in milliseconds below one, e.g. ``850 ms``."""
-    return f"{seconds:.4g} s" if seconds >= 1 else f"{1000 * seconds:.4g} ms"
+    """Seconds with three significant digits, in milliseconds below one, e.g. ``850 ms``."""
+    # Rounded before printing, so that 999.9 is 1000 and not 1e+03.
+    value, unit = (seconds, "s") if seconds >= 0.9995 else (1000 * seconds, "ms")
+    return f"{float(f'{value:.3g}'):.10g} {unit}"

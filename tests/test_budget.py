@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds, parse_budget, parse_budgets
 from postdiff_calib.errors import BudgetError
 
 BASELINE = PlanCost(macs=40e12, macs_paper=30e12, seconds=2.0, seconds_p95=2.4)
@@ -140,3 +140,14 @@ def test_figures_in_words() -> None:
     assert format_macs(12) == "12 MACs"
     assert format_seconds(0.85) == "850 ms"
     assert format_seconds(1.25) == "1.25 s"
+    assert format_seconds(0.04567) == "45.7 ms"
+    assert format_seconds(0.9994) == "999 ms"
+    assert format_seconds(0.99951) == "1 s"
+    assert format_seconds(1234.5) == "1230 s"
+
+
+def test_several_budgets_have_commas_between_them():
+    assert [budget.text for budget in parse_budgets("0.8s, 60%,0.8s")] == ["0.8s", "60%"]
+    for text in ("", "0.8s,", "1,5s"):
+        with pytest.raises(BudgetError):
+            parse_budgets(text)

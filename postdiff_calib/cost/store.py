@@ -149,4 +149,6 @@ def read_table(path: Path) -> CostTable:
         ) from error
     except ValueError as error:
         raise ModelError(f"cost table {path}", "it is not JSON", "make one: postdiff cost --measure --out") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"cost table {path}", "it is not a table", "make one: postdiff cost --measure --out")
     return CostTable.from_dict(data)

@@ -1,0 +1,47 @@
+"""``postdiff compare``: fewer or cheaper steps at every budget of a study, or two profiles side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare_command(
+    what: Annotated[list[Path], typer.Argument(help="A study's folder, or two profiles.", show_default=False)],
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", help="Such as 20%,40%,80%.  [default: from the cheapest plan to 100%]"),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw quality against cost into this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Answer the question at every budget: fewer steps, cheaper steps, or both?
+
+    Example: postdiff compare studies/shapes --plot compare.png
+
+    Example: postdiff compare a.yaml b.yaml
+    """
+    from postdiff_calib.errors import UsageError
+    from postdiff_calib.profile import load_profile
+    from postdiff_calib.report.comparison import print_profiles, print_tradeoff
+
+    if len(what) > 2:
+        raise UsageError(f"{len(what)} paths", "one study or two profiles are compared", "leave some out")
+    if len(what) == 2:
+        if plot is not None or budgets is not None:
+            raise UsageError("--plot or --budgets with two profiles", "they go with a study", "leave them out")
+        first, second = map(load_profile, what)
+        print_profiles(what, first, second, as_json=as_json)
+        return
+    from postdiff_calib.arms import compare_arms
+    from postdiff_calib.budget import parse_budgets
+    from postdiff_calib.record import Study
+
+    tradeoff = compare_arms(Study.load(what[0]), parse_budgets(budgets) if budgets is not None else ())
+    if plot is not None:
+        from postdiff_calib.report.plots import plot_tradeoff
+
+        plot_tradeoff(tradeoff, plot)
+    print_tradeoff(tradeoff, plot, as_json=as_json)

@@ -1,0 +1,171 @@
+"""Pictures of results, drawn by matplotlib without a display.
+
+Colours are Okabe and Ito's, which people who do not see all colours tell apart; shapes and dashes differ as well.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from postdiff_calib.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from postdiff_calib.arms import PlanPoint, Tradeoff
+    from postdiff_calib.search.select import Arm
+
+
+class Style(NamedTuple):
+    """How an arm is drawn: its frontier as a line, its plans as marks."""
+
+    label: str
+    colour: str
+    marker: str
+    line: dict[str, Any]
+
+
+#: Both at once lies under the other two, wide and pale, since it follows whichever of them is ahead.
+STYLES: dict[Arm, Style] = {
+    "fewer": Style("fewer steps", "#0072B2", "o", {"linestyle": (0, (5, 2)), "linewidth": 1.7, "zorder": 3}),
+    "cheaper": Style("cheaper steps", "#D55E00", "s", {"linestyle": (0, (1.3, 1.3)), "linewidth": 2.0, "zorder": 3}),
+    "joint": Style("both", "#009E73", "D", {"linestyle": "solid", "linewidth": 6, "alpha": 0.3, "zorder": 2}),
+}
+_GREY = "#555555"
+
+
+def plot_tradeoff(tradeoff: Tradeoff, path: Path) -> None:
+    """Draw quality against cost for the three arms into a picture file.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        OutputError: the file cannot be written, or its ending is not a picture's.
+    """
+    try:
+        figure = draw_tradeoff(tradeoff)
+    except ImportError as error:
+        raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
+    try:
+        figure.savefig(path, dpi=160)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(f"picture {path}", f"it cannot be written ({reason})", "name a .png or .svg file") from error
+
+
+def draw_tradeoff(tradeoff: Tradeoff) -> Any:
+    """The picture as a matplotlib figure.
+
+    The frontier of an arm is a staircase: at a budget, the best plan that costs at most that much.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    low, high = _limits(tradeoff)
+    band = axes.axhspan(-tradeoff.delta, tradeoff.delta, color="black", alpha=0.06, linewidth=0, zorder=0)
+    axes.axhline(0, color=_GREY, linewidth=0.8, zorder=1)
+    handles = []
+    for arm, style in STYLES.items():
+        _draw_arm(axes, tradeoff.points[arm], arm, style)
+        look = {**style.line, "marker": style.marker, "markersize": 7, "markeredgecolor": "white"}
+        handles.append(Line2D([], [], color=style.colour, label=style.label, **look))
+    handles += axes.plot(
+        [100], [0], marker="*", markersize=15, color="black", linestyle="none", label="unaccelerated model", zorder=6
+    )
+    handles += _mark_budgets(axes, tradeoff)
+    band.set_label(f"within ±{tradeoff.delta:.2g} points")
+    axes.legend(handles=[*handles, band], loc="lower right", framealpha=0.92, edgecolor="#cccccc", fontsize=9)
+    cheapest = min((p.share for p in tradeoff.points["joint"]), default=0.0)
+    axes.set(
+        xlabel=f"{tradeoff.unit} per image, in % of the unaccelerated model's",
+        ylabel="score minus the unaccelerated model's, in points",
+        xlim=(max(0.0, 100 * cheapest - 4), 104),
+        ylim=(low, high),
+    )
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("\n".join(textwrap.wrap(tradeoff.answer, 105)), loc="left", fontsize=9.5, color="#333333")
+    figure.suptitle(
+        f"Fewer steps or cheaper steps?  {_plain(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
+        x=0.01,
+        ha="left",
+        fontsize=13,
+        fontweight="bold",
+    )
+    hidden = sum(p.difference.mean < low for p in tradeoff.points["joint"])
+    figure.supxlabel(
+        f"Paired means over {tradeoff.num_prompts} calibration prompts with 95 % intervals; lines: best plan within a "
+        "budget; small pale marks: plans off the line"
+        + (f" ({hidden} more below the picture)" if hidden else "")
+        + ".",
+        x=0.01,
+        ha="left",
+        fontsize=7.5,
+        color=_GREY,
+    )
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
+
+
+def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) -> None:
+    """The frontier, its plans with their intervals, and the plans off it; each plan is marked as its narrowest arm."""
+    frontier = [p for p in points if p.on_frontier]
+    if frontier:
+        x, y = [100 * p.share for p in frontier], [p.difference.mean for p in frontier]
+        # The best plan stays the best at every larger budget.
+        axes.step([*x, 100.0], [*y, y[-1]], where="post", color=style.colour, **style.line)
+    own = [p for p in points if arm != "joint" or p.arms == ("joint",)]
+    others = [p for p in own if not p.on_frontier]
+    mark = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
+    axes.plot(
+        [100 * p.share for p in others], [p.difference.mean for p in others], markersize=4, alpha=0.4, zorder=2, **mark
+    )
+    # The unaccelerated model is at 0 by definition and has a mark of its own.
+    best = [p for p in own if p.on_frontier and p.difference.low < p.difference.high]
+    axes.errorbar(
+        [100 * p.share for p in best],
+        [p.difference.mean for p in best],
+        yerr=[
+            [p.difference.mean - p.difference.low for p in best],
+            [p.difference.high - p.difference.mean for p in best],
+        ],
+        markersize=7,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        elinewidth=1.2,
+        capsize=2.5,
+        zorder=4,
+        **mark,
+    )
+
+
+def _mark_budgets(axes: Any, tradeoff: Tradeoff) -> list[Any]:
+    """The cross-over as a band and the study's own budget as a line; what the legend needs of them."""
+    handles = []
+    if tradeoff.budget_share is not None:
+        x = 100 * tradeoff.budget_share
+        label = f"the study's budget ({x:.3g} %)"
+        handles.append(axes.axvline(x, color="black", linestyle=(0, (6, 3)), linewidth=1.1, label=label, zorder=1))
+    if tradeoff.crossover is not None:
+        low, high = (100 * share for share in tradeoff.crossover)
+        label = f"cross-over ({low:.3g} to {high:.3g} %)"
+        handles.append(axes.axvspan(low, high, color="#F0E442", alpha=0.45, linewidth=0, label=label, zorder=0))
+    return handles
+
+
+def _limits(tradeoff: Tradeoff) -> tuple[float, float]:
+    """Of the vertical axis: all that is on a frontier, with its interval, and some room."""
+    shown = [p.difference for points in tradeoff.points.values() for p in points if p.on_frontier]
+    low = min([-tradeoff.delta, *(d.low for d in shown)])
+    high = max([tradeoff.delta, *(d.high for d in shown)])
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)

@@ -1,0 +1,141 @@
+"""The commands export, compare and profile: what a person sees, what a script reads, and faults in one line."""
+
+import json
+
+import pytest
+import yaml
+from profiles import profile_data
+from studies import make_study
+
+from postdiff_calib.cli.main import main
+from postdiff_calib.profile import json_schema, load_profile
+
+
+def run(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in argv])
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_study(tmp_path / "study")
+    return tmp_path
+
+
+def test_export_prints_what_it_promises_and_what_is_thin(capsys, here):
+    code, out, _ = run(capsys, "export", "study", "--budget", "40%", "--out", "fast.yaml")
+    assert code == 0
+    assert "T=12 k=2" in out
+    assert "note: The winner was chosen and judged on the same calibration prompts" in out
+    assert "written to fast.yaml" in out
+    assert "No image was made." in out
+    assert load_profile("fast.yaml").budget.text == "40%"
+    code, out, _ = run(capsys, "export", "study")
+    assert code == 0
+    assert "note" not in out
+    assert "No image" not in out
+    assert load_profile("profile.yaml").budget.text == "60%"
+
+
+def test_export_for_a_script(capsys, here):
+    code, out, _ = run(
+        capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.py", "--format", "python", "--json"
+    )
+    assert code == 0
+    files = json.loads(out)
+    assert [file["path"] for file in files] == ["p-40pct.py", "p-60pct.py"]
+    assert files[0]["profile"]["budget"]["text"] == "40%"
+    for file in files:
+        compile((here / file["path"]).read_text(encoding="utf-8"), file["path"], "exec")
+
+
+def test_compare_a_study(capsys, here):
+    pytest.importorskip("matplotlib")
+    code, out, _ = run(capsys, "compare", "study", "--plot", "c.png")
+    assert code == 0
+    assert out.startswith("Fewer or cheaper?")
+    assert (here / "c.png").exists()
+    code, out, _ = run(capsys, "compare", "study", "--budgets", "40%,60%", "--json")
+    assert code == 0
+    data = json.loads(out)
+    assert [row["winner"] for row in data["rows"]] == ["fewer", "cheaper"]
+    assert data["crossover"] == pytest.approx([0.4, 0.6])
+    assert data["answer"].endswith(".")
+
+
+def test_compare_two_profiles(capsys, here):
+    run(capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.yaml")
+    code, out, _ = run(capsys, "compare", "p-40pct.yaml", "p-60pct.yaml")
+    assert code == 0
+    assert "warning" in out
+    code, out, _ = run(capsys, "compare", "p-40pct.yaml", "p-60pct.yaml", "--json")
+    data = json.loads(out)
+    assert "budget" in data["differs"]
+    assert "model" not in data["differs"]
+    assert len(data["profiles"]) == 2
+    assert len(data["warnings"]) == 1
+
+
+def test_profile_show_and_schema(capsys, here):
+    run(capsys, "export", "study", "--out", "p.yaml")
+    code, out, _ = run(capsys, "profile", "show", "p.yaml")
+    assert code == 0
+    assert "held-out prompts" in out
+    assert "Fewer or cheaper?" in out
+    code, out, _ = run(capsys, "profile", "show", "p.yaml", "--json")
+    assert json.loads(out) == load_profile("p.yaml").to_dict()
+    code, out, _ = run(capsys, "profile", "schema")
+    assert code == 0
+    assert json.loads(out) == json_schema()
+
+
+def test_profile_show_names_line_and_key(capsys, here):
+    data = profile_data()
+    data["knobs"]["cache_interval"] = "two"
+    text = yaml.safe_dump(data, sort_keys=False)
+    line = next(i for i, line in enumerate(text.splitlines(), 1) if "cache_interval" in line)
+    (here / "bad.yaml").write_text(text)
+    code, out, err = run(capsys, "profile", "show", "bad.yaml")
+    assert (code, out) == (2, "")
+    assert f"bad.yaml, line {line}, knobs.cache_interval" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["export", "none"], "none"),
+        (["export", "study", "--budget", "1%"], "17.6%"),
+        (["export", "study", "--budget", "soon"], "soon"),
+        (["export", "study", "--budgets", "40%,,60%"], "budget ''"),
+        (["export", "study", "--format", "toml"], "toml"),
+        (["export", "study", "--out", "."], "folder"),
+        (["export", "study", "--out", "study/study.json/p.yaml"], "cannot be written"),
+        (["export", "study", "--latency-table", "none.json"], "none.json"),
+        (["export", "study", "--delta", "-1"], "delta"),
+        (["compare", "none"], "none"),
+        (["compare", "study", "--budgets", "1%"], "17.6%"),
+        (["compare", "study", "--budgets", "40%,9ms"], "not in both"),
+        (["compare", "study", "--plot", "none/c.png"], "c.png"),
+        (["compare", "study", "study"], "cannot be read"),
+        (["compare", "a", "b", "c"], "3 paths"),
+        (["compare", "a.yaml", "b.yaml", "--plot", "c.png"], "--plot"),
+        (["profile", "show", "none.yaml"], "none.yaml"),
+    ],
+)
+def test_a_fault_is_one_line_and_exit_code_two(capsys, here, argv, says):
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.startswith("postdiff: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["export"], ["compare"], ["profile", "show"], ["profile", "schema"]])
+def test_help_has_an_example(capsys, command):
+    code, out, _ = run(capsys, *command, "--help")
+    assert code == 0
+    assert f"Example: postdiff {' '.join(command)}" in " ".join(out.split())
