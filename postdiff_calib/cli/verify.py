@@ -1,0 +1,50 @@
+"""``postdiff verify``: does a profile hold on this machine? Made for a CI gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify_command(
+    profile: Annotated[Path, typer.Argument(help="A profile.", show_default=False)],
+    num_prompts: Annotated[
+        int, typer.Option("--prompts", min=10, help="Fresh prompts to judge quality on; two pictures each.")
+    ] = 100,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Check this directory, card or hub id in place of the profile's own model."),
+    ] = None,
+    prompt_set: Annotated[
+        str | None,
+        typer.Option("--prompt-set", help="The set that the calibration drew from, where its file has moved."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto (the profile's), float32, float16, bfloat16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
+) -> None:
+    """Check on this machine that a profile's model, cost and quality are what it says.
+
+    Exit code 0 when they are, 3 when a check failed, 2 when it could not be checked.
+
+    Example: postdiff verify profile.yaml --prompts 200
+    """
+    from postdiff_calib.report.progress import console_progress
+    from postdiff_calib.report.verification import print_verification
+    from postdiff_calib.verify import VerifyJob, run_verify
+
+    job = VerifyJob(
+        profile=profile,
+        num_prompts=num_prompts,
+        model=model,
+        prompt_set=prompt_set,
+        device=device,
+        dtype=dtype,
+    )
+    with console_progress(quiet=quiet or as_json) as progress:
+        result = run_verify(job, progress)
+    print_verification(result, as_json=as_json)
+    result.require()
