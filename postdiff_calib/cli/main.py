@@ -11,10 +11,16 @@ from typing import Annotated
 import typer
 
 from postdiff_calib.cli.calibrate import calibrate_command
+from postdiff_calib.cli.compare import compare_command
 from postdiff_calib.cli.cost import cost_command
+from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
 from postdiff_calib.cli.models import models_command
+from postdiff_calib.cli.profile import schema_command, show_command
 from postdiff_calib.cli.prompts import sample_command
+from postdiff_calib.cli.report import report_command
+from postdiff_calib.cli.verify import verify_command
+from postdiff_calib.cli.worker import worker_command
 from postdiff_calib.errors import PostdiffError
 
 app = typer.Typer(
@@ -27,9 +33,19 @@ app = typer.Typer(
 )
 
 app.command("calibrate")(calibrate_command)
+app.command("worker")(worker_command)
+app.command("export")(export_command)
+app.command("compare")(compare_command)
+app.command("report")(report_command)
 app.command("generate")(generate_command)
+app.command("verify")(verify_command)
 app.command("cost")(cost_command)
 app.command("models")(models_command)
+
+profile_app = typer.Typer(help="Profiles: print one, or their schema.", no_args_is_help=True, rich_markup_mode=None)
+profile_app.command("show")(show_command)
+profile_app.command("schema")(schema_command)
+app.add_typer(profile_app, name="profile")
 
 prompts_app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode=None)
 prompts_app.command("sample")(sample_command)

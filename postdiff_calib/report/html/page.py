@@ -1,0 +1,240 @@
+"""``postdiff report``: a study and a budget in, one HTML file out.
+
+The page is self-contained: style, script, plots and pictures are inside, and its content security policy forbids it to
+fetch anything or to run any script but its own. All text is escaped by the template; the script reads the page only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from postdiff_calib.budget import format_macs, parse_budget
+from postdiff_calib.errors import OutputError, UsageError
+from postdiff_calib.files import write_atomically
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.record import Study
+from postdiff_calib.report.html.content import ARM_LABELS, WINNER_LABELS, Findings, plan_words, spread
+from postdiff_calib.report.html.pictures import Album, Group, choose
+from postdiff_calib.report.html.plots import (
+    HISTOGRAM_NARROW,
+    HISTOGRAM_WIDE,
+    NARROW,
+    WIDE,
+    FrontierPlot,
+    Histogram,
+    frontier_plot,
+    histogram,
+)
+from postdiff_calib.report.terminal import interval, seconds, signed, verdict
+from postdiff_calib.search.importance import importance
+from postdiff_calib.search.select import PlanScores
+
+GROUP_LABELS: dict[Group, str] = {
+    "best": "Where the plan gains most",
+    "median": "In the middle",
+    "worst": "Where it loses most",
+}
+#: Pictures smaller than this are shown enlarged with sharp pixels.
+_PIXELATED = 128
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """What ``postdiff report`` was asked for; ``budget`` None takes the study's own."""
+
+    study: Path
+    out: Path = Path("report.html")
+    budget: str | None = None
+    images: bool = True
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the grid with its score; ``difference`` to the unaccelerated model, None for that one itself."""
+
+    label: str
+    uri: str
+    width: int
+    height: int
+    score: float
+    difference: float | None
+    pixelated: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt of the grid with its pictures."""
+
+    prompt: str
+    seed: int
+    pictures: tuple[Picture, ...]
+
+
+def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
+    """Write the report of a study.
+
+    Raises:
+        StudyError: there is no study, it has no scores, or its model is not the scored one any more.
+        BudgetError: the budget is nonsense, or no scored plan is within it.
+        OutputError: the file cannot be written; found out before any picture is made.
+    """
+    progress = progress or Silent()
+    study = Study.load(job.study).require_scores()
+    findings = Findings(study, parse_budget(job.budget or str(study.record.job["budget"])))
+    _check_writable(job.out)
+    examples = _examples(findings, job.device, progress) if job.images else None
+    return write_atomically(job.out, render(findings, examples))
+
+
+def _check_writable(out: Path) -> None:
+    if out.is_dir():
+        raise OutputError(f"output {out}", "it is a folder", "give a file's path, such as report.html")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.parent / ".postdiff-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"output {out}", f"it cannot be written ({error.strerror})", "choose another path") from error
+
+
+def render(findings: Findings, examples: dict[str, list[Example]] | None = None) -> str:
+    """The page's text.
+
+    Args:
+        findings: what it says.
+        examples: the picture grid by group's label; None leaves it out.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise UsageError("postdiff report", "it needs Jinja2", "install it: pip install 'postdiff[report]'") from error
+
+    environment = Environment(
+        loader=PackageLoader("postdiff_calib.report", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        signed=signed, interval=interval, spread=spread, macs=format_macs, seconds=seconds, percent=_percent
+    )
+    script = _own_file("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text: str = environment.get_template("page.html").render(
+        style=_own_file("page.css"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        examples=examples,
+        **_context(findings),
+    )
+    return text
+
+
+def _own_file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def _context(findings: Findings) -> dict[str, Any]:
+    study, profile = findings.study, findings.profile
+    differences = findings.differences()
+    known = differences[np.isfinite(differences)]
+    delta = profile.expected.delta
+    return {
+        "f": findings,
+        "profile": profile,
+        "record": study.record,
+        "knobs": profile.knobs.describe(),
+        "words": plan_words(profile.knobs, study.record.cost.guides),
+        "verdict": findings.verdict,
+        "verdict_short": verdict(profile),
+        "limit": findings.limit.show(findings.limit.value),
+        "measure": "MACs" if findings.limit.kind == "macs" else f"seconds ({findings.limit.quantile})",
+        "frontiers": _frontiers(findings),
+        "histograms": _histograms(findings),
+        "within": float(np.mean(np.abs(known) <= delta)),
+        "lost": float(np.mean(known < -delta)),
+        "gained": float(np.mean(known > delta)),
+        "importance": importance([row.scores for row in findings.rows], findings.calibration.baseline),
+        "strips": findings.strips(),
+        "arms": ARM_LABELS,
+        "winners": WINNER_LABELS,
+        "crossover": _crossover(findings),
+    }
+
+
+def _frontiers(findings: Findings) -> list[FrontierPlot]:
+    points = [point for row in findings.rows if (point := findings.point(row)) is not None]
+    lines = {
+        arm: [point for row in found if (point := findings.point(row)) is not None]
+        for arm, found in findings.frontiers().items()
+    }
+    share = findings.limit.value / findings.limit.baseline
+    winner, delta = findings.winner_point(), findings.profile.expected.delta
+    return [frontier_plot(size, points, lines, winner, share, delta) for size in (WIDE, NARROW)]
+
+
+def _histograms(findings: Findings) -> list[Histogram]:
+    values = findings.differences()
+    values = values[np.isfinite(values)]
+    d = findings.profile.expected.difference
+    return [histogram(size, values, d.mean, d.low, d.high) for size in (HISTOGRAM_WIDE, HISTOGRAM_NARROW)]
+
+
+def _crossover(findings: Findings) -> str:
+    rows = findings.profile.tradeoff.rows
+    if findings.profile.tradeoff.crossover is not None:
+        return findings.profile.tradeoff.crossover
+    decided = {row.winner for row in rows if row.winner in ("fewer", "cheaper")}
+    if not decided:
+        return "No cross-over can be stated: at none of these budgets is one of the two families shown to be better."
+    name = WINNER_LABELS[decided.pop()]
+    return f"No cross-over was found: wherever one of the two families is ahead at these budgets, it is {name}."
+
+
+def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, list[Example]]:
+    """The picture grid: unaccelerated, winner, fewer steps, on the best, median and worst prompts."""
+    chosen = choose(findings.differences())
+    columns: list[tuple[str, PlanScores]] = [("unaccelerated", findings.judged.baseline)]
+    if not findings.unaccelerated:
+        columns.append(("winner", findings.winner))
+    if findings.fewer is not None:
+        columns.append(("fewer steps", findings.fewer))
+    album = Album(findings.study, findings.confirmed, device)
+    album.make([plan.knobs for _, plan in columns], [example.index for example in chosen], progress)
+    grid: dict[str, list[Example]] = {}
+    for example in chosen:
+        pictures = _pictures(album, columns, example.index)
+        shown = Example(findings.prompts[example.index], findings.first_seed + example.index, pictures)
+        grid.setdefault(GROUP_LABELS[example.group], []).append(shown)
+    return grid
+
+
+def _pictures(album: Album, columns: Sequence[tuple[str, PlanScores]], index: int) -> tuple[Picture, ...]:
+    baseline = columns[0][1]
+    pictures = []
+    for label, plan in columns:
+        uri, width, height = album.data_uri(plan.knobs, index)
+        score = float(plan.scores[index])
+        difference = None if plan is baseline else score - float(baseline.scores[index])
+        name = f"{label} {_short(plan.knobs)}" if label == "fewer steps" else label
+        pictures.append(Picture(name, uri, width, height, score, difference, max(width, height) <= _PIXELATED))
+    return tuple(pictures)
+
+
+def _short(knobs: Knobs) -> str:
+    return f"T={knobs.num_inference_steps}"

@@ -1,0 +1,255 @@
+"""Plots as geometry: values in, positions in SVG units out; ``page.html`` draws them.
+
+A plot is laid out for a width in pixels, so that its text has one size; the page holds a wide and a narrow layout of
+each and shows the one that fits. Pure functions, nothing is drawn or escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from postdiff_calib.search.select import Arm
+
+#: Plot widths and heights in pixels: wide screens and paper, then phones.
+WIDE, NARROW = (880, 440), (340, 330)
+HISTOGRAM_WIDE, HISTOGRAM_NARROW = (880, 250), (340, 210)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 30, 44
+#: Histogram bars at most.
+_BARS = 28
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear map from values [low, high] to pixels [start, stop]."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """Position of a value, to a tenth of a pixel."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+    def clamp(self, value: float) -> float:
+        """Position of the nearest value that is on the axis."""
+        return self(min(max(value, self.low), self.high))
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Size of a plot, the box its data lie in, and its ticks, all in pixels."""
+
+    width: int
+    height: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One plan to plot.
+
+    Attributes:
+        cost: relative to the unaccelerated model.
+        mean, low, high: difference and its interval; the interval is missing with a single prompt.
+        arm: its family.
+        tip: what to say about it, in lines.
+        thin: scored on too few prompts to be chosen.
+    """
+
+    cost: float
+    mean: float
+    low: float | None
+    high: float | None
+    arm: Arm
+    tip: str
+    thin: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A plan's place in the plot; ``below`` when it lies under the plot's lower edge and is drawn on it."""
+
+    x: float
+    y: float
+    y_low: float | None
+    y_high: float | None
+    point: Point
+    below: bool
+
+
+@dataclass(frozen=True)
+class FrontierPlot:
+    """Quality difference against relative cost; see the fields' names. ``lines`` are SVG point lists by family."""
+
+    frame: Frame
+    dots: tuple[Dot, ...]
+    lines: dict[Arm, str]
+    winner: Dot
+    reference_x: float
+    zero_y: float
+    band: tuple[float, float]
+    budget_x: float | None
+    below: int
+
+
+def frontier_plot(
+    size: tuple[int, int],
+    points: Sequence[Point],
+    lines: Mapping[Arm, Sequence[Point]],
+    winner: Point,
+    budget_share: float,
+    delta: float,
+) -> FrontierPlot:
+    """Lay the frontier plot out.
+
+    The upper edge shows every mean, the lower edge what is worth comparing: the frontiers, the winner's interval and
+    the better four fifths of the plans; plans below it are put on the edge as arrows, or one broken plan would flatten
+    all.
+
+    Args:
+        size: (width, height) in pixels.
+        points: every scored plan but the unaccelerated model.
+        lines: the frontier of each family, cheapest first.
+        winner: the winner with the figures the report states.
+        budget_share: the budget over the unaccelerated cost.
+        delta: δ, drawn as a band around 0.
+    """
+    costs = [point.cost for point in points] + [winner.cost, 1.0]
+    kept = [point.mean for line in lines.values() for point in line] + [0.0, -1.5 * delta]
+    kept += [value for value in (winner.low, winner.mean) if value is not None]
+    if points:
+        kept.append(float(np.quantile([point.mean for point in points], 0.2)))
+    low = min(kept)
+    high = max([1.5 * delta, winner.mean if winner.high is None else winner.high, *(point.mean for point in points)])
+    pad = 0.06 * (high - low)
+    frame, x, y = _frame(size, (0.0, 1.06 * max(costs)), (low - pad, high + pad), percent=True)
+
+    def dot(point: Point) -> Dot:
+        low, high = (None if value is None else y.clamp(value) for value in (point.low, point.high))
+        return Dot(x(point.cost), y.clamp(point.mean), low, high, point, point.mean < y.low)
+
+    drawn = {arm: " ".join(f"{x(p.cost)},{y.clamp(p.mean)}" for p in line) for arm, line in lines.items() if line}
+    # The best dots are drawn last, on top.
+    dots = tuple(dot(point) for point in sorted(points, key=lambda p: (not p.thin, p.mean)))
+    return FrontierPlot(
+        frame=frame,
+        dots=dots,
+        lines=drawn,
+        winner=dot(winner),
+        reference_x=x(1.0),
+        zero_y=y(0.0),
+        band=(y(delta), y(-delta)),
+        budget_x=x(budget_share) if budget_share <= x.high else None,
+        below=sum(d.below for d in dots),
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the histogram: ``worse`` when its prompts lost."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    worse: bool
+    tip: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Per-prompt differences: bars, zero, the mean and its interval."""
+
+    frame: Frame
+    bars: tuple[Bar, ...]
+    zero_x: float
+    mean_x: float
+    interval: tuple[float, float]
+
+
+def histogram(
+    size: tuple[int, int], differences: npt.NDArray[np.float64], mean: float, low: float, high: float
+) -> Histogram:
+    """Lay the histogram of per-prompt differences out; 0 is the border of two bars.
+
+    Args:
+        size: (width, height) in pixels.
+        differences: (n,) finite, score minus the unaccelerated model's.
+        mean, low, high: their mean and its interval.
+    """
+    extent = max(float(differences.max()), 0.0) - min(float(differences.min()), 0.0)
+    # About three times the square root of the number of prompts: the tails show, and bars hold several prompts.
+    step = nice_step(extent if extent > 0 else 1.0, min(_BARS, max(10, round(3 * math.sqrt(len(differences))))))
+    first = math.floor(min(float(differences.min()), -step / 2, low) / step + 1e-9)
+    last = math.ceil(max(float(differences.max()), step / 2, high) / step - 1e-9)
+    # An exact 0 counts as no loss: the bin right of zero.
+    where = np.clip(np.floor(differences / step + 1e-9).astype(int), first, last - 1) - first
+    counts = np.bincount(where, minlength=last - first)
+    frame, x, y = _frame(size, (first * step, last * step), (0.0, 1.05 * max(1, int(counts.max()))), counts=True)
+    bars = []
+    for number, count in enumerate(counts):
+        left, right = (first + number) * step, (first + number + 1) * step
+        if count:
+            tip = f"{int(count)} {'prompt' if count == 1 else 'prompts'}\n{_number(left)} to {_number(right)} points"
+            bars.append(
+                Bar(x(left) + 0.5, y(count), round(x(right) - x(left) - 1, 1), y(0) - y(count), right <= 1e-9, tip)
+            )
+    return Histogram(frame, tuple(bars), x(0.0), x(mean), (x(low), x(high)))
+
+
+def _frame(
+    size: tuple[int, int],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    *,
+    percent: bool = False,
+    counts: bool = False,
+) -> tuple[Frame, Axis, Axis]:
+    width, height = size
+    x = Axis(*x_range, _LEFT, width - _RIGHT)
+    y = Axis(*y_range, height - _BOTTOM, _TOP)
+    many = width > 500
+    x_ticks = [Tick(x(v), f"{v:.0%}" if percent else _number(v)) for v in ticks(*x_range, 10 if many else 5)]
+    y_values = [v for v in ticks(*y_range, 6 if height > 300 else 4) if not counts or v == round(v)]
+    y_ticks = [Tick(y(v), f"{v:.0f}" if counts else _number(v)) for v in y_values]
+    frame = Frame(width, height, x.start, x.stop, y.stop, y.start, tuple(x_ticks), tuple(y_ticks))
+    return frame, x, y
+
+
+def nice_step(extent: float, count: int) -> float:
+    """The smallest of 1, 2, 2.5, 5 × 10ⁿ that divides ``extent`` into at most ``count`` parts."""
+    raw = extent / count
+    scale = 10.0 ** math.floor(math.log10(raw))
+    return next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * (1 - 1e-9))
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round values within [low, high], at most ``count`` + 1 of them."""
+    step = nice_step(high - low, count)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _number(value: float) -> str:
+    """A tick's label, with a true minus sign and a sign on both sides of zero."""
+    return f"{value:+.4g}".replace("-", "−") if value else "0"

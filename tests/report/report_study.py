@@ -1,0 +1,135 @@
+"""A study's folder made by hand, for tests of what is read from it: known scores, no model, no picture."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from profiles import profile_data
+
+from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost import table_for_card
+from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import get_card
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.record import Study, StudyRecord
+from postdiff_calib.report.html.content import Findings
+from postdiff_calib.report.html.pictures import Album, choose
+from postdiff_calib.search.evaluate import FileStore
+from postdiff_calib.search.names import HELD_OUT, SCORES
+
+N = 60
+SCRIPT = "a red circle <script>window.hacked=1</script>"
+BREAKOUT = 'a "blue" square \'"><img src=x onerror=window.hacked=2>'
+#: The two prompts on which every plan loses most, so that the report shows them.
+ATTACKS = (SCRIPT, BREAKOUT)
+WINNER, FEWER = Knobs(20, cache_interval=2, guidance_fraction=0.9), Knobs(11)
+
+
+def plans() -> list[Knobs]:
+    fewer = [Knobs(steps) for steps in (4, 6, 8, 16)] + [FEWER]
+    cheaper = [
+        Knobs(20, s, beta if s else 1.0, k, m)
+        for s, beta, k, m in ((0, 1, 3, 1), (0.3, 0.5, 1, 1), (0.5, 0.5, 2, 0.75), (0.5, 0.75, 3, 0.75), (0, 1, 5, 0.6))
+    ]
+    joint = [
+        Knobs(steps, s, beta if s else 1.0, k, m)
+        for steps in (8, 12)
+        for s, beta, k, m in ((0, 1, 2, 1), (0.2, 0.5, 1, 0.9), (0.4, 0.75, 3, 1), (0, 1, 2, 0.6))
+    ]
+    return [WINNER, *fewer, *cheaper, *joint]
+
+
+def loss(knobs: Knobs) -> float:
+    """Mean loss in points: steps matter most, guidance not at all."""
+    plan = compile_plan(knobs)
+    low = (1 - knobs.low_res_scale) * plan.n_low / len(plan)
+    return 20 * (1 / len(plan) - 1 / 20) + 4 * low + 1.6 * (1 - len(plan.refresh_steps) / len(plan)) ** 2
+
+
+@cache
+def counted() -> dict[str, Any]:
+    """The embedded model's cost table with the steps of all plans counted, as plain data: counting takes seconds."""
+    table = table_for_card(get_card("shapes"))
+    for knobs in (Knobs(20), *plans()):
+        table.price(compile_plan(knobs))
+    return table.as_dict()
+
+
+def timed(table: CostTable) -> CostTable:
+    """The table with seconds as if 0.1 TMACs ran in a second."""
+    steps = {}
+    for knobs in (Knobs(20), *plans()):
+        for key in table.keys(compile_plan(knobs)):
+            seconds = table.step_macs(key).full * 1e-11
+            steps[key] = Timing(seconds, seconds, seconds, 5)
+    zero = Timing(1e-3, 1e-3, 1e-3, 5)
+    table.latency = Latency(
+        steps, zero, zero, zero, zero, 0.0, 1.0, 0.0, 1.1, 10, environment={"device_name": "test processor"}
+    )
+    return table
+
+
+def make_study(
+    folder: Path, *, with_held_out: bool = True, seconds: bool = False, scored: list[Knobs] | None = None, **job: Any
+) -> Study:
+    data = profile_data()
+    card = get_card("shapes")
+    table = CostTable.from_dict(counted())
+    rng = np.random.default_rng(0)
+    record = StudyRecord(
+        job={"model": "shapes", "budget": "60%", "seed": 100, "dtype": "float32", "delta": None, **job},
+        settings={
+            "height": 64,
+            "width": 64,
+            "guidance_scale": card.guidance_scale,
+            "batch_size": 10,
+            "noise": "coupled",
+            "latent_multiple": card.latent_multiple,
+        },
+        fingerprint={"model": data["model"]["fingerprint"], "seed": 100},
+        num_inference_steps=20,
+        model=data["model"],
+        evidence={
+            name: value
+            for name, value in data["evidence"].items()
+            if name not in ("smallest_difference", "notes", "trials", "images", "num_held_out")
+        }
+        | {"prompt_set": "<i>set</i>"},
+        environment={"device": "cpu", "versions": {"torch": "2.15.0"}},
+        calibration=tuple(f"calibration prompt {i}" for i in range(N)),
+        held_out=(*ATTACKS, *(f"held-out prompt {i}" for i in range(2, N))),
+        cost=timed(table) if seconds else table,
+        trials=len(plans()),
+        failed=(("T=4 s=0.5 β=0.25", "<b>all pictures are black</b>"),),
+    )
+    study = Study(folder, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    study.save()
+    for name in (SCORES, HELD_OUT) if with_held_out else (SCORES,):
+        level = 85 + 5 * rng.standard_normal(N)
+        store = FileStore(folder / name)
+        for knobs in [Knobs(20), *(plans() if scored is None else scored)]:
+            plan = compile_plan(knobs)
+            scores = level - (0 if plan.is_identity and len(plan) == 20 else loss(knobs) + 0.3 * rng.standard_normal(N))
+            if knobs != Knobs(20):
+                scores[:2] -= 15
+            count = 20 if knobs == Knobs(8, 0.4, 0.75, 3) else N  # one was stopped early
+            block = {"plan": plan.content, "knobs": knobs.as_dict(), "prompts": list(range(count))}
+            store.append({**block, "scores": scores[:count].tolist()})
+    return study
+
+
+def paint(study: Study, budget: str = "60%") -> None:
+    """The pictures that the report would otherwise make, each of a single colour."""
+    found = Findings(study, parse_budget(budget))
+    album = Album(study, found.confirmed)
+    for example in choose(found.differences()):
+        for knobs in (study.record.baseline, found.winner.knobs, *([found.fewer.knobs] if found.fewer else [])):
+            path = album.path(knobs, example.index)
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (64, 64), (example.index, 99, 200)).save(path)

@@ -1,0 +1,347 @@
+"""The report page: its figures are the profile's, its text is escaped, it is one file, and faults are one line."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from report_study import ATTACKS, FEWER, WINNER, make_study, paint, plans
+
+from postdiff_calib.budget import parse_budget
+from postdiff_calib.calibrate import CalibrateJob, run_calibrate
+from postdiff_calib.cli.main import main
+from postdiff_calib.errors import BudgetError, OutputError, StudyError
+from postdiff_calib.generate import generate
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.progress import Silent
+from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.record import Study
+from postdiff_calib.report.html.content import Findings, plan_words
+from postdiff_calib.report.html.page import ReportJob, render, write_report
+from postdiff_calib.report.html.pictures import Album, choose
+from postdiff_calib.report.html.plots import WIDE, Point, frontier_plot, histogram, nice_step, ticks
+from postdiff_calib.report.terminal import interval, signed
+
+VOID = {"meta", "link", "br", "img"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text by the id of the element it is in, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[tuple[str, str | None]] = []
+        self.text: dict[str | None, str] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs).get("id")))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        for name in {element for _, element in self.open} | {None}:
+            self.text[name] = self.text.get(name, "") + data
+
+    def of(self, tag, css_class=None):
+        return [a for t, a in self.tags if t == tag and (not css_class or css_class in (a.get("class") or "").split())]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("report") / "study")
+
+
+@pytest.fixture(scope="module")
+def findings(study):
+    return Findings(study, parse_budget("60%"))
+
+
+@pytest.fixture(scope="module")
+def text(findings):
+    return render(findings)
+
+
+def test_the_page_is_well_formed_and_in_order(text):
+    page = Page(text)
+    assert not page.open
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    sections = [name for name in ids if name.startswith("h-")]
+    assert sections == ["h-frontier", "h-question", "h-steps", "h-knobs", "h-prompts", "h-plans", "h-provenance"]
+    assert [tag for tag, _ in page.tags if tag == "h1"] == ["h1"]
+    for _, attributes in page.tags:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in ids
+
+
+def test_figures_are_those_of_the_profile(text, findings):
+    profile, page = findings.profile, Page(text)
+    assert profile.knobs == WINNER
+    expected = profile.expected
+    assert page.text["difference"] == signed(expected.difference.mean)
+    body = page.text[None]
+    for figure in (
+        profile.knobs.describe(),
+        f"{expected.relative_macs:.0%}",
+        f"{expected.score:.2f}",
+        f"[{signed(expected.difference.low)}, {signed(expected.difference.high)}]",
+        f"{expected.difference.num_prompts} held-out prompts",
+        profile.evidence.scorer_sha256,
+        profile.evidence.prompt_set_sha256,
+        profile.model.fingerprint,
+    ):
+        assert figure in body
+    for row in profile.tradeoff.rows:
+        for arm in (row.fewer, row.cheaper, row.joint):
+            assert arm is None or (arm.knobs in body and interval(arm.difference) in body)
+    assert findings.own_row.answer in body
+
+
+def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
+    page = Page(text)
+    assert len(findings.rows) == len(plans())
+    # Each plot is there twice, laid out for wide and for narrow screens.
+    assert len(page.of("g", "dot")) == 2 * len(plans())
+    assert len(page.of("g", "winner")) == len(page.of("g", "reference")) == 2
+    assert len(page.of("polyline", "frontier")) == 6
+    assert len(page.of("line", "budget")) == 2
+    rows = re.findall(r'<td class="num" data-v="[\d.]+">\d+%</td>', text)
+    assert len(rows) == len(plans())
+    arms = {row.knobs: row.arm for row in findings.rows}
+    assert (arms[FEWER], arms[WINNER], arms[Knobs(12, cache_interval=2)]) == ("fewer", "cheaper", "joint")
+
+
+def test_the_strip_has_a_cell_for_every_step(findings, text):
+    winner, fewer, stock = findings.strips()
+    assert [len(strip.cells) for strip in (winner, fewer, stock)] == [20, 11, 20]
+    assert [cell.refresh for cell in winner.cells] == [True, False] * 10
+    assert [cell.guided for cell in winner.cells] == [True] * 18 + [False] * 2
+    assert {cell.cost for cell in stock.cells} == {1.0}
+    assert sum(cell.cost for cell in winner.cells) / 20 == pytest.approx(findings.profile.expected.relative_macs)
+    assert text.count('class="lane cost"') == 3
+
+
+def test_another_budget_has_another_winner(study, findings):
+    other = Findings(study, parse_budget("30%"))
+    assert other.profile == study.conclude(parse_budget("30%"))
+    assert other.profile.knobs != findings.profile.knobs
+    page = Page(render(other))
+    assert page.text["difference"] == signed(other.profile.expected.difference.mean)
+
+
+def test_text_from_outside_is_escaped(study, tmp_path):
+    paint(study)
+    out = write_report(ReportJob(study.folder, tmp_path / "r.html"))
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.of("script")) == 1
+    assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
+    for attack in (*ATTACKS, "<i>set</i>", "<b>all pictures are black</b>"):
+        assert attack in page.text[None]
+        assert attack not in text
+
+
+def test_it_is_one_file_that_needs_nothing_else(study, tmp_path):
+    paint(study)
+    out = write_report(ReportJob(study.folder, tmp_path / "deep" / "r.html"))
+    assert [p.name for p in out.parent.iterdir()] == ["r.html"]
+    assert out.stat().st_size < 2e6
+    text = out.read_text(encoding="utf-8")
+    ours = re.sub(r"data:image/png;base64,[\w+/=]+|<script>.*?</script>", "", text, flags=re.S)
+    assert not re.findall(r"https?:|//|@import|url\(", ours)
+    assert not re.search(r"fetch\(|XMLHttp|import\(|innerHTML|eval\(", text)
+    for tag, attributes in Page(text).tags:
+        for name in ("src", "href", "action", "data"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+
+
+def test_pictures_have_their_prompt_and_scores(study, findings, tmp_path):
+    paint(study)
+    out = write_report(ReportJob(study.folder, tmp_path / "r.html"))
+    page = Page(out.read_text(encoding="utf-8"))
+    assert len(page.of("img")) == 9 * 3
+    differences = findings.differences()
+    worst = int(np.nanargmin(differences))
+    assert findings.prompts[worst] in ATTACKS
+    assert f"{findings.winner.scores[worst]:.1f} ({signed(differences[worst])})" in page.text[None]
+    assert f"seed {100 + 60 + worst}" in page.text[None]
+    assert all(image["alt"] for image in page.of("img"))
+
+
+def test_without_images_no_model_is_loaded(study, tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", never)
+    out = tmp_path / "r.html"
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(study.folder), "--out", str(out), "--budget", "30%", "--no-images"])
+    assert stop.value.code in (None, 0)
+    assert str(out) in capsys.readouterr().out
+    assert not Page(out.read_text(encoding="utf-8")).of("img")
+
+
+def test_unconfirmed_results_say_so(tmp_path):
+    study = make_study(tmp_path / "s", with_held_out=False)
+    found = Findings(study, parse_budget("60%"))
+    page = Page(render(found))
+    assert not found.confirmed
+    assert found.profile.evidence.notes[0] in page.text[None]
+    assert "60 calibration prompts" in page.text[None]
+    assert found.prompts == study.record.calibration
+
+
+def test_seconds_are_shown_where_they_were_measured(tmp_path):
+    study = make_study(tmp_path / "s", seconds=True)
+    found = Findings(study, parse_budget("60% time"))
+    body = Page(render(found)).text[None]
+    assert f"{found.profile.expected.relative_seconds:.0%} of the time" in body
+    assert "test processor" in body
+    assert found.winner_point().cost == pytest.approx(found.profile.expected.relative_seconds)
+
+
+def test_few_plans_make_a_page_too(tmp_path):
+    study = make_study(tmp_path / "s", scored=[FEWER])
+    found = Findings(study, parse_budget("60%"))
+    assert found.fewer is None
+    assert "Too few plans" in render(found)
+    # The unaccelerated model itself may be the answer.
+    alone = Findings(make_study(tmp_path / "alone", scored=[]), parse_budget("100%"))
+    assert alone.unaccelerated
+    assert "Run the model as it is" in render(alone)
+
+
+def test_verdicts_in_words(study):
+    assert "of the compute" in Findings(study, parse_budget("60%")).verdict
+    worse = Findings(make_study(study.folder.parent / "worse", scored=[Knobs(4)]), parse_budget("60%"))
+    assert worse.profile.expected.verdict == "worse"
+    assert "loses" in worse.verdict
+
+
+def test_plans_in_words():
+    assert plan_words(Knobs(20)) == "20 full steps."
+    assert plan_words(Knobs(8)) == "8 full steps."
+    assert plan_words(Knobs(10, 0.3, 0.5, 2, 0.8)) == (
+        "10 steps: the first 3 at 0.5 of the side, deep blocks run on 6 of them and are reused on the others, "
+        "and guidance on the first 8."
+    )
+
+
+def test_choice_of_prompts():
+    assert [(e.group, e.index) for e in choose(np.arange(9.0))] == [
+        *(("best", i) for i in (8, 7, 6)),
+        *(("median", i) for i in (3, 4, 5)),
+        *(("worst", i) for i in (0, 1, 2)),
+    ]
+    few = [e.index for e in choose(np.array([3.0, np.nan, 1.0, 2.0]))]
+    assert sorted(few) == [0, 2, 3]
+
+
+def test_positions_in_the_plot():
+    winner = Point(0.5, -1.0, -2.0, 0.0, "cheaper", "w")
+    hidden = Point(0.1, -50.0, -51.0, -49.0, "joint", "broken")
+    others = [Point(0.1 * i, -1.0, -2.0, 0.0, "fewer", "p") for i in range(1, 10)]
+    plot = frontier_plot(WIDE, [hidden, *others], {"fewer": others[:2], "cheaper": [], "joint": []}, winner, 0.6, 0.5)
+    assert [dot.point.tip for dot in plot.dots if dot.below] == ["broken"]
+    assert plot.below == 1
+    assert plot.dots[0].y == plot.frame.bottom
+    assert plot.winner.y_high == plot.zero_y < plot.winner.y < plot.winner.y_low
+    assert plot.frame.left < plot.winner.x < plot.budget_x < plot.reference_x < plot.frame.right
+    assert list(plot.lines) == ["fewer"]
+
+
+def test_histogram_counts_every_prompt():
+    values = np.array([-1.0, -0.2, 0.0, 0.1, 0.1, 2.0])
+    plot = histogram(WIDE, values, 0.17, -0.5, 0.8)
+    assert sum(int(bar.tip.split()[0]) for bar in plot.bars) == 6
+    assert sum(int(bar.tip.split()[0]) for bar in plot.bars if bar.worse) == 2
+    assert all((bar.x + bar.width <= plot.zero_x + 1) == bar.worse for bar in plot.bars)
+    assert histogram(WIDE, np.zeros(4), 0.0, 0.0, 0.0).bars
+
+
+def test_ticks_are_round():
+    assert ticks(-1.3, 2.2, 6) == [-1, 0, 1, 2]
+    assert nice_step(7, 3) == 2.5
+    assert nice_step(100, 10) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"study": "nowhere"}, StudyError, "nowhere"),
+        ({"budget": "soon"}, BudgetError, "soon"),
+        ({"budget": "1%"}, BudgetError, "1%"),
+        ({"budget": "1s"}, BudgetError, "seconds"),
+        ({"out": "."}, OutputError, "folder"),
+        ({"out": "file/r.html"}, OutputError, "cannot be written"),
+    ],
+)
+def test_faults_are_one_line(study, tmp_path, monkeypatch, capsys, change, error, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    given = {"study": str(study.folder), "budget": "60%", "out": "r.html", **change}
+    with pytest.raises(SystemExit) as stop:
+        main(["report", given["study"], "--budget", given["budget"], "--out", given["out"], "--quiet"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_broken_picture_and_a_changed_model_are_named(tmp_path):
+    study = make_study(tmp_path / "s")
+    with pytest.raises(StudyError, match="are not the scored ones"):
+        write_report(ReportJob(study.folder, tmp_path / "r.html", device="cpu"))
+    paint(study)
+    first = next((study.folder / "pictures").iterdir())
+    first.write_bytes(b"no picture")
+    with pytest.raises(StudyError, match=re.escape(first.name)):
+        write_report(ReportJob(study.folder, tmp_path / "r.html"))
+
+
+@pytest.mark.slow
+def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "study"
+    run_calibrate(
+        CalibrateJob(budget="60%", num_prompts=12, trials=4, device="cpu", study=folder, out=tmp_path / "p.yaml")
+    )
+    out = write_report(ReportJob(folder, tmp_path / "r.html", device="cpu"))
+    study = Study.load(folder)
+    found = Findings(study, parse_budget("60%"))
+    album = Album(study, found.confirmed)
+    chosen = [example.index for example in choose(found.differences())]
+    scorer = ClipScorer("shapes", device="cpu")
+    for plan in (found.judged.baseline, found.winner):
+        # Made again, the pictures are the kept ones; their scores are the study's, up to eight bits a channel.
+        seeds = [found.first_seed + i for i in chosen]
+        prompts = [found.prompts[i] for i in chosen]
+        pipe = load_pipeline("shapes", device="cpu", dtype="float32").pipe
+        again = torch.cat(list(generate(pipe, plan.knobs, prompts, seeds, **study.record.settings)))
+        for index, image in zip(chosen, again, strict=True):
+            kept = np.asarray(Image.open(album.path(plan.knobs, index)))
+            assert np.abs(kept - (image * 255).permute(1, 2, 0).numpy()).max() <= 1.0
+        assert scorer.score(again, prompts) == pytest.approx([plan.scores[i] for i in chosen], abs=0.05)
+
+    # A second report makes nothing again.
+    def never(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", never)
+    album.make([found.winner.knobs], chosen, Silent())
+    assert write_report(ReportJob(folder, tmp_path / "again.html")).read_bytes() == out.read_bytes()
