@@ -92,7 +92,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("\n".join(textwrap.wrap(tradeoff.answer, 105)), loc="left", fontsize=9.5, color="#333333")
     figure.suptitle(
-        f"Fewer steps or cheaper steps?  {_plain(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
+        f"Fewer steps or cheaper steps?  {_title(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
         x=0.01,
         ha="left",
         fontsize=13,
@@ -112,9 +112,9 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     return figure
 
 
-def _plain(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
-    return text.replace("$", r"\$")
+def _title(model: str) -> str:
+    """A model in the picture's title: the end of a long path, and nothing that matplotlib takes for a formula."""
+    return (model if len(model) <= 40 else f"…{model[-39:]}").replace("$", r"\$")
 
 
 def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) -> None:

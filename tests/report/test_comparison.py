@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from profiles import profile_data
@@ -151,3 +152,12 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(tradeoff, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match="needs matplotlib"):
         plot_tradeoff(tradeoff, tmp_path / "c.png")
+
+
+def test_a_long_path_and_a_dollar_are_drawn_as_they_are(tradeoff, tmp_path):
+    pytest.importorskip("matplotlib")
+    named = replace(tradeoff, model="/a/very/long/way/to/the/folder/of/some/model/with$in$its/name")
+    plot_tradeoff(named, tmp_path / "c.png")
+    title = draw_tradeoff(named).get_suptitle()
+    assert r"with\$in\$its/name" in title
+    assert "very" not in title
