@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 def sample_command(
@@ -24,26 +19,29 @@ def sample_command(
     scorer: Annotated[
         str, typer.Option("--scorer", help="open_clip model of the embeddings, ARCH::tag or local-dir:/path.")
     ] = "ViT-B-32::laion2b_s34b_b79k",
+    device: Annotated[str, typer.Option("--device", help="Where the embeddings are made: cpu, cuda …")] = "cpu",
 ) -> None:
     """Draw a calibration set and a disjoint held-out set from a corpus of captions.
 
+    The corpus is read row by row and may be larger than memory. Empty captions and repeats are dropped.
+
     Example: postdiff prompts sample --from captions_val2014.json --size 500 --seed 0 --out calib_sets/coco.jsonl
     """
-    from postdiff_calib.prompts.read import load_prompt_set
+    from postdiff_calib.prompts.read import Corpus
     from postdiff_calib.prompts.sample import Embed, sample, write_set
 
+    source = Corpus(corpus)
+    header: dict[str, Any] = {"seed": seed, "stratify": stratify}
     embed: Embed | None = None
     if stratify == "embedding":
         from postdiff_calib.quality.clip import ClipScorer
 
-        model = ClipScorer(scorer)
-
-        def embed(prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-            features: npt.NDArray[np.float32] = model.text_features(prompts).numpy()
-            return features
-
-    source = load_prompt_set(corpus)
-    calibration, held_out = sample(source, size, seed, stratify=stratify, embed=embed)
-    header = {"source": source.source, "licence": source.licence, "corpus": corpus.name, "corpus_prompts": len(source)}
-    write_set(out, calibration, held_out, {**header, "seed": seed, "stratify": stratify})
-    typer.echo(f"{out}: {len(calibration)} calibration and {len(held_out)} held-out prompts of {len(source)}")
+        model = ClipScorer(scorer, device=device)
+        header |= {"embedding": model.name, "embedding_sha256": model.weights_sha256}
+        embed = model.embed_texts
+    drawn = sample(source, size, seed, stratify=stratify, embed=embed)
+    write_set(out, drawn, source.provenance() | header)
+    typer.echo(
+        f"{out}: {len(drawn.calibration)} calibration and {len(drawn.held_out)} held-out prompts "
+        f"of {drawn.corpus_prompts}"
+    )

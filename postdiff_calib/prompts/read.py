@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
@@ -73,6 +73,67 @@ def load_prompt_set(name_or_path: str | Path) -> PromptSet:
     Raises:
         PromptError: no such set or file, no prompt in it, or a row that cannot be read (named by its line).
     """
+    path = _find(name_or_path)
+    header: dict[str, Any] = {}
+    prompts: dict[str, str] = {}
+    held_out: dict[str, str] = {}
+    for text, split in read_rows(path, header):
+        (held_out if split == "held_out" else prompts).setdefault(text.casefold(), text)
+    kept = tuple(text for key, text in prompts.items() if key not in held_out)
+    if not kept:
+        raise PromptError(f"prompt file {path}", "it holds no prompt", "put one prompt on each line")
+    reserved = tuple(held_out.values())
+    return PromptSet(kept, content_hash(kept, reserved), *_provenance(header, path), path.stem, reserved)
+
+
+class Corpus:
+    """Captions in a file that may be larger than memory: each iteration reads it anew, row by row.
+
+    Iterating gives the texts in order, trimmed, without empty ones; repeats are included, rows reserved for
+    confirmation are not. COCO's .json is the exception: it is one value, so it is read whole, once, and kept.
+
+    Args:
+        name_or_path: a shipped set's name, or any supported file.
+
+    Raises:
+        PromptError: no such set or file; while iterating, a row that cannot be read (named by its line).
+    """
+
+    def __init__(self, name_or_path: str | Path) -> None:
+        self.path = _find(name_or_path)
+        self._header: dict[str, Any] = {}
+        self._kept: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+    def __iter__(self) -> Iterator[str]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        rows: Iterator[str] = (text for text, split in read_rows(self.path, self._header) if split != "held_out")
+        if self.path.suffix.lower() == ".json":
+            self._kept = list(rows)
+            rows = iter(self._kept)
+        yield from rows
+
+    def provenance(self) -> dict[str, str]:
+        """Source and licence as the file's header has them (once iterated), and the file's name and hash."""
+        source, licence = _provenance(self._header, self.path)
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            for part in iter(lambda: file.read(1 << 20), b""):
+                digest.update(part)
+        return {"source": source, "licence": licence, "corpus": self.path.name, "corpus_sha256": digest.hexdigest()}
+
+
+def _provenance(header: dict[str, Any], path: Path) -> tuple[str, str]:
+    return str(header.get("source", path.name)), str(header.get("licence", "unknown"))
+
+
+def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     shipped = shipped_sets()
     if str(name_or_path) in shipped and not path.is_file():
@@ -83,41 +144,28 @@ def load_prompt_set(name_or_path: str | Path) -> PromptSet:
             "there is no such file, nor a shipped set of that name",
             f"give a file, or one of: {', '.join(shipped) or 'none shipped'}",
         )
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in READERS:
         raise PromptError(
             f"prompt file {path}", f"{path.suffix or 'a missing suffix'} is not read", f"use {', '.join(READERS)}"
         )
-    header: dict[str, Any] = {}
+    return path
+
+
+def read_rows(path: Path, header: dict[str, Any]) -> Rows:
+    """Texts of a file, with white space collapsed and without empty ones, and their splits; fills ``header``.
+
+    Raises:
+        PromptError: the file or one of its rows cannot be read.
+    """
     try:
-        rows = list(reader(path, header))
+        for text, split in READERS[path.suffix.lower()](path, header):
+            clean = " ".join(text.split())
+            if clean:
+                yield clean, split
     except UnicodeDecodeError as error:
         raise PromptError(f"prompt file {path}", f"it is not UTF-8 text ({error.reason})", "convert it") from error
     except OSError as error:
         raise PromptError(f"prompt file {path}", f"it cannot be read ({error.strerror})", "check the file") from error
-    held_out = distinct(text for text, split in rows if split == "held_out")
-    reserved = {text.casefold() for text in held_out}
-    prompts = [p for p in distinct(text for text, split in rows if split != "held_out") if p.casefold() not in reserved]
-    if not prompts:
-        raise PromptError(f"prompt file {path}", "it holds no prompt", "put one prompt on each line")
-    return PromptSet(
-        prompts=tuple(prompts),
-        sha256=content_hash(prompts, held_out),
-        source=str(header.get("source", path.name)),
-        licence=str(header.get("licence", "unknown")),
-        name=path.stem,
-        held_out=tuple(held_out),
-    )
-
-
-def distinct(texts: Iterable[str]) -> list[str]:
-    """Texts with white space collapsed, without empty ones and repeats (ignoring case), in order."""
-    seen: dict[str, str] = {}
-    for text in texts:
-        clean = " ".join(text.split())
-        if clean:
-            seen.setdefault(clean.casefold(), clean)
-    return list(seen.values())
 
 
 #: What a reader yields: the text, and its split (``""`` where the format has none).
@@ -129,6 +177,7 @@ def _bad_row(path: Path, line: int, found: str, remedy: str) -> PromptError:
 
 
 def _read_jsonl(path: Path, header: dict[str, Any]) -> Rows:
+    column = ""
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -139,12 +188,15 @@ def _read_jsonl(path: Path, header: dict[str, Any]) -> Rows:
                 raise _bad_row(path, number, f"not JSON ({error.msg})", "write one JSON object a line") from error
             if not isinstance(row, dict):
                 raise _bad_row(path, number, "not a JSON object", 'write {"prompt": "…"}')
-            if "prompt" not in row and number == 1:
-                header.update(row)
-                continue
-            text, split = row.get("prompt"), row.get("split", "calibration")
+            if not column:
+                column = next((name for name in COLUMNS if name in row), "")
+                if not column and number == 1:
+                    header.update(row)
+                    continue
+                column = column or COLUMNS[0]
+            text, split = row.get(column), row.get("split", "calibration")
             if not isinstance(text, str):
-                raise _bad_row(path, number, "no text under 'prompt'", 'write {"prompt": "…"}')
+                raise _bad_row(path, number, f"no text under {column!r}", f'write {{"{column}": "…"}}')
             if split not in ("calibration", "held_out"):
                 raise _bad_row(path, number, f"split is {split!r}", "it is calibration or held_out")
             yield text, split
@@ -211,14 +263,21 @@ def _read_parquet(path: Path, header: dict[str, Any]) -> Rows:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
         raise PromptError(
-            f"prompt file {path}", "reading Parquet needs pyarrow", "pip install pyarrow, or convert the file to .jsonl"
+            f"prompt file {path}",
+            "reading Parquet needs pyarrow",
+            "pip install 'postdiff[parquet]', or convert the file to .jsonl",
         ) from error
     try:
-        file = parquet.ParquetFile(path)
-        column = file.schema_arrow.names[_caption_column(path, [n.lower() for n in file.schema_arrow.names])]
-        for batch in file.iter_batches(columns=[column]):
-            for text in batch.column(0).to_pylist():
-                yield text or "", ""
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            column = names[_caption_column(path, [name.lower() for name in names])]
+            row = 0
+            for batch in file.iter_batches(columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    if text is not None and not isinstance(text, str):
+                        raise PromptError(f"{path}, row {row}", f"no text under {column!r}", "name another column so")
+                    yield text or "", ""
     except ValueError as error:  # pyarrow's errors for a damaged file derive from it
         raise PromptError(f"prompt file {path}", f"not Parquet ({error})", "check the file") from error
 

@@ -4,104 +4,173 @@ Prompts are sorted by stratum (cluster of text embeddings, where asked for), the
 and taken at equal distances along that order from a random start (systematic sampling): each stratum and each length
 is represented in proportion, to within one prompt. Every third one taken is held out for confirmation, which makes
 both sets alike and disjoint. The written file carries its provenance in a header row.
+
+The corpus is read several times and never held: a first pass notes a hash and a length per row, 12 bytes; for
+embeddings, a second one embeds some thousands for the clusters and a third assigns every row; the last fetches what was
+taken.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.errors import OutputError, PromptError
-from postdiff_calib.prompts.read import PromptSet, content_hash
+from postdiff_calib.prompts.read import content_hash
 
 Stratify = Literal["length", "embedding"]
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
 #: Clusters of text embeddings: about as many as there are everyday subjects in COCO's supercategories.
 CLUSTERS = 16
+#: Prompts whose embeddings make the clusters: a thousand a cluster, however large the corpus.
+FITTED = 16_000
+#: Prompts embedded at once.
+BATCH = 1024
+
+
+class Source(Protocol):
+    """Prompts that can be read several times: a ``Corpus`` or a ``PromptSet``."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class Sample(NamedTuple):
+    """A drawn set: calibration and held-out prompts, each in random order, and the corpus' number of distinct ones."""
+
+    calibration: list[str]
+    held_out: list[str]
+    corpus_prompts: int
 
 
 def sample(
-    corpus: PromptSet, size: int, seed: int, *, stratify: Stratify = "length", embed: Embed | None = None
-) -> tuple[list[str], list[str]]:
+    corpus: Source, size: int, seed: int, *, stratify: Stratify = "length", embed: Embed | None = None
+) -> Sample:
     """Draw a calibration set and a disjoint held-out set of half the size.
 
     Args:
-        corpus: distinct prompts, as ``load_prompt_set`` gives them.
+        corpus: prompts; repeats (ignoring case) count once.
         size: calibration prompts.
         seed: of everything random.
         stratify: by ``length`` in words, or by clusters of text embeddings and length within them.
-        embed: prompts → (N, D) embeddings; needed for ``embedding``.
-
-    Returns:
-        (calibration, held-out), each in random order.
+        embed: prompts → (N, D) embeddings; needed for ``embedding``, called with ``BATCH`` prompts at most.
 
     Raises:
-        PromptError: ``size`` is below 1 or the corpus too small.
+        PromptError: ``size`` is below 1, the corpus is too small or cannot be read.
     """
     if size < 1:
         raise PromptError(f"size={size}", "it must be at least 1", "such as 500")
     held_out = max(1, size // 2)
     wanted = size + held_out
-    if wanted > len(corpus):
+    rows, lengths = _distinct_rows(corpus)
+    if wanted > len(rows):
         raise PromptError(
-            f"corpus {corpus.name!r} with {len(corpus)} distinct prompts",
+            f"corpus {corpus.name!r} with {len(rows)} distinct prompts",
             f"{size} for calibration and {held_out} held-out ones are needed",
             "ask for fewer (--size), or give a larger corpus",
         )
-    rng = Random(seed)
-    strata = [0] * len(corpus)
+    generator = np.random.default_rng(seed)
+    at_random = generator.permutation(len(rows))
+    strata = np.zeros(len(rows), dtype=np.intp)
     if stratify == "embedding":
         if embed is None:
             raise ValueError("stratify='embedding' needs a function that embeds prompts")
-        strata = clusters(embed(corpus.prompts), seed)
-    order = sorted(range(len(corpus)), key=lambda i: (strata[i], len(corpus[i].split()), rng.random()))
-    start, stride = rng.random(), len(order) / wanted
-    taken = [corpus[order[min(len(order) - 1, int((i + start) * stride))]] for i in range(wanted)]
-    held = _evenly(wanted, held_out)
-    parts = [p for i, p in enumerate(taken) if i not in held], [p for i, p in enumerate(taken) if i in held]
+        strata = _strata(corpus, rows, at_random, embed, seed)
+    order = np.lexsort((at_random, lengths, strata))
+    positions = ((np.arange(wanted) + generator.random()) * (len(order) / wanted)).astype(np.intp)
+    chosen = rows[order[np.minimum(positions, len(order) - 1)]]
+    places = {int(row): place for place, row in enumerate(chosen)}
+    texts = {places[row]: text for row, text in enumerate(corpus) if row in places}
+    if len(texts) < wanted:
+        raise PromptError(f"corpus {corpus.name!r}", "it changed while it was read", "sample again")
+    held = {int((i + 0.5) * wanted / held_out) for i in range(held_out)}  # at equal distances
+    parts = [texts[i] for i in range(wanted) if i not in held], [texts[i] for i in range(wanted) if i in held]
+    rng = Random(seed)
     for part in parts:
         rng.shuffle(part)
-    return parts
+    return Sample(*parts, len(rows))
 
 
-def _evenly(total: int, count: int) -> set[int]:
-    """``count`` positions among ``total``, at equal distances."""
-    return {int((i + 0.5) * total / count) for i in range(count)}
+def _distinct_rows(corpus: Source) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """Row numbers of the first of each distinct prompt, ascending, and their lengths in words."""
+    hashes, lengths = array("q"), array("i")
+    for text in corpus:
+        # Equality alone matters, so Python's own hash, which differs between processes, gives the same rows in each.
+        hashes.append(hash(text.casefold()))
+        lengths.append(len(text.split()))
+    _, rows = np.unique(np.array(hashes, dtype=np.int64), return_index=True)
+    rows.sort()
+    return rows, np.array(lengths, dtype=np.int64)[rows]
 
 
-def clusters(embeddings: npt.NDArray[np.float32], seed: int, count: int = CLUSTERS) -> list[int]:
-    """Cluster number of each embedding, by k-means; at most one cluster per ten prompts."""
+def _strata(
+    corpus: Source, rows: npt.NDArray[np.intp], at_random: npt.NDArray[np.intp], embed: Embed, seed: int
+) -> npt.NDArray[np.intp]:
+    """Cluster of each distinct row: clusters are made from some of them, then every one is assigned."""
+    some = rows[np.sort(np.argsort(at_random)[:FITTED])]
+    points = np.concatenate([embed(batch) for batch in _batches(corpus, some)])
+    centres = cluster_centres(points, seed)
+    return np.concatenate([nearest(embed(batch), centres) for batch in _batches(corpus, rows)])
+
+
+def _batches(corpus: Source, rows: npt.NDArray[np.intp]) -> Iterator[list[str]]:
+    wanted = np.zeros(int(rows[-1]) + 1, dtype=np.bool_)
+    wanted[rows] = True
+    texts = (text for text, take in zip(corpus, wanted, strict=False) if take)
+    while batch := list(islice(texts, BATCH)):
+        yield batch
+
+
+def cluster_centres(points: npt.NDArray[np.float32], seed: int, count: int = CLUSTERS) -> npt.NDArray[np.float64]:
+    """Centres of k-means clusters: (N, D) → (K, D); at most one cluster per ten prompts."""
     from scipy.cluster.vq import kmeans2
 
-    count = max(1, min(count, len(embeddings) // 10))
-    _, labels = kmeans2(
-        np.asarray(embeddings, dtype=np.float64), count, minit="++", seed=np.random.default_rng(seed), iter=25
+    count = max(1, min(count, len(points) // 10))
+    centres, _ = kmeans2(
+        np.asarray(points, dtype=np.float64), count, minit="++", seed=np.random.default_rng(seed), iter=25
     )
-    return [int(label) for label in labels]
+    return np.asarray(centres, dtype=np.float64)
 
 
-def write_set(path: Path, calibration: Sequence[str], held_out: Sequence[str], header: dict[str, Any]) -> None:
+def nearest(points: npt.NDArray[np.float32], centres: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Number of the centre nearest to each point: (N, D), (K, D) → (N,)."""
+    from scipy.cluster.vq import vq
+
+    numbers, _ = vq(np.asarray(points, dtype=np.float64), centres)
+    return np.asarray(numbers, dtype=np.intp)
+
+
+def write_set(path: Path, drawn: Sample, header: dict[str, Any]) -> None:
     """Write a set in our format, atomically; ``load_prompt_set`` and ``draw`` keep its split.
+
+    Args:
+        path: the file; its folder is made.
+        drawn: the prompts.
+        header: where they come from and how they were drawn; sizes and the content hash are added.
 
     Raises:
         OutputError: the file cannot be written.
     """
     facts = {
         **header,
-        "calibration": len(calibration),
-        "held_out": len(held_out),
-        "sha256": content_hash(calibration, held_out),
+        "corpus_prompts": drawn.corpus_prompts,
+        "calibration": len(drawn.calibration),
+        "held_out": len(drawn.held_out),
+        "sha256": content_hash(drawn.calibration, drawn.held_out),
     }
-    rows: list[dict[str, Any]] = [facts, *({"prompt": p} for p in calibration)]
-    rows += [{"prompt": p, "split": "held_out"} for p in held_out]
+    rows: list[dict[str, Any]] = [facts, *({"prompt": p} for p in drawn.calibration)]
+    rows += [{"prompt": p, "split": "held_out"} for p in drawn.held_out]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 _LOCAL = "local-dir:"
@@ -62,7 +64,11 @@ class ClipScorer:
             raise ValueError(f"{len(images)} pictures for {len(prompts)} prompts")
         if not len(prompts):
             return []
-        scores = 100 * (self.image_features(images) * self.text_features(prompts)).sum(-1)
+        return self.score_features(self.image_features(images), prompts)
+
+    def score_features(self, features: torch.Tensor, prompts: Sequence[str]) -> list[float]:
+        """``score`` from the pictures' embeddings, (B, D) as ``image_features`` gives them."""
+        scores = 100 * (features * self.text_features(prompts)).sum(-1)
         return [float(score) for score in scores]
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
@@ -81,13 +87,24 @@ class ClipScorer:
         import torch
 
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if new:
+            self._texts.update(zip(new, self._encode(new), strict=True))
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def embed_texts(self, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit embeddings of prompts that are seen once, (B, D): nothing is remembered, however many there are."""
+        features: npt.NDArray[np.float32] = self._encode(prompts).numpy()
+        return features
+
+    def _encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        import torch
+
         with torch.inference_mode():
-            for start in range(0, len(new), self.batch_size):
-                part = new[start : start + self.batch_size]
-                features = self._model.encode_text(self._tokenizer(part).to(self.device))
-                features = torch.nn.functional.normalize(features, dim=-1).float().cpu()
-                self._texts.update(zip(part, features, strict=True))
-            return torch.stack([self._texts[prompt] for prompt in prompts])
+            parts = [
+                self._model.encode_text(self._tokenizer(list(prompts[i : i + self.batch_size])).to(self.device))
+                for i in range(0, len(prompts), self.batch_size)
+            ]
+            return torch.nn.functional.normalize(torch.cat(parts), dim=-1).float().cpu()
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """open_clip's own preprocessing on tensors: (B, 3, H, W) in [0, 1] → (B, 3, S, S), normalised."""
