@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "postdiff_calib"
 #: Each room may import the rooms before it. Rooms in one tuple are siblings and do not import each other.
 ORDER: list[tuple[str, ...]] = [
     ("errors", "progress"),
-    ("knobs",),
+    ("knobs", "files"),
     ("plan", "budget"),
     ("prompts",),
     ("models",),
@@ -20,10 +20,17 @@ ORDER: list[tuple[str, ...]] = [
     ("generate",),
     ("cost", "quality"),
     ("search",),
+    ("workbench",),
     ("profile",),
     ("deploy", "conclude"),
+    ("record",),
+    ("export", "arms"),
+    ("checks",),
+    ("verify",),
     ("report",),
+    ("preflight",),
     ("calibrate",),
+    ("worker",),
     ("cli",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -38,6 +38,27 @@ def calibrate_command(
     delta: Annotated[
         float | None, typer.Option("--delta", help="Score difference you care about.  [default: 1% of the score]")
     ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option("--max-drop", metavar="NAME=NUMBER", help="Most of the score that may be lost: clip=0.3."),
+    ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guard",
+            metavar="NAME=NUMBER",
+            help="What the plan must keep against the unaccelerated pictures; repeatable: "
+            "ssim=0.8 or psnr=25 (at least), cmmd=0.05 or lpips=0.2 (at most).",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Database that postdiff worker processes share, e.g. postgresql+psycopg://user@host/postdiff.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="With --storage: name of the study there.")] = "postdiff",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -65,7 +86,11 @@ def calibrate_command(
         dtype=dtype,
         batch_size=batch_size,
         delta=delta,
+        max_drop=tuple(max_drop or ()),
+        guards=tuple(guard or ()),
         fresh=fresh,
+        storage=storage,
+        study_name=name,
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_calibrate(job, progress)

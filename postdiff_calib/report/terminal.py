@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from postdiff_calib.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Comparison, Profile
 
 if TYPE_CHECKING:
     from postdiff_calib.deploy import GenerateResult
+    from postdiff_calib.worker import WorkerResult
 
 ARM_NAMES = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
 
@@ -27,19 +31,9 @@ def interval(difference: Comparison) -> str:
     return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
 
 
-def macs(value: float) -> str:
-    """MACs in a readable unit."""
-    for unit, size in (("TMACs", 1e12), ("GMACs", 1e9), ("MMACs", 1e6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} MACs"
-
-
 def seconds(value: float | None) -> str:
-    """Seconds in a readable unit, or a dash where nothing was timed."""
-    if value is None:
-        return "–"
-    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.2f} s"
+    """Seconds in words, or a dash where nothing was timed."""
+    return "–" if value is None else format_seconds(value)
 
 
 def print_json(data: Any) -> None:
@@ -59,37 +53,73 @@ def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: C
         print_json({"profile": str(path), **profile.to_dict()})
         return
     console = console or wide_console()
-    e, cost, base = profile.expected, profile.expected.cost, profile.expected.baseline_cost
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    limit = macs(profile.budget.limit) if profile.budget.kind == "macs" else seconds(profile.budget.limit)
-    table.add_row(
-        "model", f"{profile.model.id} {profile.model.height}×{profile.model.width}, {profile.model.scheduler}"
-    )
-    table.add_row("budget", f"{profile.budget.text}: at most {limit} per image")
-    table.add_row("plan", profile.knobs.describe())
-    saving = f"{macs(cost.macs)} of {macs(base.macs)} ({e.relative_macs:.0%})"
-    if cost.seconds is not None:
-        saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
-    table.add_row("cost per image", saving)
-    table.add_row("score", f"{e.score:.2f}, unaccelerated {e.baseline_score:.2f} ({e.metric})")
-    prompts = f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'} prompts"
-    table.add_row("difference", f"{interval(e.difference)} over {prompts}: {verdict(profile)}")
-    table.add_row(
-        "resolution", f"differences under {profile.evidence.smallest_difference:.2f} cannot be told from zero"
-    )
-    console.print(table, highlight=False)
+    print_profile(profile, as_json=False, console=console)
+    console.print(f"\nprofile written to {path}", highlight=False, markup=False)
+
+
+def print_profile(profile: Profile, *, as_json: bool, console: Console | None = None) -> None:
+    """A profile, readably; or as JSON."""
+    if as_json:
+        print_json(profile.to_dict())
+        return
+    console = console or wide_console()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    for name, text in profile_facts(profile).items():
+        facts.add_row(name, Text(text))
+    console.print(facts, highlight=False)
     console.print()
     console.print(arms_table(profile), highlight=False)
     row = own_row(profile)
     if row is not None:
-        console.print(f"\n[bold]Fewer or cheaper?[/bold] {row.answer}", highlight=False)
+        console.print(f"\n[bold]Fewer or cheaper?[/bold] {escape(row.answer)}", highlight=False)
     if profile.tradeoff.crossover:
-        console.print(profile.tradeoff.crossover, highlight=False)
-    for note in profile.model.notes:
+        console.print(profile.tradeoff.crossover, highlight=False, markup=False)
+    for note in (*profile.model.notes, *profile.evidence.notes):
         console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(f"\nprofile written to {path}", highlight=False, markup=False)
+
+
+def profile_facts(profile: Profile) -> dict[str, str]:
+    """What a person wants to know of a profile, by name, each a line of text."""
+    model, budget, e = profile.model, profile.budget, profile.expected
+    cost, base = e.cost, e.baseline_cost
+    limit = format_macs(budget.limit) if budget.kind == "macs" else format_seconds(budget.limit)
+    saving = f"{format_macs(cost.macs)} of {format_macs(base.macs)} ({e.relative_macs:.0%})"
+    if cost.seconds is not None:
+        saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
+        saving += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
+    prompts = f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'} prompts"
+    return {
+        "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
+        "budget": f"{budget.text}: at most {limit} per image",
+        "plan": profile.knobs.describe(),
+        "cost per image": saving,
+        "score": f"{e.score:.2f}, unaccelerated {e.baseline_score:.2f} ({e.metric})",
+        "difference": f"{interval(e.difference)} over {prompts}: {verdict(profile)}",
+        **_kept(profile),
+        "resolution": f"differences under {profile.evidence.smallest_difference:.2f} cannot be told from zero",
+    }
+
+
+def _kept(profile: Profile) -> dict[str, str]:
+    """How near the pictures are to the unaccelerated ones, and what the guards asked for; only what there is."""
+    e = profile.expected
+    shown = (
+        ("CMMD", e.cmmd, "{:.3g}"),
+        ("SSIM", e.ssim, "{:.3f}"),
+        ("PSNR", e.psnr, "{:.1f} dB"),
+        ("LPIPS", e.lpips, "{:.3f}"),
+    )
+    measures = ", ".join(f"{name} {form.format(value)}" for name, value, form in shown if value is not None)
+    guards = "; ".join(
+        f"{'CLIP difference' if g.metric == 'clip' else g.metric.upper()} {g.rule} {g.limit:g}"
+        + ("" if g.value is None else f", has {g.value:.3g}")
+        + (" (kept a plan of a higher score out)" if g.bound else "")
+        for g in profile.budget.guards
+    )
+    lines = {"pictures": f"{measures} against the unaccelerated ones" if measures else "", "guards": guards}
+    return {name: line for name, line in lines.items() if line}
 
 
 def verdict(profile: Profile) -> str:
@@ -125,7 +155,7 @@ def arms_table(profile: Profile) -> Table:
             table.add_row(
                 f"{row.share:.0%}" if first else "",
                 label + won,
-                result.knobs,
+                escape(result.knobs),
                 f"{result.relative_macs:.0%}",
                 seconds(result.seconds),
                 interval(result.difference) + mark,
@@ -154,3 +184,22 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
     console.print(line, highlight=False, markup=False)
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def print_worker(result: WorkerResult, *, as_json: bool, console: Console | None = None) -> None:
+    """What a worker did for its study, and whose seconds the study carries."""
+    if as_json:
+        print_json(result.as_dict())
+        return
+    console = console or Console()
+    whose = f"measured on {result.latency_of}" if result.latency_of else "not measured"
+    lines = [
+        f"study {result.study} in {result.storage}",
+        f"this worker: {result.trials} trials, {result.images} images; the study: {result.study_trials} trials",
+        f"seconds in the study: {whose}, never on a worker",
+        *(f"failed: {knobs}: {reason}" for knobs, reason in result.failed),
+    ]
+    if result.interrupted:
+        lines.append("stopped; the trial in hand was given back")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ Symbols: T steps, s low-resolution share, β low-resolution scale, k cache inter
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -188,6 +188,19 @@ def within(candidates: Collection[Candidate], limit: Limit) -> tuple[Candidate, 
         limit.require_reachable(cheapest.cost, cheapest.knobs.describe(), binding)
         raise BudgetError("the budget", "no plan of the search space meets it", "take a larger budget")
     return allowed
+
+
+def require_reachable(space: SearchSpace, price: Price, limit: Limit) -> None:
+    """Refuse a limit below the cheapest plan of the space, pricing one corner of it instead of all plans.
+
+    MACs fall with T and with β whatever the other knobs are, so the cheapest plan has the least of both. (Seconds need
+    not: they are looked up plan by plan, in ``within``.)
+
+    Raises:
+        BudgetError: as ``within``.
+    """
+    corner = replace(space, steps=(min(space.steps),), scales=tuple(sorted(space.scales)[:1]))
+    within(corner.candidates(price), limit)
 
 
 def candidate(plan: StepPlan, price: Price) -> Candidate:

@@ -1,30 +1,38 @@
 """Opening a study: Optuna's storage, the fingerprint that guards it, and what a killed process left behind.
 
-One process uses SQLite in the study's folder. Several workers share a server, usually PostgreSQL: scores then live in
-the study's attributes, so that every host sees them, and heartbeats tell a dead worker's trial from a long one. One
-process (the leader) makes the study; workers join it.
+One process uses SQLite in the study's folder. Several workers share a server, usually PostgreSQL (or, on one host, a
+SQLite file): scores then live in a table of the same database, so that every host sees them, and heartbeats tell a dead
+worker's trial from a long one. One process (the leader) makes the study; workers join it. A URL's password is neither
+shown nor kept.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
-from sqlalchemy import event, make_url
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, shown
+from postdiff_calib.search.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 
-STUDY_NAME = "postdiff"
-#: Seconds between a worker's signs of life; after three without one its trial is given to another.
-HEARTBEAT = 30
-DATABASE, SCORES, HELD_OUT = "study.db", "scores.jsonl", "held_out.jsonl"
+__all__ = ["HEARTBEAT", "StudyStore", "connect", "differences", "disconnect", "open_study", "read_record", "shown"]
+
+_DATABASE_FILES = (DATABASE, *(f"{DATABASE}-{end}" for end in ("journal", "wal", "shm")))
+_BLOCKS_ATTRIBUTE = "blocks"
+_BLOCKS = Table(
+    "postdiff_blocks",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("study", String(32), index=True),
+    Column("block", Text),
+)
 
 
 def open_study(
@@ -45,153 +53,156 @@ def open_study(
 
     Raises:
         OutputError: the folder cannot be made.
-        StudyError: the study was made under another fingerprint, or the storage cannot be used.
+        StudyError: the study was made under another fingerprint, there is none to join, or the storage cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not join:
+        _make_folder(folder)
+    if fresh:
+        _drop(folder, (SCORES, HELD_OUT) if storage else (*_DATABASE_FILES, SCORES, HELD_OUT))
+    url = storage or f"sqlite:///{folder / DATABASE}"
+    pruner = optuna.pruners.NopPruner()
+    with faults(url):
+        backend = connect(url, heartbeat if storage else None, make=not join)
+        if backend is None:
+            raise _no_study(url, name)
+        try:
+            if join:
+                study = _load(url, name, backend, sampler=sampler, pruner=pruner)
+            else:
+                if fresh and storage is not None and name in optuna.get_all_study_names(backend):
+                    _drop_study(optuna.load_study(study_name=name, storage=backend), backend)
+                study = optuna.create_study(
+                    storage=backend,
+                    study_name=name,
+                    direction="maximize",
+                    sampler=sampler,
+                    pruner=pruner,
+                    load_if_exists=True,
+                )
+                if storage is not None:
+                    StudyStore.make(study, backend.engine)
+            wanted = json.loads(json.dumps(dict(fingerprint)))
+            known = study.user_attrs.get("fingerprint")
+            if known is None:
+                study.set_user_attr("fingerprint", wanted)
+            elif known != wanted:
+                raise StudyError(
+                    f"study {folder if storage is None else repr(name)}",
+                    f"it was made with other settings: {differences(known, wanted)}",
+                    f"use those again, another {'folder (--study)' if storage is None else 'name (--name)'}, "
+                    "or start anew (--fresh)",
+                )
+        except BaseException:
+            disconnect(backend)
+            raise
+    return study, backend
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"study folder {folder}", f"it cannot be made ({error.strerror})", "give another (--study)"
         ) from error
-    if fresh and storage is None:
-        for file in (DATABASE, *(f"{DATABASE}-{end}" for end in ("journal", "wal", "shm")), SCORES, HELD_OUT):
-            (folder / file).unlink(missing_ok=True)
-    url = storage or f"sqlite:///{folder / DATABASE}"
-    pruner = optuna.pruners.NopPruner()
-    backend = None
+
+
+def _drop(folder: Path, files: Iterable[str]) -> None:
+    for path in (*(folder / file for file in files), *(folder / BASELINE).glob(BASELINE_FILES)):
+        path.unlink(missing_ok=True)
+
+
+def _drop_study(study: optuna.Study, backend: optuna.storages.RDBStorage) -> None:
+    StudyStore.make(study, backend.engine)
+    StudyStore(study, backend.engine).clear()
+    optuna.delete_study(study_name=study.study_name, storage=backend)
+
+
+def _load(url: str, name: str, backend: optuna.storages.RDBStorage, **options: Any) -> optuna.Study:
     try:
-        backend = connect(url, heartbeat if storage else None)
-        if fresh and storage is not None and name in optuna.get_all_study_names(backend):
-            optuna.delete_study(study_name=name, storage=backend)
-            (folder / HELD_OUT).unlink(missing_ok=True)
-        if join:
-            study = optuna.load_study(study_name=name, storage=backend, sampler=sampler, pruner=pruner)
-        else:
-            study = optuna.create_study(
-                storage=backend,
-                study_name=name,
-                direction="maximize",
-                sampler=sampler,
-                pruner=pruner,
-                load_if_exists=True,
-            )
+        return optuna.load_study(study_name=name, storage=backend, **options)
     except KeyError as error:
-        disconnect(backend)
-        raise StudyError(
-            f"study {name!r} in {shown(url)}", "there is none", "start it with postdiff calibrate --storage"
-        ) from error
-    except ImportError as error:
-        raise StudyError(
-            f"storage {shown(url)}", f"its driver is not installed ({error.name})", "pip install 'postdiff[postgres]'"
-        ) from error
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        disconnect(backend)
-        raise StudyError(
-            f"study in {shown(url)}",
-            f"its storage cannot be used ({str(error).splitlines()[0]})",
-            "check the folder or URL, or start anew (--fresh)",
-        ) from error
-    wanted = json.loads(json.dumps(dict(fingerprint)))
-    known = study.user_attrs.get("fingerprint")
-    if known is None:
-        study.set_user_attr("fingerprint", wanted)
-    elif known != wanted:
-        disconnect(backend)
-        raise StudyError(
-            f"study {folder if storage is None else name}",
-            f"it was made with other settings: {differences(known, wanted)}",
-            "use those again, another folder (--study), or start anew (--fresh)",
-        )
-    return study, backend
+        raise _no_study(url, name) from error
 
 
-def disconnect(storage: optuna.storages.RDBStorage | None) -> None:
-    """Give back every connection to the database."""
-    if storage is not None:
-        storage.remove_session()
-        storage.engine.dispose()
+def _no_study(url: str, name: str) -> StudyError:
+    return StudyError(f"study {name!r} in {shown(url)}", "there is none", "start it with postdiff calibrate --storage")
 
 
-def shown(url: str) -> str:
-    """A storage URL without its password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return "the given URL"
+def read_record(url: str, name: str) -> Any:
+    """What the leader wrote about the study, as plain data.
 
-
-def connect(url: str, heartbeat: int | None = None) -> optuna.storages.RDBStorage:
-    """Optuna's storage for a URL; with ``heartbeat`` seconds, trials of dead workers are queued again.
-
-    On SQLite, commits go to a write-ahead log and do not wait for the disk one by one: a search makes some twenty per
-    trial. A killed process loses nothing by that; after a power cut the last trials may be missing, not their scores.
+    Raises:
+        StudyError: there is no such study (yet), or the storage cannot be used.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats still count as such
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=heartbeat,
-            grace_period=None if heartbeat is None else 3 * heartbeat,
-            heartbeat_stale_trial_callback=None
-            if heartbeat is None
-            else optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None),
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with faults(url):
+        backend = connect(url, make=False)
+        if backend is None:
+            raise _no_study(url, name)
+        try:
+            record = _load(url, name, backend).user_attrs.get(RECORD_ATTRIBUTE)
+        finally:
+            disconnect(backend)
+    if record is None:
+        raise StudyError(
+            f"study {name!r} in {shown(url)}", "its leader has not described it yet", "start the worker again"
         )
-    if storage.engine.dialect.name == "sqlite":
-
-        def relax(connection: Any, record: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        event.listen(storage.engine, "connect", relax)
-        storage.engine.dispose()  # connections opened before are closed, so that every one in use is relaxed
-    return storage
+    return record
 
 
 class StudyStore:
-    """Blocks of scores as attributes of the study: every worker on every host sees them.
+    """Blocks of scores in a table beside Optuna's: every worker on every host sees them, and reads each one once.
 
-    Each block has a key of its own, so that writing one never touches another's.
+    Args:
+        study: Optuna's study; its attribute ``blocks`` names its rows.
+        engine: SQLAlchemy's, of the same database.
     """
 
-    _PREFIX = "scores:"
+    def __init__(self, study: optuna.Study, engine: Any) -> None:
+        self._engine = engine
+        self._rows = _BLOCKS.c.study == study.user_attrs[_BLOCKS_ATTRIBUTE]
+        self._name = study.user_attrs[_BLOCKS_ATTRIBUTE]
+        self._seen: set[int] = set()
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        self._seen: set[str] = set()
+    @staticmethod
+    def make(study: optuna.Study, engine: Any) -> None:
+        """Make the table, and name the study's rows, where that is not done."""
+        _BLOCKS.create(engine, checkfirst=True)
+        if _BLOCKS_ATTRIBUTE not in study.user_attrs:
+            study.set_user_attr(_BLOCKS_ATTRIBUTE, uuid.uuid4().hex)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the blocks that came since the last call, whoever wrote them."""
-        attributes = self._study.user_attrs
-        for key in attributes.keys() - self._seen:
-            if key.startswith(self._PREFIX):
-                self._seen.add(key)
-                yield attributes[key]
+        with self._engine.connect() as connection:
+            # A block with a lower number may come to light after a higher one, so numbers are compared one by one.
+            new = {row.id for row in connection.execute(select(_BLOCKS.c.id).where(self._rows))} - self._seen
+            if not new:
+                return
+            wanted = self._rows & (_BLOCKS.c.id >= min(new))
+            rows = connection.execute(select(_BLOCKS.c.id, _BLOCKS.c.block).where(wanted).order_by(_BLOCKS.c.id)).all()
+        for row in rows:
+            if row.id not in self._seen:
+                self._seen.add(row.id)
+                yield json.loads(row.block)
 
     def append(self, block: dict[str, Any]) -> None:
         """Store one block in a single transaction."""
-        key = f"{self._PREFIX}{block['plan']}:{uuid.uuid4().hex}"
         try:
-            self._study.set_user_attr(key, block)
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            with self._engine.begin() as connection:
+                connection.execute(insert(_BLOCKS).values(study=self._name, block=json.dumps(block)))
+        except SQLAlchemyError as error:
             raise StudyError(
-                "a block of scores", f"the storage did not take it ({str(error).splitlines()[0]})", "check the server"
+                "a block of scores",
+                f"the storage did not take it ({type(error.__cause__ or error).__name__})",
+                "check the server",
             ) from error
 
-
-def recover(study: optuna.Study) -> int:
-    """Queue again the trials that a killed process left running; only for a storage that one process uses.
-
-    Returns:
-        How many there were. Their scored blocks are remembered, so that they go on where they were.
-    """
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in stale:
-        study.tell(trial.number, state=TrialState.FAIL)
-        if "plan" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-    return len(stale)
+    def clear(self) -> None:
+        """Drop all blocks."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_BLOCKS).where(self._rows))
 
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:

@@ -1,22 +1,24 @@
 """Several worker processes on one real PostgreSQL server, one of them killed in the middle of a trial."""
 
 import contextlib
-import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import optuna
+import postgres
 import pytest
+from optuna.trial import TrialState
 from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.errors import StudyError
 from postdiff_calib.search import select
-from postdiff_calib.search.storage import connect, disconnect, shown
+from postdiff_calib.search.retry import give_back
+from postdiff_calib.search.storage import connect, disconnect, read_record, shown
 from postdiff_calib.search.strategy import SearchSettings
 from postdiff_calib.search.study import Problem, Search, run_search
 
@@ -30,24 +32,10 @@ def problem(surface=None):
     return Problem(SMALL, price, limit(0.5, SMALL), surface or Surface(N, space=SMALL, private=0.0), N)
 
 
-@pytest.fixture(autouse=True)
-def _connections_of_ended_threads():
-    """Optuna's heartbeat threads leave connections to the garbage collector; collect them where they are expected."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    pytest.importorskip("psycopg")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pgserver = pytest.importorskip("pgserver")
-        database = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    database.cleanup()
+    with postgres.running(tmp_path_factory.mktemp("pg")) as url:
+        yield url
 
 
 def lead(folder, url, name):
@@ -59,7 +47,7 @@ def lead(folder, url, name):
 def worker(folder, url, name, kill_after=None, delay=0.02):
     script = f"""
         import os, signal, sys, threading
-        sys.path.insert(0, {str(HERE)!r})
+        sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
         from pathlib import Path
         from test_workers import FINGERPRINT, N, SETTINGS, SMALL, Surface, problem, run_search
 
@@ -141,7 +129,7 @@ def test_workers_never_start_from_the_same_draw(server, tmp_path):
     explored = [
         t.user_attrs["plan"]
         for t in search.study.get_trials(deepcopy=False)
-        if t.user_attrs["role"] == "explore" and not t.user_attrs.get("enqueued")
+        if t.user_attrs.get("role") == "explore" and not t.user_attrs.get("enqueued")
     ]
     search.close()
     assert len(set(explored[:4])) == 4
@@ -154,6 +142,164 @@ def test_joining_needs_a_study_with_the_same_fingerprint(server, tmp_path):
     lead(tmp_path, server, "other").close()
     with pytest.raises(StudyError, match="model was 'made up', now 'another'"):
         run_search(problem(), SETTINGS, tmp_path, {"model": "another"}, storage=server, study_name="other", join=True)
+
+
+def trials_of(url, name="postdiff"):
+    storage = connect(url)
+    try:
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    finally:
+        disconnect(storage)
+
+
+class Disturbed(Surface):
+    """Calls ``disturb`` once, before block number ``block``."""
+
+    def __init__(self, block, disturb):
+        super().__init__(N, space=SMALL, private=0.0)
+        self.block, self.disturb = block, disturb
+
+    def scores(self, knobs, indices):
+        if len(self.calls) == self.block and self.disturb is not None:
+            disturb, self.disturb = self.disturb, None
+            disturb()
+        return super().scores(knobs, indices)
+
+
+def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    few = SearchSettings(n_trials=6)
+    search = Search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    search.prepare()
+    surface = Disturbed(2, interrupt)
+    stopped = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    assert stopped.interrupted
+    assert stopped.own_trials == 0
+    given_back = [t for t in search.queue.trials() if t.system_attrs.get("failed_trial") == 0]
+    assert [t.state.name for t in given_back] == ["WAITING"]
+    assert given_back[0].user_attrs["plan"] == search.reference.content
+    other = Surface(N, space=SMALL, private=0.0)
+    rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    assert rest.own_trials == rest.trials == 6
+    # the two blocks of the baseline that the stopped worker had scored were not made again
+    assert sum(len(indices) for knobs, indices in other.calls if knobs == SMALL.baseline) == N - 20
+    search.close()
+
+
+def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    few = SearchSettings(n_trials=5)
+
+    def others_take_the_trial():
+        storage = connect(url, 1)
+        study = optuna.load_study(study_name="postdiff", storage=storage)
+        trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
+        study.tell(trial.number, state=TrialState.FAIL)
+        give_back(study, trial)
+        disconnect(storage)
+
+    surface = Disturbed(6, others_take_the_trial)
+    result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    assert not result.interrupted
+    assert result.trials == result.own_trials == 5
+    assert [t.state.name for t in trials_of(url)].count("FAIL") == 1
+    assert surface.images == sum(plan.n for plan in result.plans.values())
+
+
+def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_not_waited_for(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    few = SearchSettings(n_trials=4)
+    search = Search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    search.prepare()
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        lost = search.study.ask()
+    search.close()
+    result = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    assert result.trials == 4
+    assert trials_of(url)[lost.number].state == TrialState.FAIL
+
+
+@pytest.mark.slow
+def test_processes_of_one_host_share_a_sqlite_file(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search = lead(tmp_path, url, "lite")
+    processes = [worker(tmp_path, url, "lite") for _ in range(3)]
+    with finished(processes) as outputs:
+        for process, (_, errors) in zip(processes, outputs, strict=True):
+            assert process.returncode == 0, errors
+    states = [t.state.name for t in search.queue.trials()]
+    assert states.count("COMPLETE") == SETTINGS.n_trials
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+    search.close()
+
+
+@pytest.mark.slow
+def test_the_leaders_ladder_is_climbed_with_the_workers(server, tmp_path):
+    few = SearchSettings(n_trials=6, ladder_prompts=20)
+    rungs = (limit(0.35, SMALL), limit(0.8, SMALL))
+    tall = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL, private=0.0), N, ladder=rungs)
+    search = Search(tall, few, tmp_path, FINGERPRINT, storage=server, study_name="tall", heartbeat=1)
+    result = search.run()
+    ladder = [t for t in search.queue.trials() if t.user_attrs.get("role") == "ladder"]
+    search.close()
+    assert ladder
+    assert all(t.state == TrialState.COMPLETE for t in ladder)
+    joined = run_search(tall, few, tmp_path, FINGERPRINT, storage=server, study_name="tall", join=True, heartbeat=1)
+    assert joined.own_trials == joined.images_made == 0
+    assert joined.plans.keys() == result.plans.keys()
+
+
+def test_joining_makes_no_database(tmp_path):
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    with pytest.raises(StudyError, match="there is none; start it with postdiff calibrate --storage"):
+        read_record(url, "postdiff")
+    with pytest.raises(StudyError, match="there is none"):
+        run_search(problem(), SETTINGS, tmp_path / "folder", FINGERPRINT, storage=url, join=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_record_is_there_once_the_first_trials_are_queued(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search = Search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url, heartbeat=1, record={"job": {"seed": 1}})
+    with pytest.raises(StudyError, match="leader has not described it yet"):
+        read_record(url, "postdiff")
+    search.prepare()
+    assert read_record(url, "postdiff") == {"job": {"seed": 1}}
+    search.close()
+
+
+def test_fresh_drops_a_shared_studys_scores(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    few = SearchSettings(n_trials=3)
+    first = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    surface = Surface(N, space=SMALL, private=0.0)
+    other = {"model": "another"}
+    with pytest.raises(StudyError, match=r"another name \(--name\)"):
+        run_search(problem(surface), few, tmp_path, other, storage=url, heartbeat=1)
+    again = run_search(problem(surface), few, tmp_path, other, storage=url, heartbeat=1, fresh=True)
+    assert again.images_made == surface.images == first.images_made
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("postgresql://u:secret@127.0.0.1:1/db", "postgresql://u:***@127.0.0.1:1/db"),
+        ("postgresql://127.0.0.1:1/db?user=u&password=secret", "postgresql://127.0.0.1:1/db?password=%2A%2A%2A&user=u"),
+        ("postgresql://u:secret@host:port/db", "the given URL"),
+        ("not a url: secret", "the given URL"),
+    ],
+)
+def test_passwords_are_not_shown(tmp_path, url, seen):
+    pytest.importorskip("psycopg")
+    assert sorted(shown(url)) == sorted(seen)
+    with pytest.raises(StudyError) as caught:
+        run_search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unreachable_server_is_one_line_without_the_password(tmp_path):
@@ -172,7 +318,8 @@ def test_a_shared_sqlite_file_keeps_scores_in_the_study(tmp_path):
     surface = Surface(N, space=SMALL)
     result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
     assert result.baseline.complete
-    assert not (tmp_path / "scores.jsonl").exists()
+    kept = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert {b["plan"]: len(b["prompts"]) for b in kept} == {c: p.n for c, p in result.plans.items()}
     again = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
     assert again.images_made == 0
     assert {c: p.n for c, p in again.plans.items()} == {c: p.n for c, p in result.plans.items()}

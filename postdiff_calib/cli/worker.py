@@ -1,0 +1,41 @@
+"""``postdiff worker``: one more process, on this or another host, for a study that ``postdiff calibrate`` leads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def worker_command(
+    storage: Annotated[
+        str, typer.Option("--storage", help="The leader's database, e.g. postgresql+psycopg://user@host/postdiff.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="The leader's name of the study.")] = "postdiff",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the study's model is on this host, if in another folder.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps …")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, float16, bfloat16; auto is the study's own.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Run trials of a study that postdiff calibrate leads, until none is left.
+
+    The model, prompts, seeds, settings and prices come from the study itself; start the leader first. Ctrl-C gives the
+    trial in hand back to the others, with what it has scored.
+
+    Example: postdiff worker --storage postgresql+psycopg://user@host/postdiff --name sdxl --device cuda:1
+    """
+    from postdiff_calib.report.progress import console_progress
+    from postdiff_calib.report.terminal import print_worker
+    from postdiff_calib.worker import WorkerJob, run_worker
+
+    job = WorkerJob(storage=storage, study_name=name, model=model, device=device, dtype=dtype)
+    with console_progress(quiet=quiet or as_json) as progress:
+        result = run_worker(job, progress)
+    print_worker(result, as_json=as_json)
+    if result.interrupted:
+        raise typer.Exit(130)

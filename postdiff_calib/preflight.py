@@ -1,0 +1,93 @@
+"""What ``calibrate`` refuses before it spends time: what would only fail at the end, or spoil what is there.
+
+Settings and places are checked before anything is loaded, a budget in MACs before anything is measured, a study
+folder before anything is written into it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postdiff_calib.budget import Budget
+from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.record import Study
+from postdiff_calib.search.guards import parse_guards
+from postdiff_calib.search.names import STUDY_NAME
+
+if TYPE_CHECKING:
+    from postdiff_calib.calibrate import CalibrateJob
+    from postdiff_calib.workbench import Workbench
+
+
+def check_job(job: CalibrateJob) -> None:
+    """Refuse before anything is computed what would only fail at the end."""
+    if job.noise not in ("coupled", "independent"):
+        raise KnobError(f"noise {job.noise!r}", "it is coupled or independent", "coupled keeps a seed's composition")
+    if job.sampler not in ("postdiff", "tpe", "gp", "random", "nsga2"):
+        raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
+    if job.storage is None and job.study_name != STUDY_NAME:
+        raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
+    if job.delta is not None and job.delta <= 0:
+        raise StudyError(f"delta {job.delta:g}", "it must be above 0", "give the score difference you care about")
+    for folder, what in ((job.out.parent, f"output {job.out}"), (job.folder, f"study folder {job.folder}")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".postdiff-probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(what, f"it cannot be written ({error.strerror})", "choose another path") from error
+    if job.out.is_dir():
+        raise OutputError(f"output {job.out}", "it is a folder", "give a file's path, such as profile.yaml")
+
+
+def check_guards(job: CalibrateJob) -> str:
+    """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
+    from postdiff_calib.quality import lpips
+
+    guards = parse_guards(job.max_drop, job.guards)
+    found = lpips.installed()
+    if not isinstance(found, ModelError):
+        return ""
+    if any(guard.metric == "lpips" for guard in guards):
+        raise GuardError("--guard lpips", f"it cannot be computed here: {found.rule}", found.remedy)
+    return f"LPIPS is not measured: {found.rule}"
+
+
+def refuse_unreachable(budget: Budget, job: CalibrateJob, bench: Workbench | None = None) -> None:
+    """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
+    from postdiff_calib.cost.build import build_cost_table, table_for_card
+    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.search.space import SearchSpace, require_reachable
+
+    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    if budget.kind != "macs" or (known is None) != (bench is not None):
+        return
+    if known is not None:
+        card, table = known, table_for_card(known)
+    elif bench is not None:
+        card = bench.loaded.card
+        sizes = {name: bench.settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
+        table = build_cost_table(bench.loaded, **sizes, measure=False, scales=card.low_res_scales)
+    limit = budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
+    require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
+
+
+def refuse_other_study(study: Study) -> None:
+    """Refuse a folder whose scores are of another study: held-out scores are known by their folder alone."""
+    from postdiff_calib.search.storage import differences
+
+    try:
+        known = Study.load(study.folder).record.as_dict()["fingerprint"]
+    except StudyError:
+        return  # none there, or one that its database will judge
+    wanted = study.record.as_dict()["fingerprint"]
+    if known != wanted:
+        raise StudyError(
+            f"study {study.folder}",
+            f"it was made with other settings: {differences(known, wanted)}",
+            "use those again, another folder (--study), or start anew (--fresh)",
+        )

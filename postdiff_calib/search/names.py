@@ -1,0 +1,7 @@
+"""Names of what a study keeps: files in its folder, its Optuna study, and the attribute that tells workers about it."""
+
+STUDY_NAME = "postdiff"
+DATABASE, SCORES, HELD_OUT = "study.db", "scores.jsonl", "held_out.jsonl"
+#: Folder of the unaccelerated model's pictures, and what their names look like.
+BASELINE, BASELINE_FILES = "baseline", "*-????????????????.png"
+RECORD_ATTRIBUTE = "record"

@@ -1,0 +1,57 @@
+"""Trials whose process died, fell silent or stepped back: queued again, with what they had scored.
+
+Scores are kept block by block outside the trials, so a trial that is queued again makes only the pictures that are
+still missing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+
+def recover(study: optuna.Study) -> int:
+    """Queue again the trials that a killed process left running; only for a storage that one process uses.
+
+    Returns:
+        How many there were. Their scored blocks are remembered, so that they go on where they were.
+    """
+    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in stale:
+        study.tell(trial.number, state=TrialState.FAIL)
+        if "plan" in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+    return len(stale)
+
+
+def retire_dead(study: optuna.Study) -> None:
+    """Queue again the trials of workers that gave no sign of life for too long."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+
+
+def watch(storage: optuna.storages.RDBStorage, trials: Sequence[FrozenTrial]) -> None:
+    """Give these running trials one sign of life in their workers' stead.
+
+    Optuna never counts a trial as dead that had none: a worker killed between taking a trial and its first beat would
+    be waited for without end. A living worker goes on beating; a dead one's trial is now due like any other.
+    """
+    for trial in trials:
+        storage.record_heartbeat(trial._trial_id)
+
+
+def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue again, at once, a trial that this process stops working on."""
+    if "plan" in trial.user_attrs:
+        queue_again(study, trial)
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial's successor: same plan, same wanted prompts, linked to it as Optuna links retries."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, trial)

@@ -1,0 +1,56 @@
+"""What is refused before time is spent: no measuring, no loading, nothing written over."""
+
+import pytest
+
+from postdiff_calib.budget import parse_budget
+from postdiff_calib.calibrate import CalibrateJob, run_calibrate
+from postdiff_calib.cost.build import table_for_card
+from postdiff_calib.errors import BudgetError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import get_card
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.space import SearchSpace, require_reachable
+
+
+def forbidden(*_, **__):
+    raise AssertionError("too early")
+
+
+@pytest.mark.parametrize("budget", ["1%", "10MMACs", "50x macs"])
+def test_a_budget_in_macs_that_nothing_meets_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, budget):
+    monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", forbidden)
+    with pytest.raises(BudgetError) as caught:
+        run_calibrate(CalibrateJob(budget=budget, study=tmp_path / "s", out=tmp_path / "p.yaml"))
+    assert "the cheapest reachable plan (T=4 " in str(caught.value)
+    assert "% of the baseline, and T there is at its lower end of 4" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_model_without_a_card_is_loaded_but_not_measured(tmp_path, monkeypatch):
+    pipe = load_pipeline("shapes", device="cpu").pipe
+    pipe.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("postdiff_calib.cost.latency.measured_latency", forbidden)
+    job = CalibrateJob(
+        model=str(tmp_path / "model"),
+        budget="1%",
+        prompts="shapes",
+        num_prompts=10,
+        study=tmp_path / "s",
+        out=tmp_path / "p.yaml",
+        device="cpu",
+    )
+    with pytest.raises(BudgetError, match="cheapest reachable plan"):
+        run_calibrate(job)
+
+
+def test_the_corner_that_is_priced_holds_the_cheapest_plan():
+    card = get_card("shapes")
+    table = table_for_card(card)
+    space = SearchSpace.from_card(card, latent_size=card.latent_size())
+    cheapest = min(table.price(plan).macs for plan in space.plans)
+    baseline = table.price(compile_plan(Knobs(card.num_inference_steps)))
+    reachable = parse_budget(f"{cheapest * 1.0001:.0f}MACs").resolve(baseline)
+    require_reachable(space, table.price, reachable)
+    with pytest.raises(BudgetError):
+        require_reachable(space, table.price, parse_budget(f"{cheapest * 0.9999:.0f}MACs").resolve(baseline))
