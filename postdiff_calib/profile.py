@@ -11,21 +11,23 @@ Units: ``macs`` are multiply-accumulates per image over all network calls of the
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from postdiff_calib.errors import KnobError, OutputError, ProfileError
+from postdiff_calib.errors import KnobError, ProfileError
+from postdiff_calib.files import line_of, read_yaml, without_passwords
+from postdiff_calib.files import write_atomically as write_atomically
 from postdiff_calib.knobs import RANGES, Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
 
 SCHEMA_VERSION = 1
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
+#: Text that may hold an address; one with a password is kept without it.
+Address = Annotated[str, AfterValidator(without_passwords)]
 
 
 def _range(name: str) -> Any:
@@ -40,9 +42,12 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The pipeline that was calibrated; a profile refuses to run on another one."""
+    """The pipeline that was calibrated; a profile refuses to run on another one.
 
-    id: str
+    ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings.
+    """
+
+    id: Address
     card: str | None
     revision: str
     pipeline_class: str
@@ -53,11 +58,25 @@ class ModelSection(Section):
     width: Annotated[int, Field(ge=8)]
     scheduler: str
     guidance_scale: Annotated[float, Field(ge=0)]
+    configuration: str | None = None
     notes: list[str]
 
 
+class GuardEntry(Section):
+    """One guard rail: the metric, its rule and limit, what the plan has, and whether it kept a better plan out.
+
+    ``clip`` is the mean paired difference of the score, so a largest drop of 0.3 is a limit of −0.3, at least.
+    """
+
+    metric: Literal["clip", "cmmd", "ssim", "psnr", "lpips"]
+    rule: Literal["at least", "at most"]
+    limit: float
+    value: float | None
+    bound: bool
+
+
 class BudgetSection(Section):
-    """The budget as it was asked for, and the hard limit it became."""
+    """The budget as it was asked for, the hard limit it became, and what else the plan had to keep."""
 
     text: str
     kind: Literal["seconds", "macs"]
@@ -66,6 +85,7 @@ class BudgetSection(Section):
     share: Annotated[float, Field(gt=0)]
     unit: Literal["s per image", "MACs per image"]
     batch_size: Annotated[int, Field(ge=1)]
+    guards: list[GuardEntry] = Field(default_factory=list)
 
 
 class KnobsSection(Section):
@@ -112,7 +132,9 @@ class Comparison(Section):
 class ExpectedSection(Section):
     """What the settings cost and lose, on prompts that the search did not see where ``confirmed``.
 
-    ``delta`` is the difference that ``equivalent`` means to stay within.
+    ``delta`` is the difference that ``equivalent`` means to stay within. ``cmmd`` (of all pictures; noisy with few
+    prompts), ``ssim``, ``psnr`` in dB and ``lpips`` (means over prompts) compare pictures with those that the
+    unaccelerated model makes for the same prompts and seeds; None where not measured.
     """
 
     cost: Cost
@@ -127,6 +149,10 @@ class ExpectedSection(Section):
     verdict: Verdict
     prompts_to_decide: int | None
     confirmed: bool
+    cmmd: float | None = None
+    ssim: float | None = None
+    psnr: float | None = None
+    lpips: float | None = None
 
 
 class ArmResult(Section):
@@ -160,9 +186,9 @@ class TradeoffSection(Section):
 
 
 class EvidenceSection(Section):
-    """What the figures rest on."""
+    """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin."""
 
-    prompt_set: str
+    prompt_set: Address
     prompt_set_sha256: str
     num_prompts: Annotated[int, Field(ge=1)]
     num_held_out: Annotated[int, Field(ge=0)]
@@ -174,27 +200,65 @@ class EvidenceSection(Section):
     trials: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
     smallest_difference: float
-    study: str
+    study: Address
+    notes: list[str]
 
 
 class EnvironmentSection(Section):
-    """Where the figures were measured."""
+    """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are."""
 
     device: str
+    latency_device: str | None
     versions: dict[str, str]
 
 
-#: Comment written above each section.
+#: Comment written above each section, for someone who has never seen such a file.
 COMMENTS: dict[str, str] = {
-    "schema_version": "Deployment profile of postdiff. Load it with postdiff_calib.load_profile(path).",
-    "model": "The pipeline this profile was made for. It refuses to run on another.",
-    "budget": "What was asked for, and the limit it became. No plan over the limit was ever run.",
-    "knobs": "The settings to use: the paper's T, s, β, k, m, then the cache branch and the cross-attention cache.",
-    "plan": "What the settings compile to, step numbers counted from 0.",
-    "expected": "Cost and quality against the unaccelerated model, on held-out prompts, with 95 % intervals.",
-    "tradeoff": "Fewer steps, cheaper steps, or both: the best of each family at a ladder of budgets.",
-    "evidence": "What the figures rest on. Differences below smallest_difference cannot be resolved by this set.",
-    "environment": "Where the figures were measured.",
+    "schema_version": (
+        "A profile of postdiff: how to run one text-to-image model within a budget, and what that costs and loses.\n"
+        'Use it:     postdiff generate --profile THIS_FILE "a prompt"\n'
+        "Read it:    postdiff profile show THIS_FILE\n"
+        "In Python:  postdiff_calib.enable(pipe, postdiff_calib.load_profile(path))\n"
+        "The number is the version of this file's format."
+    ),
+    "model": (
+        "The model that was measured. The settings below are refused on any other: the figures would not hold there.\n"
+        "height and width are in pixels; fingerprint is a hash of the networks and their weights."
+    ),
+    "budget": (
+        "What one image may cost: text as it was asked for, limit as the hard upper bound it became, share as a part\n"
+        "of the unaccelerated model's cost. No plan over the limit was chosen. batch_size: images per call.\n"
+        "guards: what the plan had to keep beside; bound marks those that kept a plan of a higher score out."
+    ),
+    "knobs": (
+        "The settings to use. num_inference_steps (T): denoising steps. low_res_fraction (s): share of the steps, the\n"
+        "early ones, run at low_res_scale (β) of the side. cache_interval (k): the deep blocks run every k-th step.\n"
+        "guidance_fraction (m): share of the steps with guidance. cache_branch: how little of the network runs in\n"
+        "between. cross_attention_cache: what stands in for cross-attention once guidance has ended."
+    ),
+    "plan": (
+        "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
+        "deep blocks run on refresh_steps. content is a hash of it. noise: how a seed's low-resolution start is made."
+    ),
+    "expected": (
+        "Cost per image and score, with the same for the unaccelerated model. macs are multiply-accumulates of all\n"
+        "denoising steps (macs_paper leaves out attention's own products), seconds are medians of a whole call.\n"
+        "difference: this plan's score minus the unaccelerated model's on the same prompts and seeds, mean and 95 %\n"
+        "interval. verdict: better, equivalent (within delta), worse, or undecided. confirmed: on prompts that the\n"
+        "search never saw. cmmd (lower is nearer), ssim, psnr (higher) and lpips (lower) compare pictures with the\n"
+        "unaccelerated model's."
+    ),
+    "tradeoff": (
+        "Fewer steps, cheaper steps, or both? The best plan of each kind at several budgets (share of the\n"
+        "unaccelerated cost), and between which budgets the better kind changes, if it does."
+    ),
+    "evidence": (
+        "What the figures rest on: prompts, seeds, the scoring model, the search. Score differences below\n"
+        "smallest_difference cannot be told from zero with this many prompts. notes say what is thin."
+    ),
+    "environment": (
+        "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."
+    ),
 }
 
 
@@ -239,17 +303,29 @@ class Profile(Section):
         }
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
-        """What differs between ``pipe`` and the pipeline this profile was made for, by class; empty when nothing does.
+        """What differs between ``pipe`` and the pipeline this profile was made for; empty when nothing does.
 
-        Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline lacks.
+        Classes, then the configuration of networks and scheduler. A control network beside the same model is no
+        difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
+        lacks.
         """
-        denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+        from postdiff_calib.models.load import configuration_of
+
+        denoiser = getattr(pipe, "transformer" if getattr(pipe, "unet", None) is None else "unet", None)
+        denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it
+        pipeline_class = type(pipe).__name__
+        if "ControlNet" not in self.model.pipeline_class:
+            pipeline_class = pipeline_class.replace("ControlNet", "")
         facts = (
-            ("pipeline class", type(pipe).__name__, self.model.pipeline_class),
+            ("pipeline class", pipeline_class, self.model.pipeline_class),
             ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),
             ("scheduler", type(getattr(pipe, "scheduler", None)).__name__, self.model.scheduler),
         )
-        return [f"{what} ({found}, profile: {wanted})" for what, found, wanted in facts if found != wanted]
+        differing = [f"{what} ({has}, profile: {wants})" for what, has, wants in facts if has != wants]
+        wanted = self.model.configuration
+        if not differing and wanted is not None and (found := configuration_of(pipe)) != wanted:
+            differing.append(f"the configuration of a network or the scheduler ({found}, profile: {wanted})")
+        return differing
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -268,39 +344,13 @@ class Profile(Section):
         parts = []
         for key, value in self.to_dict().items():
             body = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110)
-            parts.append(f"# {COMMENTS[key]}\n{body}")
+            comment = "".join(f"# {line}\n" for line in COMMENTS[key].splitlines())
+            parts.append(comment + body)
         return "\n".join(parts)
 
     def save(self, path: str | Path) -> Path:
         """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
         return write_atomically(path, self.to_yaml())
-
-
-def write_atomically(path: str | Path, text: str) -> Path:
-    """Write text by way of a temporary file in the same folder.
-
-    Raises:
-        OutputError: the folder cannot be made or written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as f:
-                f.write(text)
-                f.flush()
-                os.fsync(f.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"output {path}", f"it cannot be written ({error.strerror})", "choose another path"
-        ) from error
-    return path
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -323,19 +373,12 @@ def load_profile(path: str | Path) -> Profile:
 
 def parse_profile(text: str, name: str = "profile") -> Profile:
     """Check the text of a profile; ``name`` stands for it in error messages."""
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ProfileError(f"{name}{line}", f"not valid YAML ({problem})", "correct the file") from error
+    data, tree = read_yaml(text, name)
     if not isinstance(data, dict):
         raise ProfileError(name, "a profile is a mapping of sections", "write one with 'postdiff calibrate'")
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        where = f"{name}, line {_line(tree, ('schema_version',))}, schema_version: {version}"
+        where = f"{name}, line {line_of(tree, ('schema_version',))}, schema_version: {version}"
         raise ProfileError(where, f"this postdiff reads up to {SCHEMA_VERSION}", "upgrade postdiff")
     try:
         # JSON mode: lists for tuples and whole numbers for floats are fine, strings for numbers are not.
@@ -350,7 +393,7 @@ def _explain(error: Exception, tree: Any, name: str) -> ProfileError:
     first = error.errors()[0]
     location = tuple(first["loc"])
     key = ".".join(str(part) for part in location) or "profile"
-    where = f"{name}, line {_line(tree, location)}, {key}"
+    where = f"{name}, line {line_of(tree, location)}, {key}"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, KnobError):
         return ProfileError(f"{where}: {cause.given}", cause.rule, cause.remedy)
@@ -360,23 +403,6 @@ def _explain(error: Exception, tree: Any, name: str) -> ProfileError:
         return ProfileError(where, "this key is missing", "add it, or export the profile again")
     given = f" (given: {first['input']!r})" if not isinstance(first["input"], (dict, list)) else ""
     return ProfileError(where, f"{first['msg'].removeprefix('Value error, ')}{given}", "correct the value")
-
-
-def _line(tree: Any, location: tuple[Any, ...]) -> int:
-    """Line number (from 1) of the deepest part of ``location`` that exists in the YAML tree."""
-    node, line = tree, 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-            if not found:
-                break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 def json_schema() -> dict[str, Any]:

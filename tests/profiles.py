@@ -38,6 +38,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "width": 64,
             "scheduler": "DPMSolverMultistepScheduler",
             "guidance_scale": 4.0,
+            "configuration": None,
             "notes": [],
         },
         "budget": {
@@ -48,6 +49,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "share": 0.6,
             "unit": "MACs per image",
             "batch_size": 25,
+            "guards": [{"metric": "ssim", "rule": "at least", "limit": 0.7, "value": 0.75, "bound": False}],
         },
         "knobs": knobs.as_dict(),
         "plan": {
@@ -71,6 +73,10 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "verdict": "equivalent",
             "prompts_to_decide": None,
             "confirmed": True,
+            "cmmd": 0.012,
+            "ssim": 0.75,
+            "psnr": 19.5,
+            "lpips": None,
         },
         "tradeoff": {
             "rows": [
@@ -100,6 +106,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "images": 3000,
             "smallest_difference": 0.2,
             "study": "studies/shapes",
+            "notes": [],
         },
-        "environment": {"device": "cpu", "versions": {"torch": "2.15.0"}},
+        "environment": {"device": "cpu", "latency_device": "cpu", "versions": {"torch": "2.15.0"}},
     }

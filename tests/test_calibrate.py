@@ -8,7 +8,7 @@ import torch
 
 from postdiff_calib.accelerate import accelerated
 from postdiff_calib.budget import Limit
-from postdiff_calib.calibrate import CalibrateJob, ladder, run_calibrate
+from postdiff_calib.calibrate import CalibrateJob, run_calibrate
 from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
 from postdiff_calib.generate import generate
@@ -17,6 +17,7 @@ from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import load_profile
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.record import ladder
 from postdiff_calib.search.pictures import PictureEvaluator
 
 
@@ -98,10 +99,34 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     with pytest.raises(BudgetError, match="cheapest reachable plan"):
         run_calibrate(CalibrateJob(budget="1%", num_prompts=12, study=tmp_path / "none", device="cpu"))
 
+    # What was measured beside the score, and guards: the same study serves any, and keeps what it has when none is met.
+    expected = profile.expected
+    assert expected.cmmd is not None
+    assert 0 < expected.ssim < 1
+    assert 5 < expected.psnr < 100
+    assert len(list((job.folder / "baseline").iterdir())) == 18
+    loose = run_calibrate(
+        replace(job, out=tmp_path / "loose.yaml", max_drop=("clip=50",), guards=("ssim=0.01", "cmmd=90"))
+    )
+    assert [(g.metric, g.rule, g.limit) for g in loose.profile.budget.guards] == [
+        ("clip", "at least", -50.0),
+        ("ssim", "at least", 0.01),
+        ("cmmd", "at most", 90.0),
+    ]
+    assert loose.profile.evidence.images >= profile.evidence.images
+    with pytest.raises(SystemExit) as stop:
+        main(["calibrate", "--num-prompts=12", "--trials=6", "--device=cpu", "--quiet", "--guard=ssim=0.9999"])
+    assert stop.value.code == 3
+    said = capsys.readouterr().err
+    assert "SSIM" in said
+    assert "too low" in said
+    assert said.count("\n") == 1
+
     # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone.
     def stop_here(*_, **__):
         raise KeyboardInterrupt
 
+    (job.folder / "held_out.jsonl").unlink()
     monkeypatch.setattr("postdiff_calib.search.confirm.confirm", stop_here)
     stopped = run_calibrate(replace(job, out=tmp_path / "stopped.yaml"))
     assert stopped.interrupted

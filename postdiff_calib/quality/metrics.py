@@ -6,14 +6,22 @@ of the same prompts and seeds.
 
 CMMD is the squared maximum mean discrepancy of unit CLIP embeddings under a Gaussian kernel (Jayasumana et al.,
 arXiv 2401.09603: σ = 10, times 1000). Unlike the published code it leaves out the diagonal, hence is unbiased and
-may fall slightly below 0, and it is computed in float64.
+may fall slightly below 0, and it is computed in float64. Two sets of the same prompts and seeds are dependent picture
+by picture: there the diagonal between the sets is left out too (Gretton et al., JMLR 13, 2012, eq. 4), without which
+the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embeddings. With few prompts it is noisy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from postdiff_calib.errors import ModelError
+from postdiff_calib.quality import lpips
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +46,17 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: ``function`` maps ``Pictures`` to a number per prompt, or to a single number when not per prompt."""
+    """One metric: ``function`` maps ``Pictures`` to a number per prompt, or to a single number when not per prompt.
+
+    ``equal`` is its value for pictures equal to the reference; None where pictures are not compared.
+    """
 
     name: str
     direction: Literal["higher", "lower"]
     unit: str
     per_prompt: bool
     function: Callable[[Pictures], list[float]]
+    equal: float | None = None
 
 
 def ssim(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
@@ -65,7 +77,7 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
 
 
 def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
-    """Unbiased CMMD between two sets of unit embeddings.
+    """Unbiased CMMD between two independent sets of unit embeddings, such as pictures of different prompts.
 
     Args:
         features: (N, D), N ≥ 2.
@@ -74,21 +86,46 @@ def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
     Raises:
         ValueError: fewer than two embeddings in a set.
     """
-    import torch
-
     if len(features) < 2 or len(reference) < 2:
         raise ValueError(f"CMMD needs at least two pictures a set, got {len(features)} and {len(reference)}")
-    x, y = features.double(), reference.double()
+    x, y = (np.asarray(part, dtype=np.float64) for part in (features, reference))
 
-    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
-        return torch.exp(-squared.clamp_min(0) / (2 * CMMD_SIGMA**2))
+    def within(a: npt.NDArray[np.float64]) -> float:
+        gram = _kernel(a, a)
+        return float((gram.sum() - np.trace(gram)) / (len(a) * (len(a) - 1)))
 
-    def within(a: torch.Tensor) -> torch.Tensor:
-        gram = kernel(a, a)
-        return (gram.sum() - gram.diagonal().sum()) / (len(a) * (len(a) - 1))
+    return CMMD_SCALE * (within(x) + within(y) - 2 * float(_kernel(x, y).mean()))
 
-    return float(CMMD_SCALE * (within(x) + within(y) - 2 * kernel(x, y).mean()))
+
+def paired_cmmd(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[float, float]:
+    """Unbiased CMMD between pictures of the same prompts and seeds, and its standard error by the jackknife.
+
+    Equal sets give 0 exactly. With few prompts the estimate is noisy: look at the standard error.
+
+    Args:
+        features, reference: (N, D) unit embeddings, row i of both of the same prompt and seed; N ≥ 3.
+
+    Raises:
+        ValueError: fewer than three pairs, or sets of different shapes.
+    """
+    x, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    n = len(x)
+    if x.shape != y.shape or n < 3:
+        raise ValueError(f"paired CMMD needs at least three pairs, got {x.shape} and {y.shape}")
+    across = _kernel(x, y)
+    h = _kernel(x, x) + _kernel(y, y) - across - across.T
+    np.fill_diagonal(h, 0.0)
+    rows = h.sum(1)
+    total = float(rows.sum())
+    without = (total - 2 * rows) / ((n - 1) * (n - 2))  # leaving out each prompt in turn
+    error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    return CMMD_SCALE * total / (n * (n - 1)), CMMD_SCALE * error
+
+
+def _kernel(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
+    gram: npt.NDArray[np.float64] = np.exp(-np.maximum(squared, 0) / (2 * CMMD_SIGMA**2))
+    return gram
 
 
 def _clip(pictures: Pictures) -> list[float]:
@@ -96,15 +133,23 @@ def _clip(pictures: Pictures) -> list[float]:
 
 
 def _cmmd(pictures: Pictures) -> list[float]:
-    scorer = pictures.scorer
-    return [cmmd(scorer.image_features(pictures.images), scorer.image_features(pictures.reference))]
+    sets = (pictures.scorer.image_features(part).numpy() for part in (pictures.images, pictures.reference))
+    return [paired_cmmd(*sets)[0]]
+
+
+def _lpips(pictures: Pictures) -> list[float]:
+    network = lpips.installed()
+    if isinstance(network, ModelError):
+        raise network
+    return network(pictures.images, pictures.reference)
 
 
 METRICS: tuple[Metric, ...] = (
     Metric("clip", "higher", "100 × cosine", True, _clip),
-    Metric("cmmd", "lower", "1000 × squared discrepancy", False, _cmmd),
-    Metric("ssim", "higher", "similarity, 1 = equal", True, lambda p: ssim(p.images, p.reference)),
-    Metric("psnr", "higher", "dB", True, lambda p: psnr(p.images, p.reference)),
+    Metric("cmmd", "lower", "1000 × squared discrepancy", False, _cmmd, equal=0.0),
+    Metric("ssim", "higher", "similarity, 1 = equal", True, lambda p: ssim(p.images, p.reference), equal=1.0),
+    Metric("psnr", "higher", "dB", True, lambda p: psnr(p.images, p.reference), equal=PSNR_CAP),
+    Metric("lpips", "lower", "distance, 0 = equal", True, _lpips, equal=0.0),
 )
 
 
@@ -118,3 +163,12 @@ def metric(name: str) -> Metric:
         if candidate.name == name:
             return candidate
     raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in METRICS)}")
+
+
+def fidelity_metrics() -> tuple[Metric, ...]:
+    """The per-prompt comparisons with the reference pictures that this machine can compute (LPIPS wants weights)."""
+    return tuple(
+        m
+        for m in METRICS
+        if m.per_prompt and m.equal is not None and (m.name != "lpips" or isinstance(lpips.installed(), lpips.Lpips))
+    )

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff_calib.search.evaluate import Evaluator, FileStore, ScoreBook
+from postdiff_calib.search.names import HELD_OUT
 from postdiff_calib.search.select import PlanScores
-from postdiff_calib.search.storage import HELD_OUT
 
 
 def confirm(
@@ -35,7 +35,7 @@ def confirm(
         progress: called with (pictures done, pictures in all) after every block.
 
     Returns:
-        The baseline and the plans, in the given order, with their held-out scores.
+        The baseline and the plans, in the given order, with their held-out scores and measures.
     """
     book = ScoreBook(evaluator, num_prompts, baseline.knobs, FileStore(folder / HELD_OUT))
     unique = {p.plan.content: p for p in [baseline, *plans]}
@@ -49,6 +49,6 @@ def confirm(
                 progress(done, total)
 
     def scored(plan: PlanScores) -> PlanScores:
-        return PlanScores(plan.knobs, plan.cost, book.known(plan.plan.content).copy())
+        return book.plan_scores(plan.knobs, plan.cost)
 
     return scored(baseline), [scored(plan) for plan in plans]

@@ -5,8 +5,11 @@ seed + i in every plan, so that scores are compared prompt by prompt. ``ScoreBoo
 content hash and writes each block of prompts to disk as soon as it is scored: a killed process loses at most the block
 in hand, and knobs that compile to the same plan share their scores.
 
-File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``. A last
-line that a kill cut short is ignored and overwritten by the next append.
+Beside scores, an evaluator may measure the pictures against the unaccelerated model's and hand over their embeddings
+(``MeasuringEvaluator``); they are kept in the same block.
+
+File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``, and
+what ``measured`` adds to it. A last line that a kill cut short is ignored and overwritten by the next append.
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.errors import OutputError, PostdiffError, StudyError
+from postdiff_calib.budget import PlanCost
+from postdiff_calib.errors import OutputError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.measured import Embeddings, Measured
+from postdiff_calib.search.select import PlanScores
 
 Scores = npt.NDArray[np.float64]
 
@@ -41,6 +47,15 @@ class Evaluator(Protocol):
         Raises:
             PostdiffError: the pictures are broken or cannot be made; the trial fails under that name.
         """
+        ...
+
+
+@runtime_checkable
+class MeasuringEvaluator(Evaluator, Protocol):
+    """An evaluator that also tells how pictures compare with the unaccelerated model's."""
+
+    def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
+        """As ``scores``, with measures and embeddings of the same pictures."""
         ...
 
 
@@ -100,6 +115,21 @@ class FileStore:
                 f"score file {self.path}", f"it cannot be written ({error.strerror})", "check the study folder"
             ) from error
 
+    def replace(self, blocks: Iterable[dict[str, Any]]) -> None:
+        """Write these blocks instead of what the file holds, whole or not at all."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(json.dumps(block).encode() + b"\n" for block in blocks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(
+                f"score file {self.path}", f"it cannot be written ({error.strerror})", "check the study folder"
+            ) from error
+
 
 class MemoryStore:
     """Blocks in memory only, for tests and simulations."""
@@ -136,6 +166,8 @@ class ScoreBook:
         self._baseline_knobs = baseline
         self._store = store
         self._scores: dict[str, Scores] = {}
+        self._measures: dict[str, dict[str, Scores]] = {}
+        self._features: dict[str, Embeddings] = {}
         self._knobs: dict[str, Knobs] = {}
         self.images_made = 0
         self.refresh()
@@ -143,9 +175,9 @@ class ScoreBook:
     def refresh(self) -> None:
         """Take in what other processes have stored."""
         for block in self._store.read():
-            self._note(block["plan"], Knobs.from_dict(block["knobs"]), block["prompts"], block["scores"])
+            self._note(block["plan"], Knobs.from_dict(block["knobs"]), block["prompts"], Measured.from_block(block))
 
-    def _note(self, plan: str, knobs: Knobs, indices: Sequence[int], scores: Sequence[float]) -> None:
+    def _note(self, plan: str, knobs: Knobs, indices: Sequence[int], measured: Measured) -> None:
         if indices and not (min(indices) >= 0 and max(indices) < self.num_prompts):
             raise StudyError(
                 f"scores of prompt {max(indices)}",
@@ -153,8 +185,15 @@ class ScoreBook:
                 "use the study's own number of prompts, or start anew (--fresh)",
             )
         self._knobs.setdefault(plan, knobs)
+        where = list(indices)
         row = self._scores.setdefault(plan, np.full(self.num_prompts, math.nan))
-        row[list(indices)] = scores
+        row[where] = measured.scores
+        for name, values in measured.measures.items():
+            rows = self._measures.setdefault(plan, {})
+            rows.setdefault(name, np.full(self.num_prompts, math.nan))[where] = values
+        if measured.features is not None:
+            shape = (self.num_prompts, measured.features.shape[1])
+            self._features.setdefault(plan, np.full(shape, math.nan, np.float16))[where] = measured.features
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """Scores of these prompts, made where they are not known yet; one block is stored at once."""
@@ -162,23 +201,44 @@ class ScoreBook:
         row = self._scores.get(plan)
         missing = [i for i in dict.fromkeys(indices) if row is None or math.isnan(row[i])]
         if missing:
-            made = [float(value) for value in self._evaluator.scores(knobs, missing)]
-            if len(made) != len(missing):
-                raise ValueError(f"the evaluator gave {len(made)} scores for {len(missing)} prompts")
-            bad = [i for i, value in zip(missing, made, strict=True) if not math.isfinite(value)]
-            if bad:
-                raise PostdiffError(
-                    f"score of prompt {bad[0]} under {knobs.describe()}", "it is not a finite number", "use float32"
-                )
-            self._store.append({"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, "scores": made})
+            made = self._make(knobs, missing)
+            self._store.append({"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, **made.as_block()})
             self._note(plan, knobs, missing, made)
             self.images_made += len(missing)
         row = self._scores[plan] if indices else np.empty(0)
         return [float(row[i]) for i in indices]
 
+    def _make(self, knobs: Knobs, indices: list[int]) -> Measured:
+        if isinstance(self._evaluator, MeasuringEvaluator):
+            made = self._evaluator.measured(knobs, indices)
+        else:
+            made = Measured(self._evaluator.scores(knobs, indices))
+        made.check(indices, knobs.describe())
+        return made
+
     def known(self, plan: str) -> Scores:
         """Scores of a plan by its content hash: (N,), NaN where unknown."""
         return self._scores.get(plan, np.full(self.num_prompts, math.nan))
+
+    def measures(self, plan: str, name: str) -> Scores:
+        """A measure of a plan (``ssim``, ``psnr``, ``lpips``): (N,), NaN where unknown."""
+        return self._measures.get(plan, {}).get(name, np.full(self.num_prompts, math.nan))
+
+    def features(self, plan: str) -> Embeddings | None:
+        """Unit embeddings of a plan's pictures: (N, D), rows of NaN where unknown; None where there are none."""
+        return self._features.get(plan)
+
+    def plan_scores(self, knobs: Knobs, cost: PlanCost) -> PlanScores:
+        """Everything known of a plan, as it stands now."""
+        plan = compile_plan(knobs).content
+        features = self._features.get(plan)
+        return PlanScores(
+            knobs,
+            cost,
+            self.known(plan).copy(),
+            {name: row.copy() for name, row in self._measures.get(plan, {}).items()},
+            None if features is None else features.copy(),
+        )
 
     def count(self, plan: str) -> int:
         """How many prompts of a plan are scored."""
@@ -191,6 +251,25 @@ class ScoreBook:
     def differences(self, plan: str) -> Scores:
         """Score minus the unaccelerated model's, prompt by prompt: (N,), NaN where either is unknown."""
         return self.known(plan) - self.known(self.baseline)
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Everything known, one block for the prompts of a plan of which the same things are known."""
+        for plan, knobs in self._knobs.items():
+            rows = self._measures.get(plan, {})
+            features = self._features.get(plan)
+            groups: dict[tuple[str, ...], list[int]] = {}
+            for i in np.flatnonzero(np.isfinite(self._scores[plan])).tolist():
+                known = [name for name, row in rows.items() if np.isfinite(row[i])]
+                if features is not None and np.isfinite(features[i]).all():
+                    known.append("features")
+                groups.setdefault(tuple(known), []).append(i)
+            for names, prompts in groups.items():
+                measured = Measured(
+                    self._scores[plan][prompts].tolist(),
+                    {name: rows[name][prompts].tolist() for name in names if name != "features"},
+                    features[prompts] if features is not None and "features" in names else None,
+                )
+                yield {"plan": plan, "knobs": knobs.as_dict(), "prompts": prompts, **measured.as_block()}
 
     @property
     def plans(self) -> Mapping[str, Knobs]:

@@ -11,8 +11,8 @@ Arms (PostDiff, arXiv 2508.06160): *fewer* steps, only T varies; *cheaper* steps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal
@@ -35,11 +35,17 @@ POWER_FACTOR = 7.85
 
 @dataclass(frozen=True, eq=False)
 class PlanScores:
-    """One plan with its cost and per-prompt scores: (N,), NaN where a prompt was not scored."""
+    """One plan with its cost and per-prompt scores: (N,), NaN where a prompt was not scored.
+
+    Beside them, where pictures were measured: ``measures`` by name (SSIM, PSNR, LPIPS against the unaccelerated
+    model's pictures), each (N,) like the scores, and ``features``, the unit CLIP embeddings, (N, D) with rows of NaN.
+    """
 
     knobs: Knobs
     cost: PlanCost
     scores: npt.NDArray[np.float64]
+    measures: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    features: npt.NDArray[np.float16] | None = None
 
     @cached_property
     def plan(self) -> StepPlan:
@@ -269,9 +275,11 @@ def _common(first: PlanScores, second: PlanScores) -> int:
 def crossover(rungs: Sequence[Rung]) -> tuple[float, float] | None:
     """The two neighbouring budget shares between which the better arm changes from cheaper to fewer (or back).
 
-    Ties do not count as a change. None when the same arm is ahead wherever one is.
+    Ties do not count as a change, nor do budgets that only one arm can meet. None when the same arm is ahead wherever
+    one is.
     """
-    decided = [r for r in sorted(rungs, key=lambda r: r.share) if r.winner in ("fewer", "cheaper")]
+    compared = (r for r in sorted(rungs, key=lambda r: r.share) if r.difference is not None)
+    decided = [r for r in compared if r.winner in ("fewer", "cheaper")]
     for low, high in pairwise(decided):
         if low.winner != high.winner:
             return low.share, high.share

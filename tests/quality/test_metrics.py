@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric
-from postdiff_calib.quality.metrics import PSNR_CAP, cmmd, psnr, ssim
+from postdiff_calib.quality.metrics import PSNR_CAP, cmmd, paired_cmmd, psnr, ssim
 
 
 def noise(n, seed=0, shape=(3, 32, 32)):
@@ -87,12 +87,57 @@ class FakeScorer:
 
 
 def test_the_list_of_metrics_is_complete_and_uniform():
-    assert [m.name for m in METRICS] == ["clip", "cmmd", "ssim", "psnr"]
+    assert [m.name for m in METRICS] == ["clip", "cmmd", "ssim", "psnr", "lpips"]
     sample = Pictures(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer())
-    for m in METRICS:
+    equal = Pictures(sample.images, sample.images, sample.prompts, FakeScorer())
+    for m in METRICS[:-1]:  # LPIPS needs weights: see test_lpips
         values = m.function(sample)
+        assert m.equal is None or m.function(equal) == pytest.approx([m.equal] * len(values), abs=1e-6)
         assert len(values) == (4 if m.per_prompt else 1)
         assert all(isinstance(v, float) for v in values)
     assert metric("cmmd").direction == "lower"
     with pytest.raises(KeyError, match="psnr"):
         metric("fid")
+
+
+def unit_rows(rng, n, dimension=8, shift=0.0):
+    values = rng.normal(size=(n, dimension)) + shift
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_paired_cmmd_equals_the_plain_double_sum_without_the_diagonals():
+    rng = np.random.default_rng(0)
+    x, y = unit_rows(rng, 6), unit_rows(rng, 6)
+
+    def k(a, b):
+        return np.exp(-((a - b) ** 2).sum() / 200)
+
+    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+    h = [k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in pairs]
+    value, error = paired_cmmd(x, y)
+    assert value == pytest.approx(1000 * np.mean(h), rel=1e-6)
+    without = [paired_cmmd(np.delete(x, i, 0), np.delete(y, i, 0))[0] for i in range(6)]
+    assert error == pytest.approx(np.sqrt(5 / 6 * ((without - np.mean(without)) ** 2).sum()), rel=1e-6)
+    assert paired_cmmd(x, x) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="at least three"):
+        paired_cmmd(x[:2], y[:2])
+    with pytest.raises(ValueError, match="at least three"):
+        paired_cmmd(x, y[:5])
+
+
+def test_pairs_bias_the_independent_estimate_and_not_the_paired_one():
+    # x and y differ by independent noise around a common picture, so that both sets have one distribution: CMMD is 0
+    rng = np.random.default_rng(1)
+    paired, independent, errors = [], [], []
+    for _ in range(300):
+        common = rng.normal(size=(30, 8))
+        x, y = (common + 0.3 * rng.normal(size=(30, 8)) for _ in range(2))
+        x, y = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (x, y))
+        value, error = paired_cmmd(x, y)
+        paired.append(value)
+        errors.append(error)
+        independent.append(cmmd(torch.tensor(x), torch.tensor(y)))
+    assert abs(np.mean(paired)) < 4 * np.std(paired) / np.sqrt(300)
+    assert np.mean(independent) < -20 * np.std(independent) / np.sqrt(300)
+    # the jackknife is of the right size, and on the careful side
+    assert 0.8 < np.mean(errors) / np.std(paired) < 2

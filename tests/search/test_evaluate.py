@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface
 
+from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.evaluate import FileStore, MemoryStore, ScoreBook
+from postdiff_calib.search.measured import Measured
 
 BASE = SMALL.baseline
 OTHER = Knobs(8)
@@ -97,3 +99,74 @@ def test_scores_that_are_not_finite_are_refused_and_not_kept():
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         book(Surface(5, space=SMALL), FileStore(tmp_path / "missing" / "scores.jsonl")).scores(OTHER, [0])
+
+
+# --- measures and embeddings beside scores -------------------------------------------------------------------------
+
+
+class Measuring(Surface):
+    def features(self, knobs):
+        rows = np.random.default_rng([3, *content(knobs).encode()]).normal(size=(self.num_prompts, 4))
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+    def measured(self, knobs, indices):
+        ssim = [i / 10 for i in indices]
+        return Measured(self.scores(knobs, indices), {"ssim": ssim}, self.features(knobs)[list(indices)])
+
+
+def test_measures_and_embeddings_are_kept_beside_the_scores(tmp_path):
+    surface = Measuring(6, space=SMALL)
+    path = tmp_path / "scores.jsonl"
+    first = book(surface, FileStore(path))
+    first.scores(OTHER, [4, 1])
+    again = book(surface, FileStore(path))
+    for known in (first, again):
+        ssim = known.measures(content(OTHER), "ssim")
+        assert ssim[[1, 4]].tolist() == [0.1, 0.4]
+        assert np.isnan(ssim[[0, 2, 3, 5]]).all()
+        features = known.features(content(OTHER))
+        assert features.shape == (6, 4)
+        assert np.array_equal(features[[1, 4]], surface.features(OTHER)[[1, 4]])
+        assert np.isnan(features[0]).all()
+    assert np.isnan(again.measures(content(OTHER), "psnr")).all()
+    assert again.features(content(BASE)) is None
+    scored = again.plan_scores(OTHER, PlanCost(1.0, 1.0))
+    assert scored.n == 2
+    assert np.isfinite(scored.measures["ssim"]).sum() == 2
+    assert surface.images == 2
+
+
+def test_old_lines_without_measures_are_read_and_rewritten_as_they_are(tmp_path):
+    surface = Measuring(6, space=SMALL)
+    path, copy = FileStore(tmp_path / "scores.jsonl"), FileStore(tmp_path / "copy.jsonl")
+    book(Surface(6, space=SMALL), path).scores(OTHER, [0, 1])
+    mixed = book(surface, path)
+    mixed.scores(OTHER, [0, 1, 2, 3])
+    assert mixed.count(content(OTHER)) == 4
+    assert np.isfinite(mixed.measures(content(OTHER), "ssim")).nonzero()[0].tolist() == [2, 3]
+    copy.replace(mixed.blocks())
+    again = book(surface, copy)
+    assert np.array_equal(again.known(content(OTHER)), mixed.known(content(OTHER)), equal_nan=True)
+    assert np.array_equal(
+        again.measures(content(OTHER), "ssim"), mixed.measures(content(OTHER), "ssim"), equal_nan=True
+    )
+    assert np.array_equal(again.features(content(OTHER)), mixed.features(content(OTHER)), equal_nan=True)
+    assert "NaN" not in copy.path.read_text()
+
+
+def test_measures_that_are_not_finite_or_too_few_are_refused_and_not_kept():
+    class Broken(Measuring):
+        def measured(self, knobs, indices):
+            good = super().measured(knobs, indices)
+            return Measured(good.scores, {"ssim": [math.nan for _ in indices]}, good.features)
+
+    class Short(Measuring):
+        def measured(self, knobs, indices):
+            return Measured(self.scores(knobs, indices), {"ssim": [0.5]})
+
+    scores = book(Broken(5, space=SMALL))
+    with pytest.raises(PostdiffError, match="ssim of prompt 2 under T=8"):
+        scores.scores(OTHER, [2])
+    assert scores.count(content(OTHER)) == 0
+    with pytest.raises(ValueError, match="1 ssims for 2 prompts"):
+        book(Short(5, space=SMALL)).scores(OTHER, [2, 3])

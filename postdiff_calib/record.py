@@ -1,0 +1,263 @@
+"""A study's record: what was asked, on which model, prompts and prices, kept beside its scores.
+
+``study.json`` in the study's folder holds it; with the score files it is all that is needed to write a profile for any
+budget, to compare, verify and report, or to join the work from another host: no model is loaded, no picture is made.
+
+Files of a study: ``study.json`` (this record), ``scores.jsonl`` and ``held_out.jsonl`` (per-prompt scores on the
+calibration and on the held-out prompts), ``study.db`` (Optuna's trials).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from postdiff_calib.budget import Budget, Limit
+from postdiff_calib.conclude import Facts, Scored, conclude, finalists
+from postdiff_calib.cost.table import CostTable
+from postdiff_calib.errors import ModelError, StudyError
+from postdiff_calib.files import without_passwords, write_atomically
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import Profile
+from postdiff_calib.search.evaluate import FileStore, ScoreBook
+from postdiff_calib.search.guards import Guard, parse_guards
+from postdiff_calib.search.names import HELD_OUT, SCORES
+from postdiff_calib.search.select import PlanScores
+
+RECORD = "study.json"
+RECORD_VERSION = 1
+#: Shares of the unaccelerated cost at which the three families are compared beside the asked-for budget.
+LADDER_SHARES = (0.25, 0.4, 0.8)
+
+
+def ladder(limit: Limit) -> tuple[Limit, ...]:
+    """The trade-off table's other budgets, in the terms of ``limit``."""
+    return tuple(Limit(limit.kind, limit.quantile, share * limit.baseline, limit.baseline) for share in LADDER_SHARES)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a study is about; plain data but for the cost table.
+
+    Args:
+        job: what ``calibrate`` was asked for: model, budget, prompts, num_prompts, seed, trials, sampler, noise, dtype,
+            delta, max_drop, guards.
+        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+        fingerprint: what scores depend on.
+        num_inference_steps: T of the unaccelerated model.
+        model, evidence, environment: the profile's sections, as far as they do not depend on scores.
+        calibration, held_out: the prompts; prompt i has seed ``job["seed"] + i``, held-out ones counted on.
+        cost: prices of plans on the machine that calibrated.
+        trials: finished trials of the search.
+        failed: (knobs, reason) of plans whose pictures were broken.
+    """
+
+    job: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+    num_inference_steps: int
+    model: Mapping[str, Any]
+    evidence: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+    cost: CostTable
+    trials: int = 0
+    failed: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def baseline(self) -> Knobs:
+        """The unaccelerated model."""
+        return Knobs(self.num_inference_steps)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the first calibration prompt."""
+        return int(self.job["seed"])
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """What a chosen plan must meet beside the budget."""
+        return parse_guards(self.job.get("max_drop", ()), self.job.get("guards", ()))
+
+    @property
+    def held_out_seed(self) -> int:
+        """Seed of the first held-out prompt: behind the calibration prompts' seeds."""
+        return self.seed + len(self.calibration)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without passwords; the inverse of ``from_dict``."""
+        data = {name: value for name, value in vars(self).items() if name != "cost"}
+        # The prompts are left alone: an address in one is what was scored.
+        data |= {name: without_passwords(data[name]) for name in ("job", "model", "evidence", "environment")}
+        return json.loads(json.dumps({"record_version": RECORD_VERSION, **data, "cost": self.cost.as_dict()}))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], name: str = "study record") -> StudyRecord:
+        """Rebuild a record from ``as_dict``'s data.
+
+        Raises:
+            StudyError: it is not a record of this version; ``name`` stands for it in the message.
+        """
+        remedy = "run postdiff calibrate on this study again"
+        if not isinstance(data, Mapping) or data.get("record_version") != RECORD_VERSION:
+            version = data.get("record_version") if isinstance(data, Mapping) else None
+            raise StudyError(name, f"record version {version!r}; this postdiff reads {RECORD_VERSION}", remedy)
+        fields = {key: value for key, value in data.items() if key != "record_version"}
+        try:
+            fields["calibration"], fields["held_out"] = tuple(fields["calibration"]), tuple(fields["held_out"])
+            fields["failed"] = tuple((str(knobs), str(reason)) for knobs, reason in fields["failed"])
+            fields["cost"] = CostTable.from_dict(fields["cost"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError, ModelError) as error:
+            raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's folder read back: its record and all its scores."""
+
+    folder: Path
+    record: StudyRecord
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Study:
+        """Read a study's folder.
+
+        Raises:
+            StudyError: there is no study, or it is damaged.
+        """
+        folder = Path(folder)
+        path = folder / RECORD
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StudyError(
+                f"study {folder}", f"it has no readable {RECORD} ({error.strerror})", "make it: postdiff calibrate"
+            ) from error
+        except ValueError as error:
+            raise StudyError(f"study {path}", "it is not JSON", "run postdiff calibrate on this study again") from error
+        return cls(folder, StudyRecord.from_dict(data, str(path)))
+
+    def save(self) -> None:
+        """Write the record atomically."""
+        write_atomically(self.folder / RECORD, json.dumps(self.record.as_dict(), ensure_ascii=False) + "\n")
+
+    def scored(self, cost: CostTable | None = None) -> tuple[Scored, Scored]:
+        """All scores on the calibration prompts and on the held-out prompts, priced by ``cost`` (own by default)."""
+        table = cost or self.record.cost
+        return (
+            self._read(SCORES, len(self.record.calibration), table),
+            self._read(HELD_OUT, len(self.record.held_out), table),
+        )
+
+    def _read(self, name: str, num_prompts: int, table: CostTable) -> Scored:
+        baseline = self.record.baseline
+        book = ScoreBook(_NoPictures(), num_prompts, baseline, FileStore(self.folder / name))
+
+        def scores(knobs: Knobs) -> PlanScores:
+            return book.plan_scores(knobs, table.price(compile_plan(knobs)))
+
+        return Scored(scores(baseline), [scores(knobs) for knobs in book.plans.values()])
+
+    def require_scores(self) -> Study:
+        """The study itself, once it is known to hold scores.
+
+        Raises:
+            StudyError: the unaccelerated model, which is scored first, has no scores yet.
+        """
+        calibration, _ = self.scored()
+        if calibration.baseline.n < 2:
+            raise StudyError(
+                f"study {self.folder}", "it holds no scores yet", "run its postdiff calibrate command (again)"
+            )
+        return self
+
+    def confirmed(self, calibration: Scored, held_out: Scored, limit: Limit) -> Scored | None:
+        """A limit's finalists on the held-out prompts; None where not all of them were scored there."""
+        wanted = [plan.plan.content for plan in finalists(calibration, limit, self.record.guards)]
+        known = {plan.plan.content: plan for plan in held_out.plans if plan.complete}
+        if wanted and held_out.baseline.complete and known.keys() >= set(wanted):
+            return Scored(held_out.baseline, [known[content] for content in wanted])
+        return None
+
+    def conclude(self, budget: Budget, cost: CostTable | None = None, delta: float | None = None) -> Profile:
+        """The profile of the best scored plan within a budget; no picture is made.
+
+        Where the budget's finalists all have held-out scores, the winner is chosen and stated on those; else on the
+        calibration prompts, and the profile says so.
+
+        Args:
+            budget: any budget.
+            cost: prices of another machine; this study's own by default.
+            delta: the score difference one cares about; the study's own by default.
+
+        Raises:
+            BudgetError: the budget needs seconds and none were measured, or no scored plan is within it.
+            CheckError: no scored plan within it meets the record's guards.
+        """
+        record, table = self.record, cost or self.record.cost
+        limit = budget.resolve(table.price(compile_plan(record.baseline)))
+        calibration, held_out = self.scored(cost)
+        confirmed = self.confirmed(calibration, held_out, limit)
+        images = sum(plan.n for plan in (*calibration.plans, *held_out.plans))
+        return conclude(
+            budget,
+            limit,
+            calibration,
+            confirmed,
+            ladder(limit),
+            self._facts(images, confirmed is not None, table),
+            delta if delta is not None else record.job.get("delta"),
+            record.guards,
+        )
+
+    def _facts(self, images: int, confirmed: bool, table: CostTable) -> Facts:
+        record = self.record
+        environment = {**record.environment, "latency_device": None}
+        batch_size = int(record.settings["batch_size"])
+        if table.latency is not None:
+            environment["latency_device"] = str(table.latency.environment.get("device_name", "unknown"))
+            batch_size = table.latency.batch_size
+        return Facts(
+            model=record.model,
+            evidence={
+                **record.evidence,
+                "num_held_out": len(record.held_out) if confirmed else 0,
+                "trials": record.trials,
+                "images": images,
+            },
+            environment=environment,
+            notes=_table_notes(record, table),
+            batch_size=batch_size,
+            noise=str(record.settings["noise"]),
+            latent_multiple=int(record.settings["latent_multiple"]),
+        )
+
+    def with_search(self, trials: int, failed: Sequence[tuple[str, str]]) -> Study:
+        """The same study after its search, saved."""
+        study = replace(self, record=replace(self.record, trials=trials, failed=tuple(failed)))
+        study.save()
+        return study
+
+
+class _NoPictures:
+    """An evaluator for reading scores only."""
+
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
+        raise AssertionError("a study that is read back makes no picture")
+
+
+def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:
+    """What a reader must know of another machine's seconds."""
+    if table is record.cost or table.latency is None:
+        return ()
+    facts = table.latency.environment
+    notes = [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
+    if facts.get("dtype", record.job.get("dtype")) != record.job.get("dtype"):
+        notes.append(f"The seconds are of {facts['dtype']}, the scores of {record.job.get('dtype')}.")
+    return tuple(notes)
