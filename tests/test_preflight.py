@@ -22,8 +22,8 @@ def test_a_budget_in_macs_that_nothing_meets_is_refused_before_the_model_is_load
     monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", forbidden)
     with pytest.raises(BudgetError) as caught:
         run_calibrate(CalibrateJob(budget=budget, study=tmp_path / "s", out=tmp_path / "p.yaml"))
-    assert "the cheapest reachable plan (T=4 " in str(caught.value)
-    assert "% of the baseline, and T there is at its lower end of 4" in str(caught.value)
+    assert "the cheapest reachable plan (T=2 " in str(caught.value)
+    assert "% of the baseline, and T there is at its lower end of 2" in str(caught.value)
 
 
 @pytest.mark.slow
