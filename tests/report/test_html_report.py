@@ -15,6 +15,7 @@ from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, OutputError, StudyError
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
@@ -319,19 +320,19 @@ def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "study"
     run_calibrate(
-        CalibrateJob(budget="60%", num_prompts=12, trials=4, device="cpu", study=folder, out=tmp_path / "p.yaml")
+        CalibrateJob(budget="60%", num_prompts=12, trials=1, device="cpu", study=folder, out=tmp_path / "p.yaml")
     )
     out = write_report(ReportJob(folder, tmp_path / "r.html", device="cpu"))
     study = Study.load(folder)
     found = Findings(study, parse_budget("60%"))
     album = Album(study, found.confirmed)
     chosen = [example.index for example in choose(found.differences())]
-    scorer = ClipScorer("shapes", device="cpu")
+    scorer = ClipScorer(get_card("shapes").scorer, device="cpu")
+    pipe = load_pipeline("shapes", device="cpu", dtype="float32").pipe
     for plan in (found.judged.baseline, found.winner):
         # Made again, the pictures are the kept ones; their scores are the study's, up to eight bits a channel.
         seeds = [found.first_seed + i for i in chosen]
         prompts = [found.prompts[i] for i in chosen]
-        pipe = load_pipeline("shapes", device="cpu", dtype="float32").pipe
         again = torch.cat(list(generate(pipe, plan.knobs, prompts, seeds, **study.record.settings)))
         for index, image in zip(chosen, again, strict=True):
             kept = np.asarray(Image.open(album.path(plan.knobs, index)))
