@@ -1,8 +1,8 @@
 """Does the sampler's speed-up reach what its multiply-accumulates promise, and is it as fast as DeepCache and T-GATE?
 
 A random-weight U-Net of Stable Diffusion 1.5's size (or, with ``--tiny``, a toy that only shows that the script works)
-in a stock pipeline, latents only. All settings are timed in one run, after a warm-up, each between two runs of the stock
-pipeline; raw seconds go into the JSON file. MACs are counted on the meta device with the same hooks attached,
+in a stock pipeline, latents only. All settings are timed in one run, after a warm-up, each between two runs of the
+stock pipeline; raw seconds go into the JSON file. MACs are counted on the meta device with the same hooks attached,
 convention ``full``.
 
     python benchmarks/sampler_efficiency.py --device cuda --dtype bfloat16 --steps 20 --repeats 5 --out gpu.json

@@ -2,7 +2,8 @@
 
 The table (``search_table.py``) holds per-prompt scores of a few hundred plans, so a search takes seconds and no picture
 is made. A strategy has arrived when the plan it would choose is within one standard error (of the full-set mean paired
-difference) of the best plan within the budget. Every strategy pays for the unaccelerated model on all prompts.
+difference) of the best plan within the budget, and stays so to the end of its run. Every strategy pays for the
+unaccelerated model on the prompts that it uses.
 
     python benchmarks/search_strategies.py --table benchmarks/results/search_table.npz --seeds 20
     python benchmarks/search_strategies.py --synthetic --seeds 2 --budgets 0.5 --strategies postdiff random
@@ -16,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ from postdiff_calib.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+from postdiff_calib.search.select import compare, verdict
 from postdiff_calib.search.space import Candidate, candidate, coordinate_matrix
-from postdiff_calib.search.strategy import Proposal, SearchSettings, Strategy, enqueued
+from postdiff_calib.search.strategy import Proposal, SearchSettings, Strategy, enqueued, prompt_order
 
 STRATEGIES = ("postdiff", "tpe", "gp", "nsga2", "random", "halving")
 
@@ -104,12 +106,13 @@ def run_postdiff(table: Table, allowed: list[Candidate], seed: int, n_trials: in
     def look(proposal: Proposal) -> None:
         c = proposal.candidate
         known = np.isfinite(book.known(c.content))
-        order = np.random.default_rng([int(c.content[:8], 16), seed]).permutation(n)
-        missing = [int(i) for i in order if not known[i]]
-        if proposal.role == "explore":
+        missing = [i for i in prompt_order(n, seed) if not known[i]]
+        if proposal.role != "final":
             missing = missing[: settings.explore_prompts]
         for start in range(0, len(missing), settings.block):
-            book.scores(c.knobs, missing[start : start + settings.block])
+            block = missing[start : start + settings.block]
+            book.scores(reference.knobs, block)
+            book.scores(c.knobs, block)
             if proposal.role == "final" and proposal.arm != "fewer" and strategy.race_lost(c.content, proposal.arm):
                 return
 
@@ -121,7 +124,7 @@ def run_postdiff(table: Table, allowed: list[Candidate], seed: int, n_trials: in
             proposal = strategy.propose(number, history, n_trials - len(first))
             history.append(proposal.role)
         look(proposal)
-        chosen = strategy.incumbent("joint")
+        chosen = strategy.choice("joint")
         yield book.images_made, None if chosen is None else table.rows[chosen]
 
 
@@ -178,20 +181,44 @@ RUNS: dict[str, Callable[[Table, list[Candidate], int, int], Iterator[Step]]] = 
 }
 
 
-def arrival(table: Table, allowed: list[Candidate], steps: Iterator[Step]) -> tuple[int | None, float]:
-    """Pictures until the choice is within one standard error of the best, and the final regret in standard errors."""
+@dataclass(frozen=True)
+class Outcome:
+    """One run of one strategy.
+
+    Attributes:
+        images: pictures after which its choice stayed within one standard error of the best to the end; None if never.
+        regret: of its last choice, in standard errors of the best plan's full-set mean difference.
+        total: pictures it made in all.
+        sound: its last choice is the best plan or equivalent to it: the interval of the paired difference lies
+            within one per cent of the unaccelerated model's mean score.
+    """
+
+    images: int | None
+    regret: float
+    total: int
+    sound: bool
+
+
+def follow(table: Table, allowed: list[Candidate], steps: Iterator[Step]) -> Outcome:
+    """Follow a strategy to its end."""
     rows = [table.rows[c.content] for c in allowed]
     best = max(rows, key=lambda i: table.scores[i].mean())
     difference = table.scores[best] - table.scores[table.baseline]
     error = max(float(difference.std(ddof=1)) / np.sqrt(len(difference)), 1e-9)
-    first, regret = None, np.inf
-    for images, row in steps:
-        if row is None or row not in rows:
-            continue
-        regret = float(table.scores[best].mean() - table.scores[row].mean()) / error
-        if regret <= 1 and first is None:
-            first = images
-    return first, regret
+    arrived, regret, total, chosen = None, np.inf, 0, None
+    for total, row in steps:
+        chosen = row if row in rows else None
+        regret = np.inf if chosen is None else float(table.scores[best].mean() - table.scores[chosen].mean()) / error
+        if regret > 1:
+            arrived = None
+        elif arrived is None:
+            arrived = total
+    sound = False
+    if chosen is not None:
+        delta = 0.01 * float(table.scores[table.baseline].mean())
+        against = compare(table.scores[chosen], table.scores[best])
+        sound = chosen == best or verdict(against, delta).kind in ("better", "equivalent")
+    return Outcome(arrived, regret, total, sound)
 
 
 def main() -> None:
@@ -201,7 +228,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.3, 0.45, 0.6, 0.75])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.15, 0.2, 0.25, 0.4])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--trials", type=int, default=100, help="trials each strategy may use")
     parser.add_argument("--out", type=Path)
@@ -211,25 +238,26 @@ def main() -> None:
         parser.error("give --table or --synthetic")
     table = synthetic_table(options.plans, options.prompts) if options.synthetic else read_table(options.table)
     n = table.scores.shape[1]
-    print("| budget | strategy | pictures: quartiles (arrived) | final regret, standard errors | sweep |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| budget | strategy | pictures: quartiles | arrived | median regret, SE | equivalent | sweep ÷ median |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     raw = []
     for share in options.budgets:
         allowed = table.allowed(share)
         for name in options.strategies:
             results = [
-                arrival(table, allowed, RUNS[name](table, allowed, seed, options.trials))
+                follow(table, allowed, RUNS[name](table, allowed, seed, options.trials))
                 for seed in range(options.seeds)
             ]
-            raw.append({"budget": share, "strategy": name, "plans": len(allowed), "results": results})
-            arrived = [r[0] for r in results if r[0] is not None]
+            raw.append(
+                {"budget": share, "strategy": name, "plans": len(allowed), "results": [asdict(r) for r in results]}
+            )
             # a run that never arrives counts as infinite, so that quartiles are not flattered
-            images = np.array([np.inf if r[0] is None else r[0] for r in results])
-            quartiles = " / ".join(f"{q:.0f}" for q in np.quantile(images, [0.25, 0.5, 0.75], method="higher"))
-            regret = float(np.median([r[1] for r in results]))
+            images = np.array([np.inf if r.images is None else r.images for r in results])
+            quartiles = np.quantile(images, [0.25, 0.5, 0.75], method="higher")
             print(
-                f"| {share:.0%} | {name} | {quartiles} ({len(arrived)}/{len(results)}) | {regret:.2f} "
-                f"| {n * len(allowed)} |",
+                f"| {share:.0%} | {name} | {' / '.join(f'{q:.0f}' for q in quartiles)} "
+                f"| {np.isfinite(images).sum()}/{len(results)} | {np.median([r.regret for r in results]):.2f} "
+                f"| {sum(r.sound for r in results)}/{len(results)} | {n * len(allowed) / quartiles[1]:.0f} |",
                 flush=True,
             )
     if options.out:

@@ -1,9 +1,9 @@
 """Per-prompt scores of some four hundred plans of a model, to compare search strategies without making pictures.
 
 The plans: the whole fewer-steps arm; at the default T the whole s × β grid, every k and every m; and mixed corners
-drawn evenly over the cost up to ``--dearest``. Every plan sees the same prompts with the same seeds. Scores are kept plan by plan in a file
-beside the result, so a stopped run goes on where it was, several processes can each take a share (``--shard``), and
-a last run without ``--shard`` gathers what they made.
+drawn evenly over the cost up to ``--dearest``. Every plan sees the same prompts with the same seeds. Scores are kept
+plan by plan in a file beside the result, so a stopped run goes on where it was, several processes can each take a share
+(``--shard``), and a last run without ``--shard`` gathers what they made.
 
     python benchmarks/search_table.py --model shapes --plans 420 --num-prompts 200 --device cuda
     python benchmarks/search_table.py --shard 0/2 & python benchmarks/search_table.py --shard 1/2; wait
@@ -34,6 +34,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality import check_health
 from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.quality.health import HealthError
 from postdiff_calib.search.evaluate import FileStore, ScoreBook
 from postdiff_calib.search.space import Candidate, SearchSpace
 
@@ -66,9 +67,7 @@ class Pictures:
         return self.scorer.score(images, texts)
 
 
-def choose(
-    candidates: list[Candidate], default_steps: int, count: int, seed: int, dearest: float
-) -> list[Candidate]:
+def choose(candidates: list[Candidate], default_steps: int, count: int, seed: int, dearest: float) -> list[Candidate]:
     """The plans of the table in random order; see the module. ``dearest`` is in MACs, for the mixed corners."""
 
     def one_knob(c: Candidate) -> bool:
@@ -76,7 +75,9 @@ def choose(
         return total == default_steps and sum((c.n_low > 0, k > 1, m < 1)) <= 1
 
     chosen = {c.content: c for c in candidates if c.fewer or one_knob(c)}
-    rest = sorted((c for c in candidates if c.content not in chosen and c.cost.macs <= dearest), key=lambda c: c.cost.macs)
+    rest = sorted(
+        (c for c in candidates if c.content not in chosen and c.cost.macs <= dearest), key=lambda c: c.cost.macs
+    )
     missing = max(0, count - len(chosen))
     if missing and rest:
         # evenly over the cost, at random within each stretch of it
@@ -125,10 +126,15 @@ def main() -> None:
     for number, c in enumerate(plans, 1):
         if number % shards != shard:
             continue
-        book.scores(c.knobs, range(len(prompts)))
+        try:
+            book.scores(c.knobs, range(len(prompts)))
+        except HealthError as error:  # a search drops such a plan, and so does the table
+            print(f"{number}/{len(plans)} {c.knobs.describe()} {error}", flush=True)
+            continue
         print(f"{number}/{len(plans)} {c.knobs.describe()} {book.known(c.content).mean():.3f}", flush=True)
     if shards > 1:
         return
+    plans = [c for c in plans if book.complete(c.content)]
     about = {
         "model": options.model,
         "fingerprint": loaded.fingerprint,

@@ -25,6 +25,7 @@ from postdiff_calib.workbench import Workbench, generation_settings
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
+    from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.search.study import SearchResult
 
 #: Prompts scored per plan at those.
@@ -45,7 +46,7 @@ class CalibrateJob:
     budget: str = "60%"
     prompts: str | None = None
     num_prompts: int | None = None
-    trials: int = 24
+    trials: int = 36
     seed: int = 0
     out: Path = Path("profile.yaml")
     study: Path | None = None
@@ -92,11 +93,14 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
 
     refuse_unreachable(budget, job)
 
+    from postdiff_calib.models.load import load_pipeline
+
     progress.stage("loading the model")
-    bench, prompt_set = set_up(job)
-    for note in bench.loaded.notes:
+    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
+    for note in loaded.notes:
         progress.note(note)
-    refuse_unreachable(budget, job, bench)
+    refuse_unreachable(budget, job, loaded)
+    bench, prompt_set = set_up(job, loaded)
     table = price(bench, progress)
     limit = budget.resolve(table.price(compile_plan(Knobs(bench.loaded.card.num_inference_steps))))
     if limit.above_baseline:
@@ -122,13 +126,11 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     return CalibrateResult(profile, profile.save(job.out), interrupted)
 
 
-def set_up(job: CalibrateJob) -> tuple[Workbench, str]:
-    """Load the model and the scorer and draw the prompts; returns the workbench and the prompt set's name."""
-    from postdiff_calib.models.load import load_pipeline
+def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
+    """Load the scorer and draw the prompts; returns the workbench and the prompt set's name."""
     from postdiff_calib.prompts import draw, load_prompt_set
     from postdiff_calib.quality.clip import ClipScorer
 
-    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     card = loaded.card
     prompt_set = load_prompt_set(job.prompts or card.prompt_set)
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)

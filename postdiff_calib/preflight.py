@@ -16,10 +16,11 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.record import Study
 from postdiff_calib.search.guards import parse_guards
 from postdiff_calib.search.names import STUDY_NAME
+from postdiff_calib.workbench import generation_settings
 
 if TYPE_CHECKING:
     from postdiff_calib.calibrate import CalibrateJob
-    from postdiff_calib.workbench import Workbench
+    from postdiff_calib.models.load import LoadedModel
 
 
 def check_job(job: CalibrateJob) -> None:
@@ -57,21 +58,22 @@ def check_guards(job: CalibrateJob) -> str:
     return f"LPIPS is not measured: {found.rule}"
 
 
-def refuse_unreachable(budget: Budget, job: CalibrateJob, bench: Workbench | None = None) -> None:
+def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
     """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
     from postdiff_calib.cost.build import build_cost_table, table_for_card
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
     known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
-    if budget.kind != "macs" or (known is None) != (bench is not None):
+    if budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)
-    elif bench is not None:
-        card = bench.loaded.card
-        sizes = {name: bench.settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
-        table = build_cost_table(bench.loaded, **sizes, measure=False, scales=card.low_res_scales)
+    elif loaded is not None:
+        card = loaded.card
+        settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
+        sizes = {name: settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
+        table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
     limit = budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
     require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
 

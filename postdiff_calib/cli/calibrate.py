@@ -21,7 +21,7 @@ def calibrate_command(
         int | None,
         typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 270]"),
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 24,
+    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 36,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
     study: Annotated[

@@ -37,7 +37,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands; ``best`` is the best complete plan within the budget so far.
+    """Where a search stands; ``best`` is the best plan within the budget so far: of the complete
+    ones where there are any, else the one believed best.
 
     ``images_at_most`` bounds the pictures of the whole search; races usually end well below it.
     """

@@ -1,7 +1,7 @@
 """What to try next: Thompson sampling over the plans within the budget, then finalists that are run in full.
 
 *Exploring*, a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken)
-and scored on a few prompts of its own; its mean paired difference and the variance of that mean feed the surrogate.
+and scored on the next few prompts; its mean paired difference and the variance of that mean feed the surrogate.
 From the middle of the exploration on, *finalists* are inserted: the plan of the highest expected value is run on all
 prompts, racing against the best complete plan. Complete plans teach the surrogate most, so exploration goes on between.
 
@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.search.adjust import observations
 from postdiff_calib.search.evaluate import ScoreBook
 from postdiff_calib.search.guards import SCORE, Guard, Reading, deviation, deviation_error, excess, read
 from postdiff_calib.search.racing import FIRST_LOOK, Race
@@ -35,8 +36,8 @@ from postdiff_calib.search.surrogate import Features, Observation, Posterior, va
 Arm = Literal["fewer", "cheaper", "joint"]
 Role = Literal["baseline", "explore", "final", "ladder"]
 
-#: One in so many explored plans and finalists is taken from the cheaper-steps arm.
-_CHEAPER_EVERY = 4
+#: This last share of the exploration, and one in so many finalists, is taken from the cheaper-steps arm.
+_CHEAPER_SHARE = 0.2
 _FINALIST_CHEAPER_EVERY = 3
 
 
@@ -50,7 +51,7 @@ class SearchSettings:
         seed: of the proposals.
         block: prompts that are scored and stored at once.
         explore_prompts: prompts of a plan's first look.
-        finalists: plans that are raced over all prompts; None for a fifth of the trials, from 3 to 10.
+        finalists: plans that are raced over all prompts; None for a sixth of the trials, from 4 to 10.
         false_stop: highest chance that a race stops a plan as good as the incumbent.
         ladder_prompts: prompts per plan at the ladder's other budgets.
         guards: what a chosen plan must meet; the incumbent and the races keep to it.
@@ -60,7 +61,7 @@ class SearchSettings:
     sampler: str = "postdiff"
     seed: int = 0
     block: int = 10
-    explore_prompts: int = 20
+    explore_prompts: int = 10
     finalists: int | None = None
     false_stop: float = 0.10
     ladder_prompts: int = 100
@@ -69,7 +70,7 @@ class SearchSettings:
     @property
     def n_finalists(self) -> int:
         """Plans that are raced over all prompts."""
-        return self.finalists if self.finalists is not None else min(10, max(3, self.n_trials // 5))
+        return self.finalists if self.finalists is not None else min(10, max(4, self.n_trials // 6))
 
 
 @dataclass(frozen=True)
@@ -127,26 +128,28 @@ class Strategy:
 
     def posterior(self) -> Posterior:
         """The surrogate, fitted to every scored plan."""
-        seen = [o for o in self.observations() if o.plan in self._row and o.plan != self.reference.content]
+        seen = self.observations()
         return Posterior(
             self._features,
             self._groups,
             np.array([self._row[o.plan] for o in seen], dtype=np.intp),
             np.array([o.mean for o in seen]),
-            variances_of_means(seen),
+            np.array([o.variance / o.n for o in seen]),
         )
 
     def observations(self) -> list[Observation]:
         """Mean and variance of the paired differences of every plan with at least two scored prompts."""
-        result = []
-        for plan in self._book.plans:
-            difference = self._book.differences(plan)
-            difference = difference[np.isfinite(difference)]
-            if len(difference) > 1:
-                result.append(
-                    Observation(plan, len(difference), float(difference.mean()), float(difference.var(ddof=1)))
-                )
-        return result
+        plans = [plan for plan in self._book.plans if plan in self._row and plan != self.reference.content]
+        return observations({plan: self._book.differences(plan) for plan in plans})
+
+    def choice(self, arm: Arm) -> str | None:
+        """The arm's plan believed best among those looked at, by content hash; None before any."""
+        mask = self._arms[arm].copy()
+        looked = {plan for plan in self._book.plans if self._book.count(plan) and not self.known_to_break(plan)}
+        mask &= np.array([c.content in looked for c in self.candidates])
+        if not mask.any():
+            return None
+        return self.candidates[int(np.where(mask, self.posterior().mean(), -np.inf).argmax())].content
 
     def incumbent(self, arm: Arm) -> str | None:
         """The arm's best mean among plans scored on every prompt that meet the guards, by content hash."""
@@ -177,16 +180,13 @@ class Strategy:
         total = max(planned, len(history) + 1)
         n_final = min(self.settings.n_finalists, total)
         n_explore = total - n_final
-        # the first finalist is due halfway through the exploration, the last one at its end
-        due = n_explore * (0.5 + 0.5 * finals / max(1, n_final - 1)) if finals < n_final else np.inf
         posterior = self.posterior()
-        if explored >= min(due, n_explore):
-            cheaper = finals % _FINALIST_CHEAPER_EVERY == 1
-            for arm in self._order("cheaper" if cheaper else "joint"):
+        if explored >= n_explore:
+            for arm in self._final_arms(finals):
                 chosen = self._finalist(posterior, arm, busy)
                 if chosen is not None:
                     return Proposal(chosen, "final", arm)
-        arms = self._order("cheaper" if explored % _CHEAPER_EVERY == _CHEAPER_EVERY - 1 else "joint")
+        arms = self._order("cheaper" if explored >= (1 - _CHEAPER_SHARE) * n_explore else "joint")
         for arm in arms:
             open_plans = self._open(arm, busy)
             if open_plans.any():
@@ -197,6 +197,13 @@ class Strategy:
         best = self.incumbent("joint")
         row = self._row[best] if best is not None else int(np.flatnonzero(self.allowed)[0])
         return Proposal(self.candidates[row], "explore", "joint")
+
+    @classmethod
+    def _final_arms(cls, finals: int) -> tuple[Arm, ...]:
+        """Whose finalist is next, with who stands in for it: all three arms first, then mostly the joint one."""
+        if finals == 1:
+            return "fewer", "joint", "cheaper"
+        return cls._order("cheaper" if finals % _FINALIST_CHEAPER_EVERY == 2 else "joint")
 
     @staticmethod
     def _order(first: Arm) -> tuple[Arm, Arm]:
@@ -213,6 +220,11 @@ class Strategy:
 
     def _finalist(self, posterior: Posterior, arm: Arm, busy: Collection[str]) -> Candidate | None:
         mask = self._open(arm, busy)
+        if arm == "fewer":  # its best plan is known beforehand
+            rows = np.flatnonzero(self._arms[arm])
+            steps = [self.candidates[row].knobs.num_inference_steps for row in rows]
+            largest = int(rows[int(np.argmax(steps))]) if len(rows) else -1
+            return self.candidates[largest] if largest >= 0 and mask[largest] else None
         for plan in self._book.plans:
             row = self._row.get(plan)
             if row is not None and mask[row] and self.race_lost(plan, arm):
@@ -301,7 +313,6 @@ class Strategy:
         return np.max(parts, axis=0) if parts else None
 
     @staticmethod
-    @staticmethod
     def _keeping(mask: npt.NDArray[np.bool_], over: npt.NDArray[np.float64] | None) -> npt.NDArray[np.bool_]:
         """The members of ``mask`` believed to keep the guards; the nearest one where none is."""
         if over is None or not mask.any():
@@ -314,6 +325,11 @@ class Strategy:
         return nearest
 
 
+def prompt_order(num_prompts: int, seed: int) -> list[int]:
+    """The order in which every plan of a search sees the prompts."""
+    return [int(i) for i in np.random.default_rng([seed, num_prompts]).permutation(num_prompts)]
+
+
 def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
     """The trials that every search starts with: baseline, the fewer-steps arm, the paper's settings, corners.
 
@@ -322,7 +338,7 @@ def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
     proposals = [Proposal(strategy.reference, "baseline", "joint")]
     fewer = strategy.members("fewer")
     if fewer:
-        proposals.append(Proposal(max(fewer, key=lambda c: c.knobs.num_inference_steps), "final", "fewer"))
+        proposals.append(Proposal(max(fewer, key=lambda c: c.knobs.num_inference_steps), "explore", "fewer"))
     if paper is not None:
         proposals.append(Proposal(paper, "explore", "joint"))
     cheaper = strategy.members("cheaper")

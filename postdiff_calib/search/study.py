@@ -158,7 +158,7 @@ class Search:
         if self.single:
             retry.recover(self.study)
             # One process scores the unaccelerated model first, so that a fault of the set-up ends the search here.
-            for indices in self.runner.blocks(self.reference, self.problem.num_prompts):
+            for indices in self.runner.blocks(self.reference, self.settings.explore_prompts):
                 self.runner.score(self.reference, "baseline", indices)
         self.queue.enqueue(self.queue.first)
         if self.record is not None:
@@ -259,7 +259,7 @@ class Search:
     def _show(self, role: Role, trying: Candidate) -> None:
         if self.progress is None:
             return
-        best = self.strategy.incumbent("joint")
+        best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
         done = self.queue.counted()
         self.progress(
             Progress(

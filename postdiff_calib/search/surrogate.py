@@ -8,6 +8,7 @@ all Gaussian with mean 0, and 0 at the unaccelerated model:
 
 - main effects are piecewise linear in each knob, one increment per grid interval (a random walk), so neighbouring
   values help each other and no shape is imposed;
+- an offset that all plans but the unaccelerated model share, such as its luck on the prompts seen so far;
 - each knob also has a linear and a quadratic trend in its severity, which a few plans determine;
 - interactions are products of normalised severities u ∈ [0, 1], with squares for k × T and s × β, the strong ones;
 - the residual is a Gaussian process with a squared exponential kernel, by random Fourier features, so that the model is
@@ -34,7 +35,7 @@ _FOURIER = 96
 _LENGTH = 0.45
 _ITERATIONS = 12
 #: Prior standard deviations, as a share of the typical observed difference, by group.
-_PRIOR = {"trend": 0.6, "main": 0.15, "pairs": 0.5, "residual": 0.25, "own": 0.15}
+_PRIOR = {"offset": 0.3, "trend": 0.6, "main": 0.15, "pairs": 0.5, "residual": 0.25, "own": 0.15}
 #: Weight of the prior variance, in features.
 _PRIOR_WEIGHT = 4.0
 
@@ -74,6 +75,8 @@ class Features:
             if width > start:
                 groups[name] = slice(start, width)
 
+        columns.append((points != self._reference).any(1, keepdims=True).astype(np.float64))
+        close("offset")
         for j, levels in enumerate(self._levels):
             columns.append(_increments(points[:, j], levels, self._reference[j]))
             close(f"main{j}")

@@ -7,7 +7,6 @@ picture is made, so that whoever goes on with it after a kill does the same.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from postdiff_calib.search.problem import Problem
 from postdiff_calib.search.sampler import PostDiffSampler, fit, suggest
 from postdiff_calib.search.select import Arm
 from postdiff_calib.search.space import Candidate
-from postdiff_calib.search.strategy import Role, Strategy
+from postdiff_calib.search.strategy import Role, Strategy, prompt_order
 
 
 class TrialRunner:
@@ -108,6 +107,7 @@ class TrialRunner:
         """How many prompts of the plan are to be known in the end; fixed when a trial first starts."""
         if "wanted" not in trial.user_attrs:
             more = {
+                "baseline": self.settings.explore_prompts,
                 "explore": self.book.count(chosen.content) + self.settings.explore_prompts,
                 "ladder": self.settings.ladder_prompts,
             }.get(role, self.problem.num_prompts)
@@ -117,7 +117,7 @@ class TrialRunner:
     def _look(self, chosen: Candidate, role: Role, arm: Arm, wanted: int) -> bool:
         """Score the prompts this trial is for; returns whether a race was lost."""
         racing = role == "final" and self.settings.sampler == "postdiff" and arm != "fewer"
-        for indices in self.blocks(chosen, wanted, in_order=role == "ladder"):
+        for indices in self.blocks(chosen, wanted):
             self.book.refresh()
             self.score(self.reference, role, indices)
             self.score(chosen, role, indices)
@@ -125,22 +125,15 @@ class TrialRunner:
                 return True
         return False
 
-    def blocks(self, chosen: Candidate, wanted: int, in_order: bool = False) -> list[list[int]]:
-        """Blocks of prompts to score until ``wanted`` are known, in an order that is the plan's own.
+    def blocks(self, chosen: Candidate, wanted: int) -> list[list[int]]:
+        """Blocks of prompts to score until ``wanted`` are known, in one order for all plans.
 
-        Plans look at different prompts first, so that their early errors are independent and the surrogate averages
-        them out; ladder plans share the first prompts, to be comparable among themselves.
+        Plans then compare on the same prompts, where much of their noise is shared and cancels out, and the
+        unaccelerated model is run on no more prompts than the most looked-at plan.
         """
-        order = np.arange(self.problem.num_prompts)
-        if not in_order:
-            key = int(hashlib.sha256(chosen.content.encode()).hexdigest()[:8], 16)
-            np.random.default_rng([key, self.settings.seed]).shuffle(order)
-        else:
-            order = order[:wanted]
+        order = prompt_order(self.problem.num_prompts, self.settings.seed)
         known = np.isfinite(self.book.known(chosen.content))
-        missing = [int(i) for i in order if not known[i]]
-        if not in_order:
-            missing = missing[: max(0, wanted - int(known.sum()))]
+        missing = [int(i) for i in order if not known[i]][: max(0, wanted - int(known.sum()))]
         size = self.settings.block
         return [missing[start : start + size] for start in range(0, len(missing), size)]
 

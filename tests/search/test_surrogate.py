@@ -28,7 +28,17 @@ def test_features_vanish_at_the_unaccelerated_model_and_cover_every_group(grid):
     _, matrix, features = grid
     assert np.abs(features(np.array([REFERENCE.coordinates()]))).max() < 1e-12
     assert sum(g.stop - g.start for g in features.groups.values()) == matrix.shape[1]
-    assert list(features.groups) == ["main0", "main1", "main2", "main3", "main4", "trend", "pairs", "residual"]
+    assert list(features.groups) == [
+        "offset",
+        "main0",
+        "main1",
+        "main2",
+        "main3",
+        "main4",
+        "trend",
+        "pairs",
+        "residual",
+    ]
 
 
 def test_knobs_with_one_value_have_no_main_effect():
