@@ -23,7 +23,7 @@ from postdiff_calib.report.terminal import own_row, seconds, signed
 from postdiff_calib.search import select
 from postdiff_calib.search.select import ARMS, Arm, PlanScores
 
-ARM_LABELS: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "joint"}
+ARM_LABELS: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
 WINNER_LABELS = {
     "fewer": "fewer steps",
     "cheaper": "cheaper steps",
