@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.15, 0.2, 0.25, 0.4])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--trials", type=int, default=120, help="trials of a strategy that scores plans in full")
@@ -248,7 +249,7 @@ def main() -> None:
             trials = options.looks if name == "postdiff" else options.trials
             results = [
                 follow(table, allowed, RUNS[name](table, allowed, seed, trials))
-                for seed in range(options.seeds)
+                for seed in range(options.first_seed, options.first_seed + options.seeds)
             ]
             raw.append(
                 {"budget": share, "strategy": name, "plans": len(allowed), "results": [asdict(r) for r in results]}
