@@ -253,6 +253,6 @@ def test_confirmation_scores_finalists_on_held_out_prompts_and_resumes(finished,
     assert [p.knobs for p in plans] == [p.knobs for p in best]
     assert all(p.complete and len(p.scores) == 30 for p in [baseline, *plans])
     assert held_out.images == 30 * (1 + len(best)) > 60
-    assert seen[-1] == (120, 120)
+    assert seen[-1] == (held_out.images, held_out.images)
     confirm(held_out, 30, best, result.baseline, tmp_path)
     assert held_out.images == 30 * (1 + len(best)) > 60

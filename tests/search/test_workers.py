@@ -172,7 +172,7 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     def interrupt():
         raise KeyboardInterrupt
 
-    few = SearchSettings(n_trials=6)
+    few = SearchSettings(n_trials=6, explore_prompts=30)
     search = Search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
     search.prepare()
     surface = Disturbed(2, interrupt)
@@ -186,7 +186,7 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
     assert rest.own_trials == rest.trials == 6
     # the two blocks of the baseline that the stopped worker had scored were not made again
-    assert sum(len(indices) for knobs, indices in other.calls if knobs == SMALL.baseline) == N - 20
+    assert sum(len(indices) for knobs, indices in other.calls if knobs == SMALL.baseline) == rest.baseline.n - 20
     search.close()
 
 
