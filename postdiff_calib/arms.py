@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost, parse_budget
-from postdiff_calib.conclude import DEFAULT_DELTA_SHARE, MIN_PROMPTS, Scored, comparison_section, tradeoff_row
+from postdiff_calib.conclude import MIN_PROMPTS, Scored, chosen_delta, comparison_section, tradeoff_row
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, TradeoffRow
@@ -115,7 +115,7 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
     baseline_cost = record.cost.price(compile_plan(record.baseline))
     calibration, held_out = study.scored()
     least = min(MIN_PROMPTS, len(calibration.baseline.scores))
-    scored = [plan for plan in calibration.plans if plan.n >= least and _paired(plan, calibration.baseline)]
+    scored = [plan for plan in calibration.plans if plan.n >= least and select.common(plan, calibration.baseline) >= 2]
     own = parse_budget(str(record.job["budget"])).resolve(baseline_cost)
     limits = [budget.resolve(baseline_cost) for budget in budgets] or _ladder(own, scored)
     if len({(limit.kind, limit.quantile) for limit in limits}) > 1:
@@ -134,8 +134,6 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
             "give larger budgets",
         )
     rows = tuple(tradeoff_row(rung, baseline, confirmed) for rung, baseline, confirmed in rungs)
-    scores = calibration.baseline.scores
-    mean = float(scores[scores == scores].mean())
     return Tradeoff(
         model=str(record.model["id"]),
         height=int(record.model["height"]),
@@ -144,7 +142,7 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
         kind=terms.kind,
         baseline=baseline_cost,
         budget_share=own.value / own.baseline if own.kind == terms.kind else None,
-        delta=float(record.job.get("delta") or DEFAULT_DELTA_SHARE * abs(mean)),
+        delta=chosen_delta(record.job.get("delta"), calibration.baseline),
         num_prompts=len(record.calibration),
         num_held_out=len(record.held_out),
         rows=rows,
@@ -152,10 +150,6 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
         crossover=select.crossover([rung for rung, _, _ in rungs]),
         answer=answer(rows, "MACs" if terms.kind == "macs" else "time"),
     )
-
-
-def _paired(plan: PlanScores, baseline: PlanScores) -> bool:
-    return int((plan.scores - baseline.scores == plan.scores - baseline.scores).sum()) >= 2
 
 
 def _ladder(own: Limit, scored: Sequence[PlanScores]) -> list[Limit]:

@@ -56,6 +56,16 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
+def chosen_delta(delta: float | None, baseline: PlanScores) -> float:
+    """δ as given, else ``DEFAULT_DELTA_SHARE`` of the unaccelerated model's mean score."""
+    return delta if delta is not None else DEFAULT_DELTA_SHARE * abs(mean_score(baseline))
+
+
+def mean_score(plan: PlanScores) -> float:
+    """Mean over the scored prompts."""
+    return float(plan.scores[plan.scores == plan.scores].mean())
+
+
 def finalists(scored: Scored, limit: Limit, guards: Sequence[Guard] = ()) -> list[PlanScores]:
     """The plans within a limit that go to the held-out prompts: the best few, and the best of each other family.
 
@@ -150,8 +160,8 @@ def conclude(
     winner = select.best(obeying, baseline, allows=limit.allows, min_prompts=least)[0]
     bound = _bound(guards, winner, field, limit, least)
     comparison = select.compare(winner.scores, baseline.scores)
-    mean_baseline = float(baseline.scores[baseline.scores == baseline.scores].mean())
-    delta = delta if delta is not None else DEFAULT_DELTA_SHARE * abs(mean_baseline)
+    mean_baseline = mean_score(baseline)
+    delta = chosen_delta(delta, baseline)
     verdict = select.verdict(comparison, delta)
     rungs = _rungs(calibration, confirmed, limit, ladder)
     content, n_low, gate_step, refresh_steps = plan_facts(winner.plan)

@@ -94,7 +94,9 @@ class StudyRecord:
         data = {name: value for name, value in vars(self).items() if name != "cost"}
         # The prompts are left alone: an address in one is what was scored.
         data |= {name: without_passwords(data[name]) for name in ("job", "model", "evidence", "environment")}
-        return json.loads(json.dumps({"record_version": RECORD_VERSION, **data, "cost": self.cost.as_dict()}))  # type: ignore[no-any-return]
+        whole = {"record_version": RECORD_VERSION, **data, "cost": self.cost.as_dict()}
+        plain: dict[str, Any] = json.loads(json.dumps(whole))
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str = "study record") -> StudyRecord:

@@ -1,6 +1,6 @@
 """A loaded model, a scorer and two prompt sets: what makes and scores pictures in every stage.
 
-Calibration, its workers and the check of a profile all build this one object, so that a score means the same in each.
+Calibration and its workers all build this one object, so that a score means the same in each.
 """
 
 from __future__ import annotations

@@ -16,13 +16,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.search.surrogate import Observation
+from postdiff_calib.search.surrogate import Observation, shrunk
 
 Array = npt.NDArray[np.float64]
 
 _ROUNDS = 8
-#: Prompts' worth of belief in the typical variance, against a plan's own.
-_WEIGHT = 6.0
 
 
 def observations(differences: Mapping[str, Array]) -> list[Observation]:
@@ -45,7 +43,7 @@ def observations(differences: Mapping[str, Array]) -> list[Observation]:
         rest = np.where(known, filled - mean[:, None] - effect, 0.0)
         sample = (rest**2).sum(1) / (n - 1)
         typical = max(float(np.median(sample)), 1e-12)
-        variance = (_WEIGHT * typical + (n - 1) * sample) / (_WEIGHT + n - 1)
+        variance = shrunk(sample, n, typical)
         precision = known / variance[:, None]
         effect = (np.where(known, filled - mean[:, None], 0.0) * precision).sum(0) / (precision.sum(0) + 1 / typical)
         mean = np.where(known, filled - effect, 0.0).sum(1) / n

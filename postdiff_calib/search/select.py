@@ -263,12 +263,13 @@ def rung(
 
     fewer, cheaper, joint = (pick(arm) for arm in ARMS)
     difference = None
-    if fewer is not None and cheaper is not None and _common(fewer, cheaper) >= 2:
+    if fewer is not None and cheaper is not None and common(fewer, cheaper) >= 2:
         difference = compare(cheaper.scores, fewer.scores)
     return Rung(limit / measure(baseline.cost), fewer, cheaper, joint, difference)
 
 
-def _common(first: PlanScores, second: PlanScores) -> int:
+def common(first: PlanScores, second: PlanScores) -> int:
+    """How many prompts both are scored on."""
     return int(np.isfinite(first.scores - second.scores).sum())
 
 

@@ -2,12 +2,12 @@
 
 *Exploring*, a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken)
 and scored on the next few prompts; its mean paired difference and the variance of that mean feed the surrogate.
-From the middle of the exploration on, *finalists* are inserted: the plan of the highest expected value is run on all
-prompts, racing against the best complete plan. Complete plans teach the surrogate most, so exploration goes on between.
+Then come *finalists*: the plan of the highest expected value is run on all prompts, racing against the best complete
+plan.
 
-Both steps serve the arms: a share of the explored plans and of the finalists comes from the cheaper-steps arm alone (T
-at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
-needs no search: its best plan is the largest T that fits.
+Both steps serve the arms: the last of the exploration and some of the finalists come from the cheaper-steps arm alone
+(T at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
+needs no search: its best plan is the largest T that fits, and one finalist is that.
 
 Where guards bound other metrics, each has a surrogate of its own; plans whose draw (for finalists: expected value)
 breaks a guard are passed over, a constrained Thompson sampling. Plans *known* to break one, by their reading on all

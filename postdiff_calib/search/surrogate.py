@@ -38,6 +38,8 @@ _ITERATIONS = 12
 _PRIOR = {"offset": 0.3, "trend": 0.6, "main": 0.15, "pairs": 0.5, "residual": 0.25, "own": 0.15}
 #: Weight of the prior variance, in features.
 _PRIOR_WEIGHT = 4.0
+#: Values' worth of belief in the typical variance, against a plan's own.
+_VARIANCE_WEIGHT = 6.0
 
 
 class Features:
@@ -133,17 +135,22 @@ class Observation:
     variance: float
 
 
+def shrunk(sample: Array, n: npt.NDArray[np.intp], typical: float) -> Array:
+    """Sample variances of n values each, drawn towards a typical one as if six values more had shown that."""
+    freedom = np.maximum(n - 1, 0)
+    result: Array = (_VARIANCE_WEIGHT * typical + freedom * sample) / (_VARIANCE_WEIGHT + freedom)
+    return result
+
+
 def variances_of_means(observations: Sequence[Observation]) -> Array:
     """Variance of each observed mean, each plan's sample variance being shrunk towards the typical one.
 
     Ten or twenty prompts estimate a variance poorly, and a plan that looks certain by accident would mislead the fit.
     """
-    n = np.array([o.n for o in observations], dtype=np.float64)
+    n = np.array([o.n for o in observations], dtype=np.intp)
     sample = np.array([max(o.variance, 0.0) for o in observations])
     typical = float(np.median(sample[n > 1])) if (n > 1).any() else 1.0
-    weight = 6.0
-    shrunk = (weight * typical + np.maximum(n - 1, 0) * sample) / (weight + np.maximum(n - 1, 0))
-    result: Array = np.maximum(shrunk, 1e-12) / n
+    result: Array = np.maximum(shrunk(sample, n, typical), 1e-12) / n
     return result
 
 

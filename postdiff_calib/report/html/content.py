@@ -260,8 +260,7 @@ class Findings:
 
 
 def _compare(plan: PlanScores, baseline: PlanScores) -> select.Comparison | None:
-    common = int(np.isfinite(plan.scores - baseline.scores).sum())
-    return select.compare(plan.scores, baseline.scores) if common >= 2 else None
+    return select.compare(plan.scores, baseline.scores) if select.common(plan, baseline) >= 2 else None
 
 
 def spread(c: select.Comparison) -> str:
