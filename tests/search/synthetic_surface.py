@@ -50,10 +50,11 @@ def loss(c, private=0.08):
 class Surface:
     """An evaluator: score of prompt i = its own level − loss × its sensitivity + noise fixed by plan and prompt."""
 
-    def __init__(self, num_prompts=500, seed=0, space=SPACE, private=0.08):
+    def __init__(self, num_prompts=500, seed=0, space=SPACE, private=0.08, noise=1.0):
         rng = np.random.default_rng(seed)
         self.level = 62 + 6 * rng.standard_normal(num_prompts)
         self.num_prompts, self.seed, self.space, self.private = num_prompts, seed, space, private
+        self.noise = noise
         self.images = 0
         self.calls = []
         self._rows = {}
@@ -65,7 +66,7 @@ class Surface:
             mean = loss(c, self.private)
             spread = 0.0 if compile_plan(knobs).is_identity and knobs == self.space.baseline else 5 * mean**0.5 + 0.5
             noise = np.random.default_rng([self.seed, own]).standard_normal(self.num_prompts)
-            self._rows[c.content] = self.level - mean + spread * noise
+            self._rows[c.content] = self.level - mean + self.noise * spread * noise
         return self._rows[c.content]
 
     def scores(self, knobs, indices):

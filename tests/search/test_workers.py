@@ -25,11 +25,13 @@ from postdiff_calib.search.study import Problem, Search, run_search
 N = 40
 HERE = Path(__file__).parent
 FINGERPRINT = {"model": "made up"}
-SETTINGS = SearchSettings(n_trials=24, finalists=6)
+SETTINGS = SearchSettings(n_trials=40, finalists=6)
+#: Little noise, so that every search should find the one best plan, though others are only slightly worse.
+SURFACE = {"space": SMALL, "private": 0.0, "noise": 0.02}
 
 
 def problem(surface=None):
-    return Problem(SMALL, price, limit(0.5, SMALL), surface or Surface(N, space=SMALL, private=0.0), N)
+    return Problem(SMALL, price, limit(0.5, SMALL), surface or Surface(N, **SURFACE), N)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def worker(folder, url, name, kill_after=None, delay=0.02):
         import os, signal, sys, threading
         sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
         from pathlib import Path
-        from test_workers import FINGERPRINT, N, SETTINGS, SMALL, Surface, problem, run_search
+        from test_workers import FINGERPRINT, N, SETTINGS, SURFACE, Surface, problem, run_search
 
         class Slow(Surface):
             def scores(self, knobs, indices):
@@ -58,7 +60,7 @@ def worker(folder, url, name, kill_after=None, delay=0.02):
                 threading.Event().wait({delay})
                 return super().scores(knobs, indices)
 
-        surface = Slow(N, space=SMALL, private=0.0)
+        surface = Slow(N, **SURFACE)
         run_search(problem(surface), SETTINGS, Path({str(folder)!r}), FINGERPRINT, storage={url!r},
                    study_name={name!r}, join=True, heartbeat=1)
         print(surface.images)
@@ -116,8 +118,7 @@ def test_workers_share_trials_and_survive_a_kill(server, tmp_path, count):
     assert made < kept + (count - 1) * N
     search.close()
     alone = run_search(problem(), SETTINGS, tmp_path / "alone", FINGERPRINT)
-    together = select.compare(winner(result).scores, winner(alone).scores)
-    assert winner(result).knobs == winner(alone).knobs or together.low <= 0 <= together.high
+    assert winner(result).knobs == winner(alone).knobs
 
 
 @pytest.mark.slow
@@ -156,7 +157,7 @@ class Disturbed(Surface):
     """Calls ``disturb`` once, before block number ``block``."""
 
     def __init__(self, block, disturb):
-        super().__init__(N, space=SMALL, private=0.0)
+        super().__init__(N, **SURFACE)
         self.block, self.disturb = block, disturb
 
     def scores(self, knobs, indices):
@@ -182,7 +183,7 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     given_back = [t for t in search.queue.trials() if t.system_attrs.get("failed_trial") == 0]
     assert [t.state.name for t in given_back] == ["WAITING"]
     assert given_back[0].user_attrs["plan"] == search.reference.content
-    other = Surface(N, space=SMALL, private=0.0)
+    other = Surface(N, **SURFACE)
     rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
     assert rest.own_trials == rest.trials == 6
     # the two blocks of the baseline that the stopped worker had scored were not made again
@@ -241,7 +242,7 @@ def test_processes_of_one_host_share_a_sqlite_file(tmp_path):
 def test_the_leaders_ladder_is_climbed_with_the_workers(server, tmp_path):
     few = SearchSettings(n_trials=6, ladder_prompts=20)
     rungs = (limit(0.35, SMALL), limit(0.8, SMALL))
-    tall = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL, private=0.0), N, ladder=rungs)
+    tall = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, **SURFACE), N, ladder=rungs)
     search = Search(tall, few, tmp_path, FINGERPRINT, storage=server, study_name="tall", heartbeat=1)
     result = search.run()
     ladder = [t for t in search.queue.trials() if t.user_attrs.get("role") == "ladder"]
@@ -276,7 +277,7 @@ def test_fresh_drops_a_shared_studys_scores(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=3)
     first = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
-    surface = Surface(N, space=SMALL, private=0.0)
+    surface = Surface(N, **SURFACE)
     other = {"model": "another"}
     with pytest.raises(StudyError, match=r"another name \(--name\)"):
         run_search(problem(surface), few, tmp_path, other, storage=url, heartbeat=1)
