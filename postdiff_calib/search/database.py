@@ -65,6 +65,14 @@ def faults(url: str) -> Iterator[None]:
         ) from error
 
 
+def fault_behind(error: BaseException) -> BaseException | None:
+    """The storage's fault in whose handling ``error`` came up; None where there is none."""
+    seen = error.__context__
+    while seen is not None and not isinstance(seen, optuna.exceptions.StorageInternalError | SQLAlchemyError):
+        seen = seen.__context__
+    return seen
+
+
 def _without_password(text: str, url: str) -> str:
     try:
         parsed = make_url(url)

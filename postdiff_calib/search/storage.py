@@ -196,7 +196,7 @@ class StudyStore:
             raise StudyError(
                 "a block of scores",
                 f"the storage did not take it ({type(error.__cause__ or error).__name__})",
-                "check the server",
+                "check the server and give the same command again; what is stored is kept",
             ) from error
 
     def clear(self) -> None:

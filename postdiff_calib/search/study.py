@@ -233,6 +233,9 @@ class Search:
             # given. Its blocks are kept, and it goes on with the next.
             if not self._trial_is_lost:
                 raise
+        except UnboundLocalError as error:
+            # Optuna's, when the storage goes away in the middle of a trial: say that instead.
+            raise (self.runner.fatal or database.fault_behind(error) or error) from None
         if self._stopping:
             raise KeyboardInterrupt
 

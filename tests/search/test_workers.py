@@ -211,6 +211,46 @@ def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_pat
     assert surface.images == sum(plan.n for plan in result.plans.values())
 
 
+@pytest.fixture
+def frail(tmp_path_factory):
+    with postgres.server(tmp_path_factory.mktemp("frail")) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["while a block is made", "once a block is stored"])
+def test_a_server_that_goes_away_ends_the_search_in_one_line_and_costs_at_most_a_block(frail, tmp_path, moment):
+    few = SearchSettings(n_trials=6)
+    lost = few.block if moment == "while a block is made" else 0
+    surface = Disturbed(8, frail.crash if lost else None)
+
+    def watch(progress):
+        if not lost and progress.images_made == 8 * few.block:
+            frail.crash()
+
+    with pytest.raises(StudyError, match="give the same command again") as caught:
+        run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1, progress=watch)
+    assert "\n" not in str(caught.value)
+    frail.come_back()
+    again = Surface(N, **SURFACE)
+    result = run_search(problem(again), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
+    assert result.trials == 6
+    assert surface.images + again.images == sum(plan.n for plan in result.plans.values()) + lost
+
+
+@pytest.mark.slow
+def test_a_server_that_restarts_while_pictures_are_made_is_not_noticed(frail, tmp_path):
+    def restart():
+        frail.crash()
+        frail.come_back()
+
+    few = SearchSettings(n_trials=6)
+    surface = Disturbed(8, restart)
+    result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
+    assert result.trials == 6
+    assert surface.images == sum(plan.n for plan in result.plans.values())
+
+
 def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_not_waited_for(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=4)
