@@ -180,7 +180,8 @@ def run_stage(
     def show(state: SearchProgress) -> None:
         nonlocal last
         best = "" if state.best is None else f", best {state.best.knobs.describe()} {state.best_difference:+.2f}"
-        progress.advance(state.images_made - last, f"trial {state.trials_done}/{state.trials_total}{best}")
+        detail = f"trial {state.trials_done}/{state.trials_total}{best}"
+        progress.advance(state.images_made - last, detail, total=state.images_at_most)
         last = state.images_made
 
     problem = Problem(
@@ -198,7 +199,7 @@ def run_stage(
         ladder_prompts=LADDER_PROMPTS,
         guards=record.guards,
     )
-    progress.stage("searching", None)
+    progress.stage("searching")
     return run_search(
         problem,
         settings,

@@ -14,8 +14,14 @@ class Progress(Protocol):
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage; ``total`` is its number of units (images, measurements) where known."""
 
-    def advance(self, count: int = 1, detail: str | None = None) -> None:
-        """Count units of the current stage; ``detail`` replaces the line's remark, e.g. the best so far."""
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
+        """Count units of the current stage.
+
+        Args:
+            count: units done since the last call.
+            detail: replaces the line's remark, e.g. the best so far.
+            total: replaces the stage's total, where that is better known by now.
+        """
 
     def note(self, text: str) -> None:
         """Say something once that a person should know."""
@@ -27,7 +33,7 @@ class Silent:
     def stage(self, name: str, total: int | None = None) -> None:
         """Show nothing."""
 
-    def advance(self, count: int = 1, detail: str | None = None) -> None:
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -57,14 +58,16 @@ class _Live:
         self._finish()
         self.task = self.bars.add_task(name, total=total, detail="")
 
-    def advance(self, count: int = 1, detail: str | None = None) -> None:
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         if self.task is not None:
             self.bars.advance(self.task, count)
+            if total is not None:
+                self.bars.update(self.task, total=total)
             if detail is not None:
                 self.bars.update(self.task, detail=detail)
 
     def note(self, text: str) -> None:
-        self.bars.console.print(f"[yellow]note[/yellow] {text}", highlight=False)
+        self.bars.console.print(f"[yellow]note[/yellow] {escape(text)}", highlight=False)
 
 
 class _Plain:
@@ -94,8 +97,9 @@ class _Plain:
         self.start = self.last = time.monotonic()
         self.console.print(f"{name} …", highlight=False, markup=False)
 
-    def advance(self, count: int = 1, detail: str | None = None) -> None:
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         self.done += count
+        self.total = self.total if total is None else total
         self.detail = self.detail if detail is None else detail
         if time.monotonic() - self.last >= PLAIN_INTERVAL:
             self._line()

@@ -244,6 +244,11 @@ class ScoreBook:
         """How many prompts of a plan are scored."""
         return int(np.isfinite(self.known(plan)).sum())
 
+    @property
+    def images_known(self) -> int:
+        """Pictures that have a score, whoever made them and when."""
+        return sum(int(np.isfinite(row).sum()) for row in self._scores.values())
+
     def complete(self, plan: str) -> bool:
         """Whether every prompt of a plan is scored."""
         return self.count(plan) == self.num_prompts

@@ -11,7 +11,7 @@ from postdiff_calib.budget import Limit
 from postdiff_calib.search.evaluate import Evaluator
 from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
-from postdiff_calib.search.strategy import Role, SearchSettings
+from postdiff_calib.search.strategy import Role
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Progress:
     """Where a search stands; ``best`` is the best plan within the budget so far: of the complete
     ones where there are any, else the one believed best.
 
-    ``images_at_most`` bounds the pictures of the whole search; races usually end well below it.
+    ``images_made`` counts pictures since this call began, other workers' included; ``images_at_most`` bounds them when
+    the search ends, and falls with every race that ends early.
     """
 
     stage: Role
@@ -74,13 +75,3 @@ class SearchResult:
     failed: tuple[tuple[str, str], ...] = ()
     interrupted: bool = False
     own_trials: int = 0
-
-
-def images_at_most(problem: Problem, settings: SearchSettings) -> int:
-    """Pictures of a whole search at most: all finalists complete, nothing remembered."""
-    n = problem.num_prompts
-    ladder = 3 * len(problem.ladder) * min(n, settings.ladder_prompts)
-    if settings.sampler != "postdiff":
-        return n * (1 + settings.n_trials) + ladder
-    full = 2 + settings.n_finalists
-    return n * full + max(0, settings.n_trials - full) * min(n, settings.explore_prompts) + ladder

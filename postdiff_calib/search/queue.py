@@ -111,6 +111,31 @@ class TrialQueue:
         ]
         return len([t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]) >= self.n_trials
 
+    def images_left(self, ladder_to_come: bool) -> int:
+        """Pictures still to be made at most: for the trials in hand, for those queued and for those to be proposed.
+
+        Args:
+            ladder_to_come: the ladder's trials are not queued yet.
+        """
+        settings, n, base = self.strategy.settings, self.problem.num_prompts, self.book.baseline
+        trials = self.trials()
+        left: int = n - self.book.count(base)
+        for t in trials:
+            role, plan = t.user_attrs.get("role"), t.user_attrs.get("plan")
+            if t.state in (TrialState.RUNNING, TrialState.WAITING) and role is not None and plan not in (None, base):
+                wanted = t.user_attrs.get("wanted") or self.runner.prompts_for(role, plan)
+                left += max(0, wanted - self.book.count(plan))
+        begun = [t for t in trials if self.counts(t)]
+        queued = sum(t.state == TrialState.WAITING and t.user_attrs.get("role") != "ladder" for t in trials)
+        open_trials = max(0, self.n_trials - len(begun) - queued)
+        finals = sum(t.user_attrs.get("role") == "final" for t in begun)
+        n_finals = settings.n_finalists if settings.sampler == "postdiff" else self.n_trials
+        finals_left = min(open_trials, max(0, n_finals - finals))
+        left += finals_left * n + (open_trials - finals_left) * min(n, settings.explore_prompts)
+        if ladder_to_come:
+            left += len(ARMS) * len(self.problem.ladder) * min(n, settings.ladder_prompts)
+        return left
+
     def ladder(self) -> list[Proposal]:
         """The best guess of each arm at each further budget."""
         proposals = []

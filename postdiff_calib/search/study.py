@@ -27,7 +27,7 @@ from postdiff_calib.search import database, retry
 from postdiff_calib.search.database import faults
 from postdiff_calib.search.evaluate import FileStore, ScoreBook, ScoreStore
 from postdiff_calib.search.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
-from postdiff_calib.search.problem import Problem, Progress, SearchResult, images_at_most
+from postdiff_calib.search.problem import Problem, Progress, SearchResult
 from postdiff_calib.search.queue import TrialQueue
 from postdiff_calib.search.sampler import make_sampler
 from postdiff_calib.search.select import PlanScores
@@ -145,6 +145,8 @@ class Search:
             self.strategy = Strategy(candidates, allowed.values(), self.reference, self.book, self.settings)
             self.runner = TrialRunner(self.problem, self.strategy, self.book, allowed, self._show)
             self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
+            self._known_before = self.book.images_known
+            self._ladder_to_come = bool(self.problem.ladder)
         except BaseException:
             self.close()
             raise
@@ -181,6 +183,7 @@ class Search:
         rungs = [[limit.kind, limit.quantile, limit.value] for limit in self.problem.ladder]
         climbed = self.study.user_attrs.get("ladders", [])
         if not rungs or rungs in climbed:
+            self._ladder_to_come = False
             return
         if self.join:
             # Only the leader guesses; it gets as long as a process may be silent before it counts as dead.
@@ -191,6 +194,7 @@ class Search:
         else:
             self.queue.enqueue(self.queue.ladder())
             self.study.set_user_attr("climbing", rungs)
+        self._ladder_to_come = False
         self._optimize(0)
         if not self.join:
             self.study.set_user_attr("ladders", [*climbed, rungs])
@@ -264,13 +268,14 @@ class Search:
             return
         best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
         done = self.queue.counted()
+        made = self.book.images_known - self._known_before
         self.progress(
             Progress(
                 stage=role,
                 trials_done=done,
                 trials_total=max(self.settings.n_trials, done),
-                images_made=self.book.images_made,
-                images_at_most=images_at_most(self.problem, self.settings),
+                images_made=made,
+                images_at_most=made + self.queue.images_left(self._ladder_to_come),
                 trying=trying,
                 best=None if best is None else self.runner.by_content[best],
                 best_difference=None if best is None else float(np.nanmean(self.book.differences(best))),

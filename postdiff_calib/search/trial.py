@@ -106,13 +106,17 @@ class TrialRunner:
     def _wanted(self, trial: optuna.Trial, chosen: Candidate, role: Role) -> int:
         """How many prompts of the plan are to be known in the end; fixed when a trial first starts."""
         if "wanted" not in trial.user_attrs:
-            more = {
-                "baseline": self.settings.explore_prompts,
-                "explore": self.book.count(chosen.content) + self.settings.explore_prompts,
-                "ladder": self.settings.ladder_prompts,
-            }.get(role, self.problem.num_prompts)
-            trial.set_user_attr("wanted", min(more, self.problem.num_prompts))
+            trial.set_user_attr("wanted", self.prompts_for(role, chosen.content))
         return int(trial.user_attrs["wanted"])
+
+    def prompts_for(self, role: Role, plan: str) -> int:
+        """How many prompts of a plan, by content hash, are known once a trial that begins now is done."""
+        many = {
+            "baseline": self.settings.explore_prompts,
+            "explore": self.book.count(plan) + self.settings.explore_prompts,
+            "ladder": self.settings.ladder_prompts,
+        }.get(role, self.problem.num_prompts)
+        return min(many, self.problem.num_prompts)
 
     def _look(self, chosen: Candidate, role: Role, arm: Arm, wanted: int) -> bool:
         """Score the prompts this trial is for; returns whether a race was lost."""

@@ -43,7 +43,7 @@ class Recorder:
     def stage(self, name, total=None):
         self.stages.append(name)
 
-    def advance(self, count=1, detail=None):
+    def advance(self, count=1, detail=None, total=None):
         self.counted += count
 
     def note(self, text):

@@ -86,12 +86,41 @@ def test_every_arm_has_a_complete_plan_and_the_winner_is_good(finished):
 
 def test_progress_counts_up_to_its_bound(finished):
     _, _, result, seen = finished
-    made = [p.images_made for p in seen]
+    made, at_most = [p.images_made for p in seen], [p.images_at_most for p in seen]
     assert made == sorted(made)
-    assert made[-1] == result.images_made <= seen[-1].images_at_most
+    assert made[-1] == result.images_made <= at_most[-1]
+    assert at_most == sorted(at_most, reverse=True)
+    assert at_most[0] == N * (1 + 3) + (12 - 3) * 10
     assert seen[-1].trials_total == 12
     assert {"baseline", "explore", "final"} <= {p.stage for p in seen}
     assert seen[-1].best is not None
+
+
+@pytest.mark.parametrize("sampler", ["postdiff", "random"])
+def test_the_bound_covers_the_ladder_and_a_resumed_search_counts_what_is_left(tmp_path, sampler):
+    rungs = (limit(0.35, SMALL), limit(0.8, SMALL))
+    settings = SearchSettings(n_trials=8, finalists=2, ladder_prompts=30, sampler=sampler)
+    seen = []
+
+    class Stopping(Surface):
+        def scores(self, knobs, indices):
+            if len(self.calls) == 12:
+                raise KeyboardInterrupt
+            return super().scores(knobs, indices)
+
+    def run(surface):
+        seen.clear()
+        return search(tmp_path, surface, settings, ladder=rungs, progress=seen.append)
+
+    stopped = run(Stopping(N, space=SMALL))
+    assert stopped.interrupted
+    first = seen[0].images_at_most
+    rest = run(Surface(N, space=SMALL))
+    assert seen[0].images_made == 10
+    assert rest.images_made == seen[-1].images_made <= seen[0].images_at_most <= first - stopped.images_made + 10
+    assert all(p.images_made <= p.images_at_most for p in seen)
+    # the races and the arms whose plans coincide leave room; what is left at the end is nothing
+    assert seen[-1].images_at_most - seen[-1].images_made <= N
 
 
 def test_the_same_call_again_makes_no_picture(finished):

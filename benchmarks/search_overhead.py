@@ -1,0 +1,123 @@
+"""What a search costs besides making and scoring pictures: the share of wall time that is spent on anything else.
+
+Runs the stages of ``postdiff calibrate`` in a temporary study folder and times every call that makes and scores
+pictures (their measures against the unaccelerated model's included). What is left is the search itself: proposals, the
+surrogate, races, Optuna's storage, the score file, the study's record. Measured for the search and for the whole run
+from the first proposal to the profile's numbers.
+
+    python benchmarks/search_overhead.py --num-prompts 270 --trials 36 --out benchmarks/results/search_overhead.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from postdiff_calib import calibrate
+from postdiff_calib.budget import parse_budget
+from postdiff_calib.files import write_atomically
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.progress import Silent
+from postdiff_calib.record import Study
+from postdiff_calib.workbench import Workbench
+
+
+@dataclass
+class Timed:
+    """An evaluator whose time is kept."""
+
+    evaluator: Any
+    clock: dict[str, float]
+
+    def measured(self, knobs: Knobs, indices: Any) -> Any:
+        """As ``evaluate.MeasuringEvaluator``."""
+        start = time.perf_counter()
+        try:
+            return self.evaluator.measured(knobs, indices)
+        finally:
+            self.clock["pictures"] += time.perf_counter() - start
+
+    def scores(self, knobs: Knobs, indices: Any) -> list[float]:
+        """As ``evaluate.Evaluator``."""
+        return list(self.measured(knobs, indices).scores)
+
+
+@dataclass(frozen=True)
+class TimedWorkbench(Workbench):
+    """A workbench with timed evaluators."""
+
+    clock: dict[str, float] = field(default_factory=lambda: {"pictures": 0.0})
+
+    def evaluator(self, *args: Any, **options: Any) -> Any:
+        """As ``Workbench.evaluator``."""
+        return Timed(super().evaluator(*args, **options), self.clock)
+
+
+def run(job: calibrate.CalibrateJob) -> dict[str, Any]:
+    """One calibration; seconds of its parts."""
+    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
+    plain, prompt_set = calibrate.set_up(job, loaded)
+    bench = TimedWorkbench(**vars(plain))
+    table = calibrate.price(bench, Silent())
+    budget = parse_budget(job.budget)
+    limit = budget.resolve(table.price(compile_plan(Knobs(loaded.card.num_inference_steps))))
+    study = Study(job.folder, calibrate.record_of(job, bench, prompt_set, table))
+    start = time.perf_counter()
+    search = calibrate.run_stage(study, bench, limit, Silent())
+    searched, pictures = time.perf_counter() - start, bench.clock["pictures"]
+    study = study.with_search(search.trials, search.failed)
+    calibrate.confirm_stage(study, bench, limit, Silent())
+    study.conclude(budget)
+    whole, all_pictures = time.perf_counter() - start, bench.clock["pictures"]
+    return {
+        "images": search.images_made,
+        "trials": search.trials,
+        "search": {"seconds": searched, "pictures": pictures, "overhead": 1 - pictures / searched},
+        "whole": {"seconds": whole, "pictures": all_pictures, "overhead": 1 - all_pictures / whole},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="shapes")
+    parser.add_argument("--budget", default="60%")
+    parser.add_argument("--num-prompts", type=int)
+    parser.add_argument("--trials", type=int, nargs="+", default=[36])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    results = []
+    for trials in options.trials:
+        with tempfile.TemporaryDirectory() as folder:
+            job = calibrate.CalibrateJob(
+                model=options.model,
+                budget=options.budget,
+                num_prompts=options.num_prompts,
+                trials=trials,
+                device=options.device,
+                study=Path(folder),
+            )
+            found = run(job)
+        print(
+            f"{trials} trials, {found['images']} pictures: search {found['search']['seconds']:.1f} s, overhead "
+            f"{found['search']['overhead']:.1%}; with confirmation {found['whole']['seconds']:.1f} s, "
+            f"{found['whole']['overhead']:.1%}",
+            flush=True,
+        )
+        results.append(found)
+    if options.out:
+        about = {"model": options.model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        write_atomically(options.out, json.dumps({**about, "runs": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
