@@ -233,7 +233,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     """What a study is about, before it is searched."""
     from importlib.metadata import version
 
-    from postdiff_calib.models.load import configuration_of
+    from postdiff_calib.models.fingerprint import configuration_of
 
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card

@@ -309,7 +309,7 @@ class Profile(Section):
         difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
         lacks.
         """
-        from postdiff_calib.models.load import configuration_of
+        from postdiff_calib.models.fingerprint import configuration_of
 
         denoiser = getattr(pipe, "transformer" if getattr(pipe, "unet", None) is None else "unet", None)
         denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it

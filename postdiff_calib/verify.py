@@ -137,7 +137,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
 
 def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     """Is this the pipeline that the profile was made for?"""
-    from postdiff_calib.models.load import configuration_of
+    from postdiff_calib.models.fingerprint import configuration_of
 
     model, pipe = profile.model, loaded.pipe
     other = "the figures are of another model"

@@ -20,7 +20,8 @@ from postdiff_calib import enable, summary
 from postdiff_calib.deploy import to_picture
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.load import configuration_of, load_pipeline
+from postdiff_calib.models.fingerprint import configuration_of
+from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile, load_profile
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -113,7 +113,7 @@ def build_cost_table(
     """
     from dataclasses import replace
 
-    from postdiff_calib.models.load import network_configs
+    from postdiff_calib.models.fingerprint import network_configs
 
     card = replace(loaded.card, networks=network_configs(loaded.pipe))
     table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale)

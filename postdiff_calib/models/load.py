@@ -3,18 +3,13 @@
 Weights are read from safetensors only, and no code from a repository is run. What is in the local cache is used without
 asking the network; offline (``HF_HUB_OFFLINE=1``) nothing else is tried. On a CPU everything runs in float32, the only
 sensible type there; on a GPU in bfloat16 where it has it, else float16.
-
-The fingerprint of a pipeline is a hash of its class, its networks' configurations and their weights rounded to
-bfloat16, so that it does not depend on the device or on loading in float32 or bfloat16.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import inspect
-import json
 import os
 import re
 import warnings
@@ -26,17 +21,15 @@ from typing import Any
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.models.cards import CARDS, DPM, TRANSFORMER_KNOBS, UNET_KNOBS, Card, get_card
+from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
 
 #: Schedulers without an estimate of the clean sample that a change of resolution could use.
 REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
 #: Pipeline classes that may come with a safety checker, which blacks out pictures.
 SAFETY_CHECKED = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
-NETWORK_ROLES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
 _SHAPES_MODULE = "postdiff_calib.models.shapes.autoencoder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
-# Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
-_HASHED_WHOLE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -267,55 +260,3 @@ def derive_card(pipe: Any, source: str) -> Card:
         text_length=int(length),
         note="derived from the pipeline",
     )
-
-
-def network_configs(pipe: Any) -> dict[str, dict[str, Any]]:
-    """Each network's configuration by role, in the form of a card's, without names of files and versions."""
-    configs: dict[str, dict[str, Any]] = {}
-    for role in NETWORK_ROLES:
-        network = getattr(pipe, role, None)
-        if network is None:
-            continue
-        network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
-        raw = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
-        config = {key: value for key, value in raw.items() if not key.startswith("_") and "version" not in key}
-        # Which type the weights were read in is not part of the architecture.
-        for key in ("dtype", "torch_dtype"):
-            config.pop(key, None)
-        if hasattr(network.config, "to_dict"):
-            config["architectures"] = [type(network).__name__]
-        else:
-            config["_class_name"] = type(network).__name__
-        configs[role] = json.loads(json.dumps(config, default=str))
-    return configs
-
-
-def configuration_of(pipe: Any) -> str:
-    """Hash of the configurations of a pipeline's networks and scheduler, 16 hexadecimal digits; weights do not enter.
-
-    So it is quick, and any pipeline has it, however it was loaded.
-    """
-    scheduler = {key: value for key, value in dict(pipe.scheduler.config).items() if not key.startswith("_")}
-    settings = {**network_configs(pipe), "scheduler": scheduler}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def fingerprint_pipeline(pipe: Any) -> str:
-    """Hash of class, network configurations and weights (see the module), 16 hexadecimal digits."""
-    import torch
-
-    digest = hashlib.sha256(type(pipe).__name__.encode())
-    configs = network_configs(pipe)
-    digest.update(json.dumps(configs, sort_keys=True).encode())
-    for role in configs:
-        network = getattr(pipe, role)
-        network = getattr(network, "_orig_mod", network)
-        for name, tensor in sorted(network.state_dict().items()):
-            flat = tensor.detach().flatten()
-            if len(flat) > _HASHED_WHOLE:
-                flat = flat[:: len(flat) // _HASHED_WHOLE + 1]
-            digest.update(f"{role}.{name}{tuple(tensor.shape)}".encode())
-            if flat.is_floating_point():
-                flat = flat.to(torch.bfloat16).view(torch.int16)
-            digest.update(flat.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

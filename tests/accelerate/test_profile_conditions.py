@@ -9,7 +9,7 @@ from postdiff_calib import accelerated, disable, enable, summary
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.load import configuration_of
+from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.profile import Profile
 
 KNOBS = Knobs(4, 0.5, 0.5, 2, 0.5)

@@ -11,7 +11,8 @@ from postdiff_calib.cost.store import cache_folder, environment_of, latency_path
 from postdiff_calib.cost.timeline import Clock, timed_call
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.load import LoadedModel, derive_card, fingerprint_pipeline, load_pipeline
+from postdiff_calib.models.fingerprint import fingerprint_pipeline
+from postdiff_calib.models.load import LoadedModel, derive_card, load_pipeline
 from postdiff_calib.plan import compile_plan
 
 SETTING = Setting(height=128, width=128, guidance_scale=5.0, batch_size=2, scales=(0.5,), quick=True)

@@ -5,10 +5,12 @@ import shutil
 import pipelines
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
-from postdiff_calib.models.load import derive_card, fingerprint_pipeline, load_pipeline, network_configs
+from postdiff_calib.models.fingerprint import configuration_of, fingerprint_pipeline, network_configs
+from postdiff_calib.models.load import derive_card, load_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,30 @@ def test_the_fingerprint_follows_weights_and_configuration_not_the_type() -> Non
     with torch.no_grad():
         changed.vae.post_quant_conv.bias[0] += 1
     assert fingerprint_pipeline(changed) != reference
+
+
+@pytest.mark.parametrize("role", ["unet", "vae", "scheduler"])
+def test_a_release_that_adds_a_setting_is_no_other_model(role) -> None:
+    old, new = pipelines.sd(), pipelines.sd()
+    part = getattr(old, role)
+    name = {"unet": "center_input_sample", "vae": "force_upcast", "scheduler": "timestep_spacing"}[role]
+    # the older release did not know the setting yet, so its configuration has no such entry
+    part._internal_dict = FrozenDict({key: value for key, value in part.config.items() if key != name})
+    assert name in getattr(new, role).config
+    assert configuration_of(old) == configuration_of(new)
+    assert fingerprint_pipeline(old) == fingerprint_pipeline(new)
+    getattr(new, role).register_to_config(**{name: "something else"})
+    assert configuration_of(old) != configuration_of(new)
+    assert (fingerprint_pipeline(old) != fingerprint_pipeline(new)) is (role != "scheduler")
+
+
+def test_a_text_encoders_new_setting_is_no_other_model_either() -> None:
+    old, new = pipelines.sd(), pipelines.sd()
+    del old.text_encoder.config.attention_dropout
+    assert configuration_of(old) == configuration_of(new)
+    new.text_encoder.config.attention_dropout = 0.5
+    assert configuration_of(old) != configuration_of(new)
+    assert fingerprint_pipeline(old) != fingerprint_pipeline(new)
 
 
 def test_configurations_do_not_name_files_or_versions(saved) -> None:

@@ -1,0 +1,93 @@
+"""What a pipeline is, in sixteen digits: of its networks with their weights, or of its configuration alone.
+
+Both hashes take in which settings differ from their class's defaults, not all settings there are: a new release of
+diffusers or transformers that adds a setting leaves them as they were. Neither depends on the device, on the type that
+weights are in (they are rounded to bfloat16) or on names of files and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+NETWORK_ROLES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+# Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
+_HASHED_WHOLE = 1 << 18
+# Which type the weights were read in is not part of the architecture.
+_TYPES = ("dtype", "torch_dtype")
+
+
+def networks_of(pipe: Any) -> Iterator[tuple[str, Any]]:
+    """The pipeline's networks by role, without ``torch.compile``'s wrapper."""
+    for role in NETWORK_ROLES:
+        network = getattr(pipe, role, None)
+        if network is not None:
+            yield role, getattr(network, "_orig_mod", network)
+
+
+def network_configs(pipe: Any) -> dict[str, dict[str, Any]]:
+    """Each network's configuration by role, in the form of a card's, without names of files and versions."""
+    configs: dict[str, dict[str, Any]] = {}
+    for role, network in networks_of(pipe):
+        config = network.config
+        configs[role] = _plain(config.to_dict() if hasattr(config, "to_dict") else dict(config)) | _class_entry(network)
+    return configs
+
+
+def configuration_of(pipe: Any) -> str:
+    """Hash of the configurations of a pipeline's networks and scheduler, 16 hexadecimal digits; weights do not enter.
+
+    So it is quick, and any pipeline has it, however it was loaded.
+    """
+    settings = {**_departures_by_role(pipe), "scheduler": _departures(pipe.scheduler)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint_pipeline(pipe: Any) -> str:
+    """Hash of class, network configurations and weights, 16 hexadecimal digits."""
+    import torch
+
+    digest = hashlib.sha256(type(pipe).__name__.encode())
+    digest.update(json.dumps(_departures_by_role(pipe), sort_keys=True).encode())
+    for role, network in networks_of(pipe):
+        for name, tensor in sorted(network.state_dict().items()):
+            flat = tensor.detach().flatten()
+            if len(flat) > _HASHED_WHOLE:
+                flat = flat[:: len(flat) // _HASHED_WHOLE + 1]
+            digest.update(f"{role}.{name}{tuple(tensor.shape)}".encode())
+            if flat.is_floating_point():
+                flat = flat.to(torch.bfloat16).view(torch.int16)
+            digest.update(flat.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _departures_by_role(pipe: Any) -> dict[str, dict[str, Any]]:
+    return {role: _departures(network) | _class_entry(network) for role, network in networks_of(pipe)}
+
+
+def _departures(configured: Any) -> dict[str, Any]:
+    """The settings of a network or scheduler that are not its class's defaults."""
+    config = configured.config
+    if hasattr(config, "to_dict"):  # transformers': a class of its own, which a network takes whole
+        settings, usual = config.to_dict(), type(config)().to_dict()
+    else:
+        settings, parameters = dict(config), inspect.signature(type(configured).__init__).parameters
+        usual = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    defaults, missing = _plain(usual), object()
+    return {key: value for key, value in _plain(settings).items() if defaults.get(key, missing) != value}
+
+
+def _class_entry(network: Any) -> dict[str, Any]:
+    """The class, as a card's configuration names it."""
+    name = type(network).__name__
+    return {"architectures": [name]} if hasattr(network.config, "to_dict") else {"_class_name": name}
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it, without private entries, versions and types."""
+    kept = {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k and k not in _TYPES}
+    found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return found
