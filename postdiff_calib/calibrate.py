@@ -233,6 +233,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     """What a study is about, before it is searched."""
     from importlib.metadata import version
 
+    from postdiff_calib.cost.store import device_name
     from postdiff_calib.models.fingerprint import configuration_of
 
     loaded = bench.loaded
@@ -293,12 +294,3 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         held_out=bench.held_out.prompts,
         cost=table,
     )
-
-
-def device_name(device: str) -> str:
-    """The accelerator's own name, or the processor's kind."""
-    import torch
-
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"

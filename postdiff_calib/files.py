@@ -16,7 +16,7 @@ from postdiff_calib.errors import OutputError, ProfileError
 
 # Up to the last @ of the word: a password with an unescaped @ must not survive in part.
 _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s/@:]*):\S*@")
-_QUERY_PASSWORD = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)[^&\s]*", re.IGNORECASE)
+_QUERY_PASSWORD = re.compile(r"([?&][^&=\s]*(?:password|passwd|pwd)[^&=\s]*=)[^&\s]*", re.IGNORECASE)
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, Any]:

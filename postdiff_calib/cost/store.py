@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.table import TABLE_VERSION, CostTable, Latency
 from postdiff_calib.errors import ModelError, OutputError
+from postdiff_calib.files import write_atomically
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.latency import Setting
@@ -119,20 +119,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     Raises:
         OutputError: the folder or file cannot be written.
     """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
-            file.write("\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(
-            f"file {path}", f"it cannot be written ({error.strerror})", "name a place that can be written"
-        ) from error
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_table(path: Path) -> CostTable:

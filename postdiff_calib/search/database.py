@@ -13,6 +13,7 @@ from sqlalchemy import URL, create_engine, event, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import StudyError
+from postdiff_calib.files import without_passwords
 from postdiff_calib.search.retry import queue_again
 
 #: Seconds between a worker's signs of life; after ``SILENCE`` times that without one its trial is given to another.
@@ -32,13 +33,12 @@ def disconnect(storage: optuna.storages.RDBStorage | None) -> None:
 
 
 def shown(url: str) -> str:
-    """A storage URL without its password."""
+    """A storage URL without its password; one that cannot be read is not shown at all."""
     try:
-        parsed = make_url(url)
-        secret = {key: "***" for key in parsed.query if "password" in key.lower()}
-        return parsed.update_query_dict(secret).render_as_string(hide_password=True)
+        make_url(url)
     except (SQLAlchemyError, ValueError):
         return "the given URL"
+    return str(without_passwords(url))
 
 
 @contextmanager

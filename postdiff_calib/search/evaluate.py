@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.measured import Embeddings, Measured
@@ -117,18 +118,7 @@ class FileStore:
 
     def replace(self, blocks: Iterable[dict[str, Any]]) -> None:
         """Write these blocks instead of what the file holds, whole or not at all."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(json.dumps(block).encode() + b"\n" for block in blocks)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(
-                f"score file {self.path}", f"it cannot be written ({error.strerror})", "check the study folder"
-            ) from error
+        write_atomically(self.path, "".join(json.dumps(block) + "\n" for block in blocks))
 
 
 class MemoryStore:

@@ -329,14 +329,14 @@ def test_fresh_drops_a_shared_studys_scores(tmp_path):
     ("url", "seen"),
     [
         ("postgresql://u:secret@127.0.0.1:1/db", "postgresql://u:***@127.0.0.1:1/db"),
-        ("postgresql://127.0.0.1:1/db?user=u&password=secret", "postgresql://127.0.0.1:1/db?password=%2A%2A%2A&user=u"),
+        ("postgresql://127.0.0.1:1/db?user=u&password=secret", "postgresql://127.0.0.1:1/db?user=u&password=***"),
         ("postgresql://u:secret@host:port/db", "the given URL"),
         ("not a url: secret", "the given URL"),
     ],
 )
 def test_passwords_are_not_shown(tmp_path, url, seen):
     pytest.importorskip("psycopg")
-    assert sorted(shown(url)) == sorted(seen)
+    assert shown(url) == seen
     with pytest.raises(StudyError) as caught:
         run_search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url)
     assert "secret" not in str(caught.value)
