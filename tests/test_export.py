@@ -25,7 +25,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, json_schema, load_profile, parse_profile
 from postdiff_calib.record import Study
 
-SCHEMA = Path(__file__).parent.parent / "postdiff_calib" / "profile.schema.json"
+SCHEMA = Path(__file__).parent.parent / "postdiff_calib" / "profile" / "profile.schema.json"
 NASTY = 'a"""\'\n\\x {0} %s\nimport os; os.abort() #'
 
 
@@ -189,7 +189,7 @@ def test_json_reads_back_where_yaml_would_not():
 
 def test_the_shipped_schema_is_the_codes_and_accepts_a_written_profile(study):
     shipped = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    assert shipped == json_schema(), "postdiff profile schema > postdiff_calib/profile.schema.json"
+    assert shipped == json_schema(), "postdiff profile schema > postdiff_calib/profile/profile.schema.json"
     jsonschema.Draft202012Validator.check_schema(shipped)
     (file,) = export(study, format="json")
     jsonschema.validate(json.loads(file.path.read_text(encoding="utf-8")), shipped)

@@ -9,8 +9,9 @@ import yaml
 from profiles import profile_data
 
 from postdiff_calib.errors import OutputError, ProfileError
+from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.profile import COMMENTS, Profile, json_schema, load_profile, parse_profile, write_atomically
+from postdiff_calib.profile import COMMENTS, Profile, json_schema, load_profile, parse_profile
 
 
 def as_text(data):

@@ -1,0 +1,31 @@
+"""The deployment profile: what calibration found, as a YAML file that a deployment can load, check and run.
+
+Strict on reading: an unknown key, a wrong type, a value out of range or a newer schema is an error that names the file,
+the line and the key. Written atomically, with a comment above each section. Holds no secrets: the storage address of a
+study is written without its password. ``profile.schema.json`` beside this file is its JSON Schema.
+"""
+
+from postdiff_calib.profile.comments import COMMENTS
+from postdiff_calib.profile.document import SCHEMA_VERSION, Profile, json_schema
+from postdiff_calib.profile.read import load_profile, parse_profile
+from postdiff_calib.profile.sections import (
+    ArmResult,
+    Comparison,
+    Cost,
+    GuardEntry,
+    TradeoffRow,
+)
+
+__all__ = [
+    "COMMENTS",
+    "SCHEMA_VERSION",
+    "ArmResult",
+    "Comparison",
+    "Cost",
+    "GuardEntry",
+    "Profile",
+    "TradeoffRow",
+    "json_schema",
+    "load_profile",
+    "parse_profile",
+]

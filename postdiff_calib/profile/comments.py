@@ -1,0 +1,52 @@
+"""What stands above each section of a profile's file."""
+
+from __future__ import annotations
+
+#: Comment written above each section, for someone who has never seen such a file.
+COMMENTS: dict[str, str] = {
+    "schema_version": (
+        "A profile of postdiff: how to run one text-to-image model within a budget, and what that costs and loses.\n"
+        'Use it:     postdiff generate --profile THIS_FILE "a prompt"\n'
+        "Read it:    postdiff profile show THIS_FILE\n"
+        "In Python:  postdiff_calib.enable(pipe, postdiff_calib.load_profile(path))\n"
+        "The number is the version of this file's format."
+    ),
+    "model": (
+        "The model that was measured. The settings below are refused on any other: the figures would not hold there.\n"
+        "height and width are in pixels; fingerprint is a hash of the networks and their weights."
+    ),
+    "budget": (
+        "What one image may cost: text as it was asked for, limit as the hard upper bound it became, share as a part\n"
+        "of the unaccelerated model's cost. No plan over the limit was chosen. batch_size: images per call.\n"
+        "guards: what the plan had to keep beside; bound marks those that kept a plan of a higher score out."
+    ),
+    "knobs": (
+        "The settings to use. num_inference_steps (T): denoising steps. low_res_fraction (s): share of the steps, the\n"
+        "early ones, run at low_res_scale (β) of the side. cache_interval (k): the deep blocks run every k-th step.\n"
+        "guidance_fraction (m): share of the steps with guidance. cache_branch: how little of the network runs in\n"
+        "between. cross_attention_cache: what stands in for cross-attention once guidance has ended."
+    ),
+    "plan": (
+        "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
+        "deep blocks run on refresh_steps. content is a hash of it. noise: how a seed's low-resolution start is made."
+    ),
+    "expected": (
+        "Cost per image and score, with the same for the unaccelerated model. macs are multiply-accumulates of all\n"
+        "denoising steps (macs_paper leaves out attention's own products), seconds are medians of a whole call.\n"
+        "difference: this plan's score minus the unaccelerated model's on the same prompts and seeds, mean and 95 %\n"
+        "interval. verdict: better, equivalent (within delta), worse, or undecided. confirmed: on prompts that the\n"
+        "search never saw. cmmd (lower is nearer), ssim, psnr (higher) and lpips (lower) compare pictures with the\n"
+        "unaccelerated model's."
+    ),
+    "tradeoff": (
+        "Fewer steps, cheaper steps, or both? The best plan of each kind at several budgets (share of the\n"
+        "unaccelerated cost), and between which budgets the better kind changes, if it does."
+    ),
+    "evidence": (
+        "What the figures rest on: prompts, seeds, the scoring model, the search. Score differences below\n"
+        "smallest_difference cannot be told from zero with this many prompts. notes say what is thin."
+    ),
+    "environment": (
+        "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."
+    ),
+}

@@ -1,0 +1,124 @@
+"""A whole profile: what it says of the pipeline at hand, its text, and its schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from postdiff_calib.files import write_atomically
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan, plan_facts
+from postdiff_calib.profile.comments import COMMENTS
+from postdiff_calib.profile.sections import (
+    BudgetSection,
+    EnvironmentSection,
+    EvidenceSection,
+    ExpectedSection,
+    KnobsSection,
+    ModelSection,
+    PlanSection,
+    Section,
+    TradeoffSection,
+)
+
+SCHEMA_VERSION = 1
+
+
+class Profile(Section):
+    """A whole profile; ``knobs`` are the settings, ``settings`` the file's section of the same name."""
+
+    schema_version: int
+    model: ModelSection
+    budget: BudgetSection
+    settings: KnobsSection = Field(alias="knobs")
+    plan: PlanSection
+    expected: ExpectedSection
+    tradeoff: TradeoffSection
+    evidence: EvidenceSection
+    environment: EnvironmentSection
+
+    @property
+    def knobs(self) -> Knobs:
+        """The settings as ``Knobs``, ready for ``enable``."""
+        return Knobs(**self.settings.model_dump())
+
+    @property
+    def noise(self) -> str:
+        """How low-resolution starting noise is made: ``coupled`` or ``independent``."""
+        return self.plan.noise
+
+    @property
+    def latent_multiple(self) -> int:
+        """The multiple that low-resolution latent sides are rounded to."""
+        return self.plan.latent_multiple
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How pictures are made with this profile: the keyword arguments of ``generate``."""
+        return {
+            "height": self.model.height,
+            "width": self.model.width,
+            "guidance_scale": self.model.guidance_scale,
+            "batch_size": self.budget.batch_size,
+            "noise": self.noise,
+            "latent_multiple": self.latent_multiple,
+        }
+
+    def pipeline_mismatches(self, pipe: Any) -> list[str]:
+        """What differs between ``pipe`` and the pipeline this profile was made for; empty when nothing does.
+
+        Classes, then the configuration of networks and scheduler. A control network beside the same model is no
+        difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
+        lacks.
+        """
+        from postdiff_calib.models.fingerprint import configuration_of
+
+        denoiser = getattr(pipe, "transformer" if getattr(pipe, "unet", None) is None else "unet", None)
+        denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it
+        pipeline_class = type(pipe).__name__
+        if "ControlNet" not in self.model.pipeline_class:
+            pipeline_class = pipeline_class.replace("ControlNet", "")
+        facts = (
+            ("pipeline class", pipeline_class, self.model.pipeline_class),
+            ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),
+            ("scheduler", type(getattr(pipe, "scheduler", None)).__name__, self.model.scheduler),
+        )
+        differing = [f"{what} ({has}, profile: {wants})" for what, has, wants in facts if has != wants]
+        wanted = self.model.configuration
+        if not differing and wanted is not None and (found := configuration_of(pipe)) != wanted:
+            differing.append(f"the configuration of a network or the scheduler ({found}, profile: {wanted})")
+        return differing
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        compiled = compile_plan(self.knobs)
+        stated = (self.plan.content, self.plan.n_low, self.plan.gate_step, tuple(self.plan.refresh_steps))
+        if stated != plan_facts(compiled):
+            raise ValueError("the plan section does not follow from the knobs section; export the profile again")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in file order."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def to_yaml(self) -> str:
+        """The file's text: a comment, then the section."""
+        parts = []
+        for key, value in self.to_dict().items():
+            body = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110)
+            comment = "".join(f"# {line}\n" for line in COMMENTS[key].splitlines())
+            parts.append(comment + body)
+        return "\n".join(parts)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
+        return write_atomically(path, self.to_yaml())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a profile."""
+    schema = Profile.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,65 @@
+"""Reading a profile: what is wrong with it is one line that names the file, the line and the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from postdiff_calib.errors import KnobError, ProfileError
+from postdiff_calib.files import line_of, read_yaml
+from postdiff_calib.profile.document import SCHEMA_VERSION, Profile
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read and check a profile.
+
+    Args:
+        path: a YAML file as ``postdiff calibrate`` writes it.
+
+    Raises:
+        ProfileError: no such file, not YAML, or not a valid profile; names file, line and key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ProfileError(f"profile {path}", f"it cannot be read ({reason})", "give a profile's path") from error
+    return parse_profile(text, str(path))
+
+
+def parse_profile(text: str, name: str = "profile") -> Profile:
+    """Check the text of a profile; ``name`` stands for it in error messages."""
+    data, tree = read_yaml(text, name)
+    if not isinstance(data, dict):
+        raise ProfileError(name, "a profile is a mapping of sections", "write one with 'postdiff calibrate'")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        where = f"{name}, line {line_of(tree, ('schema_version',))}, schema_version: {version}"
+        raise ProfileError(where, f"this postdiff reads up to {SCHEMA_VERSION}", "upgrade postdiff")
+    try:
+        # JSON mode: lists for tuples and whole numbers for floats are fine, strings for numbers are not.
+        return Profile.model_validate_json(json.dumps(data))
+    except (ValidationError, TypeError, ValueError) as error:
+        raise _explain(error, tree, name) from error
+
+
+def _explain(error: Exception, tree: Any, name: str) -> ProfileError:
+    if not isinstance(error, ValidationError):
+        return ProfileError(name, f"it holds a value that profiles do not use ({error})", "correct the file")
+    first = error.errors()[0]
+    location = tuple(first["loc"])
+    key = ".".join(str(part) for part in location) or "profile"
+    where = f"{name}, line {line_of(tree, location)}, {key}"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, KnobError):
+        return ProfileError(f"{where}: {cause.given}", cause.rule, cause.remedy)
+    if first["type"] == "extra_forbidden":
+        return ProfileError(where, "unknown key", "remove it or correct its name")
+    if first["type"] == "missing":
+        return ProfileError(where, "this key is missing", "add it, or export the profile again")
+    given = f" (given: {first['input']!r})" if not isinstance(first["input"], (dict, list)) else ""
+    return ProfileError(where, f"{first['msg'].removeprefix('Value error, ')}{given}", "correct the value")

@@ -1,0 +1,200 @@
+"""The sections of a profile: what each states, in which type and range.
+
+Units: ``macs`` are multiply-accumulates per image over all network calls of the denoising loop (1 MAC = 2 FLOPs),
+``seconds`` are wall-clock seconds per image at the stated batch size, ``score`` is 100 × the cosine of a CLIP model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from postdiff_calib.files import without_passwords
+from postdiff_calib.knobs import RANGES
+
+Verdict = Literal["better", "equivalent", "worse", "undecided"]
+#: Text that may hold an address; one with a password is kept without it.
+Address = Annotated[str, AfterValidator(without_passwords)]
+
+
+def _range(name: str) -> Any:
+    low, high = RANGES[name]
+    return Field(ge=low, le=high)
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and strict about keys and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The pipeline that was calibrated; a profile refuses to run on another one.
+
+    ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings.
+    """
+
+    id: Address
+    card: str | None
+    revision: str
+    pipeline_class: str
+    denoiser_class: str
+    fingerprint: str
+    dtype: str
+    height: Annotated[int, Field(ge=8)]
+    width: Annotated[int, Field(ge=8)]
+    scheduler: str
+    guidance_scale: Annotated[float, Field(ge=0)]
+    configuration: str | None = None
+    notes: list[str]
+
+
+class GuardEntry(Section):
+    """One guard rail: the metric, its rule and limit, what the plan has, and whether it kept a better plan out.
+
+    ``clip`` is the mean paired difference of the score, so a largest drop of 0.3 is a limit of −0.3, at least.
+    """
+
+    metric: Literal["clip", "cmmd", "ssim", "psnr", "lpips"]
+    rule: Literal["at least", "at most"]
+    limit: float
+    value: float | None
+    bound: bool
+
+
+class BudgetSection(Section):
+    """The budget as it was asked for, the hard limit it became, and what else the plan had to keep."""
+
+    text: str
+    kind: Literal["seconds", "macs"]
+    quantile: Literal["median", "p95"]
+    limit: Annotated[float, Field(gt=0)]
+    share: Annotated[float, Field(gt=0)]
+    unit: Literal["s per image", "MACs per image"]
+    batch_size: Annotated[int, Field(ge=1)]
+    guards: list[GuardEntry] = Field(default_factory=list)
+
+
+class KnobsSection(Section):
+    """The settings to use."""
+
+    num_inference_steps: Annotated[int, _range("num_inference_steps")]
+    low_res_fraction: Annotated[float, _range("low_res_fraction")]
+    low_res_scale: Annotated[float, _range("low_res_scale")]
+    cache_interval: Annotated[int, _range("cache_interval")]
+    guidance_fraction: Annotated[float, _range("guidance_fraction")]
+    cache_branch: Annotated[int, _range("cache_branch")]
+    cross_attention_cache: Literal["cond", "mean", "off"]
+
+
+class PlanSection(Section):
+    """What the settings compile to; checked against the knobs on loading."""
+
+    content: str
+    n_low: Annotated[int, Field(ge=0)]
+    gate_step: Annotated[int, Field(ge=1)]
+    refresh_steps: list[int]
+    noise: Literal["coupled", "independent"]
+    latent_multiple: Annotated[int, Field(ge=1)]
+
+
+class Cost(Section):
+    """What one image costs; seconds are absent where nothing was timed."""
+
+    macs: float
+    macs_paper: float
+    seconds: float | None
+    seconds_p95: float | None
+
+
+class Comparison(Section):
+    """A paired difference to the unaccelerated model: mean over prompts and 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    num_prompts: Annotated[int, Field(ge=1)]
+
+
+class ExpectedSection(Section):
+    """What the settings cost and lose, on prompts that the search did not see where ``confirmed``.
+
+    ``delta`` is the difference that ``equivalent`` means to stay within. ``cmmd`` (of all pictures; noisy with few
+    prompts), ``ssim``, ``psnr`` in dB and ``lpips`` (means over prompts) compare pictures with those that the
+    unaccelerated model makes for the same prompts and seeds; None where not measured.
+    """
+
+    cost: Cost
+    baseline_cost: Cost
+    relative_macs: float
+    relative_seconds: float | None
+    metric: str
+    score: float
+    baseline_score: float
+    difference: Comparison
+    delta: Annotated[float, Field(gt=0)]
+    verdict: Verdict
+    prompts_to_decide: int | None
+    confirmed: bool
+    cmmd: float | None = None
+    ssim: float | None = None
+    psnr: float | None = None
+    lpips: float | None = None
+
+
+class ArmResult(Section):
+    """The best plan of one family under a budget."""
+
+    knobs: str
+    content: str
+    relative_macs: float
+    seconds: float | None
+    difference: Comparison
+    confirmed: bool
+
+
+class TradeoffRow(Section):
+    """The paper's question at one budget: fewer steps, cheaper steps, or both?"""
+
+    share: Annotated[float, Field(gt=0)]
+    fewer: ArmResult | None
+    cheaper: ArmResult | None
+    joint: ArmResult | None
+    cheaper_minus_fewer: Comparison | None
+    winner: Literal["fewer", "cheaper", "tie", "undecided"]
+    answer: str
+
+
+class TradeoffSection(Section):
+    """The three families compared at a ladder of budgets, and where the better one changes."""
+
+    rows: list[TradeoffRow]
+    crossover: str | None
+
+
+class EvidenceSection(Section):
+    """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin."""
+
+    prompt_set: Address
+    prompt_set_sha256: str
+    num_prompts: Annotated[int, Field(ge=1)]
+    num_held_out: Annotated[int, Field(ge=0)]
+    held_out_sha256: str
+    seed: int
+    scorer: str
+    scorer_sha256: str
+    sampler: str
+    trials: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+    smallest_difference: float
+    study: Address
+    notes: list[str]
+
+
+class EnvironmentSection(Section):
+    """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are."""
+
+    device: str
+    latency_device: str | None
+    versions: dict[str, str]
