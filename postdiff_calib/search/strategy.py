@@ -9,9 +9,8 @@ Both steps serve the arms: the last of the exploration and some of the finalists
 (T at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
 needs no search: its best plan is the largest T that fits, and one finalist is that.
 
-Where guards bound other metrics, each has a surrogate of its own; plans whose draw (for finalists: expected value)
-breaks a guard are passed over, a constrained Thompson sampling. Plans *known* to break one, by their reading on all
-prompts or by more than its noise on some, are not proposed again, lose their race and never are the incumbent.
+Plans that guards rule out (``keeping``) are passed over; those *known* to break one lose their race and never are the
+incumbent.
 
 All of it is a function of what is already scored and of (seed, trial number), so a resumed search goes on as it would
 have, and no two workers propose from the same draw. This file knows no Optuna.
@@ -28,10 +27,11 @@ import numpy.typing as npt
 
 from postdiff_calib.search.adjust import observations
 from postdiff_calib.search.evaluate import ScoreBook
-from postdiff_calib.search.guards import SCORE, Guard, Reading, deviation, deviation_error, excess, read
+from postdiff_calib.search.guards import Guard
+from postdiff_calib.search.keeping import Keeper
 from postdiff_calib.search.racing import FIRST_LOOK, Race
 from postdiff_calib.search.space import Candidate, coordinate_matrix
-from postdiff_calib.search.surrogate import Features, Observation, Posterior, variances_of_means
+from postdiff_calib.search.surrogate import Features, Observation, Posterior
 
 Arm = Literal["fewer", "cheaper", "joint"]
 Role = Literal["baseline", "explore", "final", "ladder"]
@@ -120,7 +120,7 @@ class Strategy:
         points = coordinate_matrix(self.candidates)
         features = Features(points, np.array(reference.coordinates()), seed=0)
         self._features, self._groups = features(points), features.groups
-        self._readings: dict[tuple[str, str, int, int], Reading | None] = {}
+        self.keeper = Keeper(settings.guards, self.candidates, reference, book, self._features, self._groups)
 
     def members(self, arm: Arm) -> list[Candidate]:
         """The arm's plans within the budget."""
@@ -145,7 +145,7 @@ class Strategy:
     def choice(self, arm: Arm) -> str | None:
         """The arm's plan believed best among those looked at, by content hash; None before any."""
         mask = self._arms[arm].copy()
-        looked = {plan for plan in self._book.plans if self._book.count(plan) and not self.known_to_break(plan)}
+        looked = {plan for plan in self._book.plans if self._book.count(plan) and not self.keeper.known_to_break(plan)}
         mask &= np.array([c.content in looked for c in self.candidates])
         if not mask.any():
             return None
@@ -160,7 +160,7 @@ class Strategy:
             if plan in self._row
             and member[self._row[plan]]
             and self._book.complete(plan)
-            and not self.known_to_break(plan)
+            and not self.keeper.known_to_break(plan)
         ]
         if not complete:
             return None
@@ -191,7 +191,7 @@ class Strategy:
             open_plans = self._open(arm, busy)
             if open_plans.any():
                 value = np.where(open_plans, posterior.draw(rng)[0], -np.inf)
-                value = np.where(self._keeping(open_plans, self._excess(rng)), value, -np.inf)
+                value = np.where(self.keeper.keeping(open_plans, rng), value, -np.inf)
                 return Proposal(self.candidates[int(value.argmax())], "explore", arm)
         # everything within the budget is complete: repeat the best, at no cost
         best = self.incumbent("joint")
@@ -214,7 +214,7 @@ class Strategy:
         mask = self._arms[arm].copy()
         for plan in (*self._book.plans, *busy):
             row = self._row.get(plan)
-            if row is not None and (plan in busy or self._book.complete(plan) or self.known_to_break(plan)):
+            if row is not None and (plan in busy or self._book.complete(plan) or self.keeper.known_to_break(plan)):
                 mask[row] = False
         return mask
 
@@ -229,14 +229,14 @@ class Strategy:
             row = self._row.get(plan)
             if row is not None and mask[row] and self.race_lost(plan, arm):
                 mask[row] = False
-        rows = np.flatnonzero(self._keeping(mask, self._excess()))
+        rows = np.flatnonzero(self.keeper.keeping(mask))
         if not len(rows):
             return None
         return self.candidates[int(rows[posterior.mean()[rows].argmax()])]
 
     def race_lost(self, plan: str, arm: Arm) -> bool:
         """Whether a plan has lost its race against the arm's best complete plan, or breaks a guard."""
-        if self.known_to_break(plan):
+        if self.keeper.known_to_break(plan):
             return True
         best = self.incumbent(arm)
         if best is None or best == plan or self._book.count(plan) < FIRST_LOOK:
@@ -257,72 +257,8 @@ class Strategy:
             return None
         mask = np.zeros(len(self.candidates), dtype=np.bool_)
         mask[rows] = True
-        mean = np.where(self._keeping(mask, self._excess()), self.posterior().mean(), -np.inf)
+        mean = np.where(self.keeper.keeping(mask), self.posterior().mean(), -np.inf)
         return self.candidates[int(mean.argmax())]
-
-    # --- guards ------------------------------------------------------------------------------------------------
-
-    def reading(self, metric: str, plan: str) -> Reading | None:
-        """A guarded metric of a plan of the space, by content hash; None where too little is known."""
-        base = self._book.baseline
-        key = (metric, plan, self._book.count(plan), self._book.count(base))
-        if key not in self._readings:
-            found, base_scores = (
-                self._book.plan_scores(c.knobs, c.cost) for c in (self.candidates[self._row[plan]], self.reference)
-            )
-            self._readings[key] = read(metric, found, base_scores)
-        return self._readings[key]
-
-    def known_to_break(self, plan: str) -> bool:
-        """Whether a plan breaks a guard: by its reading on all prompts, or beyond its noise on some of them."""
-        complete = self._book.complete(plan)
-        for guard in self.settings.guards if plan in self._row else ():
-            reading = self.reading(guard.metric, plan)
-            if reading is None:
-                if complete:
-                    return True
-            elif guard.surely(reading) == "broken" or (complete and not guard.met(reading)):
-                return True
-        return False
-
-    def _excess(self, rng: np.random.Generator | None = None) -> npt.NDArray[np.float64] | None:
-        """By how much each candidate is believed to break its worst guard: expected, or drawn with ``rng``.
-
-        As ``guards.excess``: (M,), 0 or less within all guards. None where no guard needs a surrogate: the score has
-        one already, and the best score breaks its guard only where every plan does.
-        """
-        parts = []
-        for guard in self.settings.guards:
-            seen = [(p, self.reading(guard.metric, p)) for p in self._book.plans if p in self._row]
-            known = [(p, r) for p, r in seen if r is not None and p != self.reference.content]
-            if guard.metric == SCORE or len(known) < 2:
-                continue
-            observed = [
-                Observation(p, r.n, deviation(guard.metric, r.value), r.n * deviation_error(guard.metric, r) ** 2)
-                for p, r in known
-            ]
-            model = Posterior(
-                self._features,
-                self._groups,
-                np.array([self._row[o.plan] for o in observed], dtype=np.intp),
-                np.array([o.mean for o in observed]),
-                variances_of_means(observed),
-            )
-            deviating = model.mean() if rng is None else model.draw(rng)[0]
-            parts.append(excess(guard, deviating))
-        return np.max(parts, axis=0) if parts else None
-
-    @staticmethod
-    def _keeping(mask: npt.NDArray[np.bool_], over: npt.NDArray[np.float64] | None) -> npt.NDArray[np.bool_]:
-        """The members of ``mask`` believed to keep the guards; the nearest one where none is."""
-        if over is None or not mask.any():
-            return mask
-        keeping: npt.NDArray[np.bool_] = mask & (over <= 0)
-        if keeping.any():
-            return keeping
-        nearest = np.zeros_like(mask)
-        nearest[int(np.where(mask, over, np.inf).argmin())] = True
-        return nearest
 
 
 def prompt_order(num_prompts: int, seed: int) -> list[int]:

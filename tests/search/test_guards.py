@@ -197,10 +197,10 @@ def test_a_plan_that_breaks_a_guard_beyond_its_noise_is_stopped_and_never_leads(
     low = [p for p in plans if p.knobs.low_res_fraction >= 0.3]
     assert low
     for p in low:
-        assert strict.known_to_break(p.plan.content) == (p.n >= 20)
-        assert strict.race_lost(p.plan.content, "joint") == strict.known_to_break(p.plan.content)
+        assert strict.keeper.known_to_break(p.plan.content) == (p.n >= 20)
+        assert strict.race_lost(p.plan.content, "joint") == strict.keeper.known_to_break(p.plan.content)
         assert not p.complete
-        assert not free.known_to_break(p.plan.content)
+        assert not free.keeper.known_to_break(p.plan.content)
     leader = strict.incumbent("joint")
     assert leader is not None
     assert not rails.broken(GUARDS, next(p for p in plans if p.plan.content == leader), baseline)
