@@ -8,7 +8,8 @@ unaccelerated model on the prompts that it uses.
     python benchmarks/search_strategies.py --table benchmarks/results/search_table.npz --seeds 20 --out raw.json
     python benchmarks/search_strategies.py --synthetic --seeds 2 --budgets 0.5 --strategies postdiff random
 
-Prints medians and quartiles in Markdown; ``--out`` keeps the raw values.
+Prints medians and quartiles in Markdown; ``--out`` keeps the raw values. ``--races 4000`` measures instead how often a
+race stops a plan that is truly as good as the one it runs against.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from postdiff_calib.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+from postdiff_calib.search.racing import Race
 from postdiff_calib.search.select import compare, verdict
 from postdiff_calib.search.space import Candidate, candidate, coordinate_matrix
 from postdiff_calib.search.strategy import Proposal, SearchSettings, Strategy, enqueued, prompt_order
@@ -221,6 +223,31 @@ def follow(table: Table, allowed: list[Candidate], steps: Iterator[Step]) -> Out
     return Outcome(arrived, regret, total, sound)
 
 
+def false_stops(table: Table, races: int, share: float, seed: int = 0) -> tuple[int, int]:
+    """Races between truly equal plans that end with a stop: how many of how many.
+
+    The differences of two real plans are moved to a mean of zero and drawn prompt by prompt with replacement, so they
+    keep their spread, skew and ties.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [table.rows[c.content] for c in table.allowed(share)]
+    n = table.scores.shape[1]
+    settings = SearchSettings()
+    race = Race(n, settings.block, settings.false_stop)
+    stopped = 0
+    for _ in range(races):
+        first, second = rng.choice(rows, 2, replace=False)
+        difference = table.scores[first] - table.scores[second]
+        drawn = rng.choice(difference - difference.mean(), n)
+        challenger = np.full(n, np.nan)
+        for end in range(settings.block, n, settings.block):
+            challenger[:end] = drawn[:end]
+            if race.lost(challenger, np.zeros(n)):
+                stopped += 1
+                break
+    return stopped, races
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path)
@@ -233,6 +260,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--trials", type=int, default=120, help="trials of a strategy that scores plans in full")
     parser.add_argument("--looks", type=int, default=250, help="trials of ours, most of which are short looks")
+    parser.add_argument("--races", type=int, help="count false stops in so many races per budget, nothing else")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -240,6 +268,11 @@ def main() -> None:
         parser.error("give --table or --synthetic")
     table = synthetic_table(options.plans, options.prompts) if options.synthetic else read_table(options.table)
     n = table.scores.shape[1]
+    if options.races:
+        for share in options.budgets:
+            stopped, races = false_stops(table, options.races, share)
+            print(f"{share:.0%}: {stopped} of {races} races between equal plans end with a stop, {stopped / races:.1%}")
+        return
     print("| budget | strategy | pictures: quartiles | arrived | median regret, SE | equivalent | sweep ÷ median |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     raw = []
