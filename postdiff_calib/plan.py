@@ -20,7 +20,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from postdiff_calib.errors import KnobError
@@ -56,10 +56,14 @@ class Step:
     cross_attention_live: bool
     switch: bool = False
 
-    @property
+    @cached_property
     def kind(self) -> StepKind:
         """The kind of step, for pricing."""
         return StepKind(self.low_res, self.guided, self.refresh, self.cross_attention_live)
+
+
+#: A search compiles thousands of plans from the same few hundred steps.
+_step = lru_cache(maxsize=8192)(Step)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def compile_plan(knobs: Knobs) -> StepPlan:
         guided = index < n_guided
         first_full_after_gate = index == n_low and n_guided <= n_low
         steps.append(
-            Step(
+            _step(
                 index=index,
                 low_res=low_res,
                 guided=guided,
