@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def run(job: calibrate.CalibrateJob) -> dict[str, Any]:
     """One calibration; seconds of its parts."""
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     plain, prompt_set = calibrate.set_up(job, loaded)
-    bench = TimedWorkbench(**vars(plain))
+    bench = TimedWorkbench(**{f.name: getattr(plain, f.name) for f in fields(plain)})
     table = calibrate.price(bench, Silent())
     budget = parse_budget(job.budget)
     limit = budget.resolve(table.price(compile_plan(Knobs(loaded.card.num_inference_steps))))

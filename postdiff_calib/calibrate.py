@@ -144,7 +144,7 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
     from postdiff_calib.cost.build import build_cost_table
 
     settings = bench.settings
-    return build_cost_table(
+    table = build_cost_table(
         bench.loaded,
         height=settings["height"],
         width=settings["width"],
@@ -155,6 +155,11 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
         quick=True,
         progress=progress,
     )
+    progress.stage("pricing every plan", len(bench.space.plans))
+    for plan in bench.space.plans:
+        table.price(plan)  # counts the MACs of each kind of step when it first meets it
+        progress.advance()
+    return table
 
 
 def run_stage(
@@ -169,13 +174,11 @@ def run_stage(
     join: bool = False,
 ) -> SearchResult:
     """The Optuna study over the space's plans within the limit, alone, as the leader of workers, or as one of them."""
-    from postdiff_calib.search.space import SearchSpace
     from postdiff_calib.search.strategy import SearchSettings
     from postdiff_calib.search.study import Problem, run_search
     from postdiff_calib.search.study import Progress as SearchProgress
 
-    record, card = study.record, bench.loaded.card
-    last = 0
+    record, last = study.record, 0
 
     def show(state: SearchProgress) -> None:
         nonlocal last
@@ -185,7 +188,7 @@ def run_stage(
         last = state.images_made
 
     problem = Problem(
-        space=SearchSpace.from_card(card, latent_size=card.latent_size()),
+        space=bench.space,
         price=record.cost.price,
         limit=limit,
         evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),

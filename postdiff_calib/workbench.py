@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from postdiff_calib.prompts import PromptSet
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.search.pictures import PictureEvaluator
+    from postdiff_calib.search.space import SearchSpace
 
 #: Latent sides up to this are small pictures, of which more go into a batch.
 _SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 96, 10, 4
@@ -40,6 +42,14 @@ class Workbench:
     held_out: PromptSet
     seed: int
     settings: dict[str, Any]
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The knobs that a search may set."""
+        from postdiff_calib.search.space import SearchSpace
+
+        card = self.loaded.card
+        return SearchSpace.from_card(card, latent_size=card.latent_size())
 
     @property
     def held_out_seed(self) -> int:

@@ -77,6 +77,8 @@ class Meter:
 
     def _count(self, key: StepKey) -> None:
         """Count ``key`` and what comes with it: the full step, and cached steps of the same size and branch."""
+        import torch
+
         from postdiff_calib.accelerate.block_cache import attach_block_cache
         from postdiff_calib.accelerate.guidance import attach_cross_attention_cache
         from postdiff_calib.accelerate.hooks import Flags
@@ -98,7 +100,11 @@ class Meter:
                 attached.append(attach_cross_attention_cache(network, "cond", flags, f"{_HOOKS}-cross"))
             # The full call fills what the later ones return from the caches.
             flags.keep, flags.capture = not key.refresh, not key.cross_attention_live
-            found[full] = count(lambda: network(**inputs))
+            if full in found:
+                with torch.no_grad():
+                    network(**inputs)
+            else:
+                found[full] = count(lambda: network(**inputs))
             flags.keep = flags.capture = False
             for reuse in {False, not key.refresh}:
                 for cached in {False, not key.cross_attention_live}:

@@ -97,9 +97,9 @@ class TrialQueue:
             return False
         return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
 
-    def counted(self) -> int:
-        """How many trials count."""
-        return sum(self.counts(t) for t in self.trials())
+    def begun(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Those that count."""
+        return [t for t in trials if self.counts(t)]
 
     def surplus(self, trial: optuna.Trial) -> bool:
         """Whether as many trials as were asked for had begun before this one, or are queued."""
@@ -111,21 +111,21 @@ class TrialQueue:
         ]
         return len([t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]) >= self.n_trials
 
-    def images_left(self, ladder_to_come: bool) -> int:
+    def images_left(self, trials: Sequence[FrozenTrial], ladder_to_come: bool) -> int:
         """Pictures still to be made at most: for the trials in hand, for those queued and for those to be proposed.
 
         Args:
+            trials: all there are.
             ladder_to_come: the ladder's trials are not queued yet.
         """
         settings, n, base = self.strategy.settings, self.problem.num_prompts, self.book.baseline
-        trials = self.trials()
         left: int = n - self.book.count(base)
         for t in trials:
             role, plan = t.user_attrs.get("role"), t.user_attrs.get("plan")
             if t.state in (TrialState.RUNNING, TrialState.WAITING) and role is not None and plan not in (None, base):
                 wanted = t.user_attrs.get("wanted") or self.runner.prompts_for(role, plan)
                 left += max(0, wanted - self.book.count(plan))
-        begun = [t for t in trials if self.counts(t)]
+        begun = self.begun(trials)
         queued = sum(t.state == TrialState.WAITING and t.user_attrs.get("role") != "ladder" for t in trials)
         open_trials = max(0, self.n_trials - len(begun) - queued)
         finals = sum(t.user_attrs.get("role") == "final" for t in begun)

@@ -267,7 +267,8 @@ class Search:
         if self.progress is None:
             return
         best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
-        done = self.queue.counted()
+        trials = self.queue.trials()
+        done = len(self.queue.begun(trials))
         made = self.book.images_known - self._known_before
         self.progress(
             Progress(
@@ -275,7 +276,7 @@ class Search:
                 trials_done=done,
                 trials_total=max(self.settings.n_trials, done),
                 images_made=made,
-                images_at_most=made + self.queue.images_left(self._ladder_to_come),
+                images_at_most=made + self.queue.images_left(trials, self._ladder_to_come),
                 trying=trying,
                 best=None if best is None else self.runner.by_content[best],
                 best_difference=None if best is None else float(np.nanmean(self.book.differences(best))),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 import optuna
@@ -51,10 +52,10 @@ class TrialRunner:
         self.fatal: PostdiffError | None = None
         self._scored = scored
 
-    @property
-    def relevant(self) -> set[str]:
+    @cached_property
+    def relevant(self) -> frozenset[str]:
         """Plans that this budget's trials may run: those within it, and the unaccelerated model."""
-        return {*self.allowed, self.reference.content}
+        return frozenset({*self.allowed, self.reference.content})
 
     def run(self, trial: optuna.Trial) -> float:
         """The objective: mean paired difference of the trial's plan.
