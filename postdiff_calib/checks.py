@@ -7,6 +7,8 @@ Latency: t ≤ L passes, t > 1.05·L fails, and between the two is a warning. A 
 relative to the unaccelerated seconds measured in the same minutes. Quality: d₀ and d₁ come from different prompts, so
 they are compared by Welch's interval of d₁ − d₀; it fails when that 95 % interval lies below 0. A profile that holds
 fails this way in 1 of 40 choices of fresh prompts; a given machine always takes the same ones, so it does not flicker.
+Guards: a reading on fresh prompts fails when it breaks the guard by more than its own noise (two standard errors), and
+is a warning when by less.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from scipy import stats
 from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
+from postdiff_calib.search.guards import Guard, Reading
 from postdiff_calib.search.select import Comparison
 
 Outcome = Literal["passed", "failed", "warning", "not judged"]
@@ -205,6 +208,30 @@ def quality(stated: StatedComparison, fresh: Comparison, on: str) -> Check:
         return Check("quality", wanted, found, "failed", reason, figures)
     seen = f"a further loss of {_NOTICEABLE * error:.2f} points would have been noticed" if error < math.inf else ""
     return Check("quality", wanted, found, "passed", seen, figures)
+
+
+def guard_rail(guard: Guard, reading: Reading | None, on: str) -> Check:
+    """What the plan had to keep beside its score, on fresh prompts (see the module).
+
+    Args:
+        guard: the profile's.
+        reading: of the plan now; None where the metric could not be computed here.
+        on: what it was measured on, in words.
+    """
+    name = f"guard {guard.metric}"
+    wanted = f"{guard.rule} {guard.bound:g}".replace("-", "−")
+    if reading is None:
+        return not_judged(name, wanted, "it cannot be computed here, or on too few prompts")
+    found = f"{reading.value:.3g} ± {reading.error:.2g} over {reading.n} {on}".replace("-", "−")
+    figures = {"bound": guard.bound, "rule": guard.rule, "value": reading.value, "standard_error": reading.error}
+    if guard.met(reading):
+        return Check(name, wanted, found, "passed", "", figures)
+    beyond = f"{guard.miss(reading):.2g} on the wrong side"
+    if guard.surely(reading) == "broken":
+        return Check(name, wanted, found, "failed", f"{beyond}, more than chance explains", figures)
+    return Check(
+        name, wanted, found, "warning", f"{beyond}, which {reading.n} prompts cannot tell from chance", figures
+    )
 
 
 def _upper(stated: StatedComparison, fresh: Comparison, gap: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ says so. Seeds count on behind those of the calibration, so no picture of it is 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from postdiff_calib.record import Study
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.search.select import PlanScores
 
 #: With fewer fresh prompts than this (and than asked for), held-out prompts with new seeds say more.
 LEAST_FRESH = 20
@@ -244,13 +247,11 @@ def in_turn(
 
 
 def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress) -> list[Check]:
-    """The scorer's weights, and the loss on fresh prompts by it."""
-    import numpy as np
-
+    """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
     from postdiff_calib.models.cards import get_card
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.health import HealthError
-    from postdiff_calib.search.pictures import PictureEvaluator
+    from postdiff_calib.search.guards import Guard, read
     from postdiff_calib.search.select import compare
 
     stated, evidence = profile.expected.difference, profile.evidence
@@ -261,16 +262,41 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
     )
     if same.outcome == "failed":
         return [same, checks.not_judged("quality", "as stated", "not measured, because the scorer is another")]
-    n = len(fresh.prompts)
-    progress.stage("scoring", 2 * n)
-    settings = profile.generation
-    evaluator = PictureEvaluator(loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance)
     try:
-        ours = evaluator.scores(profile.knobs, range(n))
-        theirs = evaluator.scores(Knobs(loaded.card.num_inference_steps), range(n))
+        ours, theirs = score(profile, loaded, scorer, fresh, progress)
     except HealthError as error:
         return [same, Check("quality", "sound pictures", "broken pictures", "failed", str(error))]
-    return [same, checks.quality(stated, compare(np.array(ours), np.array(theirs)), fresh.what)]
+    rails = [Guard(entry.metric, entry.limit) for entry in profile.budget.guards]
+    return [
+        same,
+        checks.quality(stated, compare(ours.scores, theirs.scores), fresh.what),
+        *(checks.guard_rail(guard, read(guard.metric, ours, theirs), fresh.what) for guard in rails),
+    ]
+
+
+def score(
+    profile: Profile, loaded: LoadedModel, scorer: ClipScorer, fresh: FreshPrompts, progress: Progress
+) -> tuple[PlanScores, PlanScores]:
+    """The profile's plan and the unaccelerated model on fresh prompts, measured against each other for the guards.
+
+    Raises:
+        HealthError: pictures are constant, saturated or not finite.
+    """
+    from postdiff_calib.budget import PlanCost
+    from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+    from postdiff_calib.search.pictures import BaselinePictures, PictureEvaluator
+
+    n, unaccelerated = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
+    progress.stage("scoring", 2 * n)
+    with tempfile.TemporaryDirectory(prefix="postdiff-") as folder:
+        kept = BaselinePictures(Path(folder), unaccelerated, {}) if profile.budget.guards else None
+        settings = profile.generation
+        evaluator = PictureEvaluator(loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept)
+        book = ScoreBook(evaluator, n, unaccelerated, MemoryStore())
+        for knobs in (unaccelerated, profile.knobs):  # in this order: the second is measured against the first
+            book.scores(knobs, range(n))
+    free = PlanCost(0.0, 0.0)  # costs are checked elsewhere
+    return book.plan_scores(profile.knobs, free), book.plan_scores(unaccelerated, free)
 
 
 def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> FreshPrompts:

@@ -17,6 +17,7 @@ from postdiff_calib.profile import Comparison, Profile, load_profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.prompts import draw, left_over, load_prompt_set
 from postdiff_calib.search import select
+from postdiff_calib.search.guards import Guard, Reading
 from postdiff_calib.verify import VerifyJob, VerifyResult, fresh_prompts, in_turn, run_verify
 
 
@@ -186,6 +187,34 @@ def test_one_in_forty_sets_of_fresh_prompts_fails_by_chance():
     assert 0.015 < failed / 2000 < 0.035
 
 
+# --- guards ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "bound", "value", "outcome"),
+    [
+        ("ssim", 0.8, 0.8, "passed"),
+        ("ssim", 0.8, 0.79, "warning"),
+        ("ssim", 0.8, 0.77, "failed"),
+        ("lpips", 0.2, 0.15, "passed"),
+        ("cmmd", 0.2, 0.215, "warning"),
+        ("cmmd", 0.2, 0.225, "failed"),
+        ("clip", -0.3, -0.29, "passed"),
+        ("clip", -0.3, -0.33, "failed"),
+    ],
+)
+def test_a_guard_on_fresh_prompts_is_given_its_own_noise(metric, bound, value, outcome):
+    check = checks.guard_rail(Guard(metric, bound), Reading(value, 0.01, 100), "fresh prompts")
+    assert check.outcome == outcome
+    assert check.name == f"guard {metric}"
+    assert check.figures["value"] == value
+
+
+def test_a_guard_on_few_prompts_or_on_nothing_does_not_fail():
+    assert checks.guard_rail(Guard("ssim", 0.8), Reading(0.1, 0.01, 5), "fresh prompts").outcome == "warning"
+    assert checks.guard_rail(Guard("lpips", 0.2), None, "fresh prompts").passed is None
+
+
 # --- the environment ------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +373,19 @@ def test_a_halved_budget_fails(calibrated, tmp_path):
     assert "the budget" in by_name["compute"].reason
     path = edited(calibrated, tmp_path, "budget", limit=budget.limit / 2)
     assert checked(path)[0].failed == ("budget", "compute")
+
+
+@pytest.mark.slow
+def test_guards_are_judged_on_fresh_prompts(calibrated, tmp_path):
+    def rail(metric, rule, limit):
+        return {"metric": metric, "rule": rule, "limit": limit, "value": 0.5, "bound": False}
+
+    rails = [rail("ssim", "at least", 0.999), rail("psnr", "at least", 3.0), rail("cmmd", "at most", 5.0)]
+    result, by_name = checked(edited(calibrated, tmp_path, "budget", guards=rails))
+    assert result.failed == ("guard ssim",)
+    assert 0 < by_name["guard ssim"].figures["value"] < 0.999
+    assert by_name["guard psnr"].outcome == by_name["guard cmmd"].outcome == "passed"
+    assert "over 20 fresh prompts" in by_name["guard psnr"].found
 
 
 @pytest.mark.slow
