@@ -31,7 +31,14 @@ from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
 from postdiff_calib.search.racing import Race
 from postdiff_calib.search.select import compare, verdict
 from postdiff_calib.search.space import Candidate, candidate, coordinate_matrix
-from postdiff_calib.search.strategy import Proposal, SearchSettings, Strategy, enqueued, prompt_order
+from postdiff_calib.search.strategy import (
+    Proposal,
+    SearchSettings,
+    Strategy,
+    default_trials,
+    enqueued,
+    prompt_order,
+)
 
 STRATEGIES = ("postdiff", "tpe", "gp", "nsga2", "random", "halving")
 
@@ -253,20 +260,24 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--synthetic", action="store_true")
     parser.add_argument("--plans", type=int, default=400)
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--prompts", type=int, help="the table's first so many; all by default, 200 of a made-up one")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.15, 0.2, 0.25, 0.4])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--trials", type=int, default=120, help="trials of a strategy that scores plans in full")
-    parser.add_argument("--looks", type=int, default=250, help="trials of ours, most of which are short looks")
+    parser.add_argument("--looks", type=int, help="trials of ours, most of which are short; calibrate's own by default")
     parser.add_argument("--races", type=int, help="count false stops in so many races per budget, nothing else")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not options.synthetic and options.table is None:
         parser.error("give --table or --synthetic")
-    table = synthetic_table(options.plans, options.prompts) if options.synthetic else read_table(options.table)
+    if options.synthetic:
+        table = synthetic_table(options.plans, options.prompts or 200)
+    else:
+        table = read_table(options.table)
+        table.scores = table.scores[:, : options.prompts]
     n = table.scores.shape[1]
     if options.races:
         for share in options.budgets:
@@ -279,7 +290,7 @@ def main() -> None:
     for share in options.budgets:
         allowed = table.allowed(share)
         for name in options.strategies:
-            trials = options.looks if name == "postdiff" else options.trials
+            trials = (options.looks or default_trials(n)) if name == "postdiff" else options.trials
             results = [
                 follow(table, allowed, RUNS[name](table, allowed, seed, trials))
                 for seed in range(options.first_seed, options.first_seed + options.seeds)

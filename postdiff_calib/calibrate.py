@@ -36,7 +36,8 @@ LADDER_PROMPTS = 80
 class CalibrateJob:
     """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
 
-    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``study`` None a folder under ``studies/``,
+    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None half as many as there are
+    prompts (``search.strategy.default_trials``), ``study`` None a folder under ``studies/``,
     ``batch_size`` 0 a size that suits the picture, ``delta`` None one per cent of the unaccelerated model's mean score.
     ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
     one. ``max_drop`` and ``guards`` are guard rails as ``search.guards`` reads them.
@@ -46,7 +47,7 @@ class CalibrateJob:
     budget: str = "60%"
     prompts: str | None = None
     num_prompts: int | None = None
-    trials: int = 36
+    trials: int | None = None
     seed: int = 0
     out: Path = Path("profile.yaml")
     study: Path | None = None
@@ -238,6 +239,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
 
     from postdiff_calib.cost.store import device_name
     from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.search.strategy import default_trials
 
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card
@@ -248,7 +250,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             "budget": job.budget,
             "prompts": job.prompts,
             "num_prompts": len(bench.calibration),
-            "trials": job.trials,
+            "trials": job.trials if job.trials is not None else default_trials(len(bench.calibration), job.sampler),
             "seed": job.seed,
             "noise": job.noise,
             "sampler": job.sampler,

@@ -21,7 +21,10 @@ def calibrate_command(
         int | None,
         typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 270]"),
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", min=0, help="Plans the search may look at.")] = 36,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=0, help="Looks at plans, most at ten prompts.  [default: half the prompts]"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
     study: Annotated[

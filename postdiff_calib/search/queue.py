@@ -129,7 +129,7 @@ class TrialQueue:
         queued = sum(t.state == TrialState.WAITING and t.user_attrs.get("role") != "ladder" for t in trials)
         open_trials = max(0, self.n_trials - len(begun) - queued)
         finals = sum(t.user_attrs.get("role") == "final" for t in begun)
-        n_finals = settings.n_finalists if settings.sampler == "postdiff" else self.n_trials
+        n_finals = settings.finalists if settings.sampler == "postdiff" else self.n_trials
         finals_left = min(open_trials, max(0, n_finals - finals))
         left += finals_left * n + (open_trials - finals_left) * min(n, settings.explore_prompts)
         if ladder_to_come:

@@ -39,6 +39,7 @@ Role = Literal["baseline", "explore", "final", "ladder"]
 #: This last share of the exploration, and one in so many finalists, is taken from the cheaper-steps arm.
 _CHEAPER_SHARE = 0.2
 _FINALIST_CHEAPER_EVERY = 3
+_LEAST_TRIALS = 36
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class SearchSettings:
         seed: of the proposals.
         block: prompts that are scored and stored at once.
         explore_prompts: prompts of a plan's first look.
-        finalists: plans that are raced over all prompts; None for a sixth of the trials, from 4 to 10.
+        finalists: plans that are raced over all prompts, within ``n_trials``. Four are enough: for the same pictures,
+            more short looks find better plans than more finalists (``benchmarks/README.md``).
         false_stop: highest chance that a race stops a plan as good as the incumbent.
         ladder_prompts: prompts per plan at the ladder's other budgets.
         guards: what a chosen plan must meet; the incumbent and the races keep to it.
@@ -62,15 +64,19 @@ class SearchSettings:
     seed: int = 0
     block: int = 10
     explore_prompts: int = 10
-    finalists: int | None = None
+    finalists: int = 4
     false_stop: float = 0.10
     ladder_prompts: int = 100
     guards: tuple[Guard, ...] = ()
 
-    @property
-    def n_finalists(self) -> int:
-        """Plans that are raced over all prompts."""
-        return self.finalists if self.finalists is not None else min(10, max(4, self.n_trials // 6))
+
+def default_trials(num_prompts: int, sampler: str = "postdiff") -> int:
+    """Trials of a search where nobody asks for another number: most are short looks, at ten prompts each.
+
+    Half as many as there are prompts, which makes the pictures of the looks about as many as the finalists'. A sampler
+    that scores every plan on all prompts gets what can be waited for.
+    """
+    return max(_LEAST_TRIALS, num_prompts // 2) if sampler == "postdiff" else _LEAST_TRIALS
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ class Strategy:
         rng = np.random.default_rng([self.settings.seed, number])
         explored, finals = history.count("explore"), history.count("final")
         total = max(planned, len(history) + 1)
-        n_final = min(self.settings.n_finalists, total)
+        n_final = min(self.settings.finalists, total)
         n_explore = total - n_final
         posterior = self.posterior()
         if explored >= n_explore:
