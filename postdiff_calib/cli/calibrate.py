@@ -19,7 +19,7 @@ def calibrate_command(
     ] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 270]"),
+        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 200]"),
     ] = None,
     trials: Annotated[
         int | None,
