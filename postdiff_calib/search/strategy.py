@@ -226,11 +226,9 @@ class Strategy:
 
     def _finalist(self, posterior: Posterior, arm: Arm, busy: Collection[str]) -> Candidate | None:
         mask = self._open(arm, busy)
-        if arm == "fewer":  # its best plan is known beforehand
-            rows = np.flatnonzero(self._arms[arm])
-            steps = [self.candidates[row].knobs.num_inference_steps for row in rows]
-            largest = int(rows[int(np.argmax(steps))]) if len(rows) else -1
-            return self.candidates[largest] if largest >= 0 and mask[largest] else None
+        if arm == "fewer":
+            most = _most_steps(self.members("fewer"))
+            return most if most is not None and mask[self._row[most.content]] else None
         for plan in self._book.plans:
             row = self._row.get(plan)
             if row is not None and mask[row] and self.race_lost(plan, arm):
@@ -251,13 +249,17 @@ class Strategy:
         return race.lost(self._book.known(plan), self._book.known(best))
 
     def best_guess(self, arm: Arm, allowed: Collection[str]) -> Candidate | None:
-        """The arm's plan of the highest posterior mean among ``allowed`` content hashes (of any budget)."""
+        """The arm's plan of the highest posterior mean among ``allowed`` content hashes (of any budget).
+
+        Of the fewer-steps arm it is the plan of most steps.
+        """
+        if arm == "fewer":
+            return _most_steps([c for c in self.candidates if c.fewer and c.content in allowed])
         default = self.reference.knobs.num_inference_steps
         rows = [
             i
             for i, c in enumerate(self.candidates)
-            if c.content in allowed
-            and (arm == "joint" or (c.fewer if arm == "fewer" else c.knobs.num_inference_steps == default))
+            if c.content in allowed and (arm == "joint" or c.knobs.num_inference_steps == default)
         ]
         if not rows:
             return None
@@ -265,6 +267,11 @@ class Strategy:
         mask[rows] = True
         mean = np.where(self.keeper.keeping(mask), self.posterior().mean(), -np.inf)
         return self.candidates[int(mean.argmax())]
+
+
+def _most_steps(plans: Sequence[Candidate]) -> Candidate | None:
+    """The fewer-steps arm's plan at a budget, known without a search: the most steps that fit."""
+    return max(plans, key=lambda c: c.knobs.num_inference_steps, default=None)
 
 
 def prompt_order(num_prompts: int, seed: int) -> list[int]:
@@ -278,9 +285,9 @@ def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
     Corners are, at the default T, the mildest value within the budget of each knob used alone.
     """
     proposals = [Proposal(strategy.reference, "baseline", "joint")]
-    fewer = strategy.members("fewer")
-    if fewer:
-        proposals.append(Proposal(max(fewer, key=lambda c: c.knobs.num_inference_steps), "explore", "fewer"))
+    fewer = _most_steps(strategy.members("fewer"))
+    if fewer is not None:
+        proposals.append(Proposal(fewer, "explore", "fewer"))
     if paper is not None:
         proposals.append(Proposal(paper, "explore", "joint"))
     cheaper = strategy.members("cheaper")

@@ -252,6 +252,12 @@ def test_ladder_scores_each_arm_at_other_budgets(tmp_path):
     ladder = (limit(0.35, SMALL), limit(0.8, SMALL))
     settings = SearchSettings(n_trials=10, ladder_prompts=30)
     result = search(tmp_path, settings=settings, ladder=ladder)
+    # without a search it is known which plan of fewer steps is tried at a budget: the most steps that fit
+    tried = {Knobs.from_dict(t.user_attrs["knobs"]) for t in trials(tmp_path)}
+    fewer = [c.knobs for c in SMALL.candidates(price) if c.fewer]
+    for step in ladder:
+        fitting = [knobs for knobs in fewer if step.allows(price(compile_plan(knobs)))]
+        assert max(fitting, key=lambda knobs: knobs.num_inference_steps) in tried
     for step in ladder:
         found = select.rung(list(result.plans.values()), result.baseline, lambda c: c.macs, step.value, min_prompts=30)
         assert found.fewer is not None
