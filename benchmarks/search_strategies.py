@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,13 @@ def best_row(table: Table, rows: list[int]) -> int | None:
     return max(rows, key=lambda i: table.scores[i].mean()) if rows else None
 
 
-def run_postdiff(table: Table, allowed: list[Candidate], seed: int, n_trials: int) -> Iterator[Step]:
+def run_postdiff(
+    table: Table, allowed: list[Candidate], seed: int, n_trials: int, finalists: int = SearchSettings.finalists
+) -> Iterator[Step]:
     reference = table.candidates[table.baseline]
     n = table.scores.shape[1]
     book = ScoreBook(Lookup(table), n, reference.knobs, MemoryStore())
-    settings = SearchSettings(n_trials=n_trials, seed=seed)
+    settings = SearchSettings(n_trials=n_trials, seed=seed, finalists=finalists)
     strategy = Strategy(table.candidates, allowed, reference, book, settings)
 
     def look(proposal: Proposal) -> None:
@@ -267,6 +270,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--trials", type=int, default=120, help="trials of a strategy that scores plans in full")
     parser.add_argument("--looks", type=int, help="trials of ours, most of which are short; calibrate's own by default")
+    parser.add_argument("--finalists", type=int, default=SearchSettings.finalists, help="of ours")
     parser.add_argument("--races", type=int, help="count false stops in so many races per budget, nothing else")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -279,6 +283,7 @@ def main() -> None:
         table = read_table(options.table)
         table.scores = table.scores[:, : options.prompts]
     n = table.scores.shape[1]
+    runs = RUNS | {"postdiff": partial(run_postdiff, finalists=options.finalists)}
     if options.races:
         for share in options.budgets:
             stopped, races = false_stops(table, options.races, share)
@@ -292,11 +297,18 @@ def main() -> None:
         for name in options.strategies:
             trials = (options.looks or default_trials(n)) if name == "postdiff" else options.trials
             results = [
-                follow(table, allowed, RUNS[name](table, allowed, seed, trials))
+                follow(table, allowed, runs[name](table, allowed, seed, trials))
                 for seed in range(options.first_seed, options.first_seed + options.seeds)
             ]
             raw.append(
-                {"budget": share, "strategy": name, "plans": len(allowed), "results": [asdict(r) for r in results]}
+                {
+                    "budget": share,
+                    "strategy": name,
+                    "plans": len(allowed),
+                    "prompts": n,
+                    "trials": trials,
+                    "results": [asdict(r) for r in results],
+                }
             )
             # a run that never arrives counts as infinite, so that quartiles are not flattered
             images = np.array([np.inf if r.images is None else r.images for r in results])
