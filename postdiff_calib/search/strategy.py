@@ -126,6 +126,7 @@ class Strategy:
         points = coordinate_matrix(self.candidates)
         features = Features(points, np.array(reference.coordinates()), seed=0)
         self._features, self._groups = features(points), features.groups
+        self._fitted: tuple[int, Posterior] | None = None
         self.keeper = Keeper(settings.guards, self.candidates, reference, book, self._features, self._groups)
 
     def members(self, arm: Arm) -> list[Candidate]:
@@ -134,6 +135,11 @@ class Strategy:
 
     def posterior(self) -> Posterior:
         """The surrogate, fitted to every scored plan."""
+        if self._fitted is None or self._fitted[0] != self._book.images_known:
+            self._fitted = self._book.images_known, self._fit()
+        return self._fitted[1]
+
+    def _fit(self) -> Posterior:
         seen = self.observations()
         return Posterior(
             self._features,
@@ -150,12 +156,12 @@ class Strategy:
 
     def choice(self, arm: Arm) -> str | None:
         """The arm's plan believed best among those looked at, by content hash; None before any."""
-        mask = self._arms[arm].copy()
-        looked = {plan for plan in self._book.plans if self._book.count(plan) and not self.keeper.known_to_break(plan)}
-        mask &= np.array([c.content in looked for c in self.candidates])
-        if not mask.any():
+        looked = [plan for plan in self._book.plans if self._book.count(plan) and not self.keeper.known_to_break(plan)]
+        rows = np.array([self._row[plan] for plan in looked if plan in self._row], dtype=np.intp)
+        rows = np.unique(rows[self._arms[arm][rows]])
+        if not len(rows):
             return None
-        return self.candidates[int(np.where(mask, self.posterior().mean(), -np.inf).argmax())].content
+        return self.candidates[int(rows[self.posterior().mean()[rows].argmax()])].content
 
     def incumbent(self, arm: Arm) -> str | None:
         """The arm's best mean among plans scored on every prompt that meet the guards, by content hash."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan
@@ -122,6 +122,7 @@ class Search:
         self._beat = self.heartbeat or database.HEARTBEAT
         self._trial_is_lost = self._stopping = False
         self._own_trials = 0
+        self._listed: tuple[tuple[str, Role, int], list[FrozenTrial]] | None = None
         self.study, self._backend = open_study(
             self.folder,
             self.storage,
@@ -267,7 +268,11 @@ class Search:
         if self.progress is None:
             return
         best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
-        trials = self.queue.trials()
+        # Alone, the list of trials changes with the trial in hand only.
+        now = (trying.content, role, self._own_trials)
+        if self._listed is None or self._listed[0] != now or not self.single:
+            self._listed = now, self.queue.trials()
+        trials = self._listed[1]
         done = len(self.queue.begun(trials))
         made = self.book.images_known - self._known_before
         self.progress(

@@ -1,7 +1,7 @@
 """What one trial does: take a plan, score some of its prompts block by block, write down what came out.
 
 A trial's value is the mean paired difference to the unaccelerated model over the prompts it has; whether that is all of
-them is in its user attribute ``complete``. Its plan, role and number of wanted prompts are stored before the first
+them is in its user attribute ``outcome``. Its plan, role and number of wanted prompts are stored before the first
 picture is made, so that whoever goes on with it after a kill does the same.
 """
 
@@ -71,7 +71,6 @@ class TrialRunner:
         trial.set_user_attr("role", role)
         trial.set_user_attr("arm", arm)
         trial.set_user_attr("knobs", chosen.knobs.as_dict())
-        trial.set_user_attr("cost", {"macs": chosen.cost.macs, "seconds": chosen.cost.seconds})
         trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")
         wanted = self._wanted(trial, chosen, role)
         try:
@@ -85,11 +84,16 @@ class TrialRunner:
             raise
         difference = self.book.differences(chosen.content)
         difference = difference[np.isfinite(difference)]
-        trial.set_user_attr("prompts", len(difference))
-        trial.set_user_attr("complete", self.book.complete(chosen.content))
-        trial.set_user_attr("stopped", stopped)
-        if len(difference) > 1:
-            trial.set_user_attr("standard_error", float(difference.std(ddof=1) / np.sqrt(len(difference))))
+        n = len(difference)
+        outcome = {
+            "prompts": n,
+            "standard_error": float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+            "complete": self.book.complete(chosen.content),
+            "stopped": stopped,
+            "macs": chosen.cost.macs,
+            "seconds": chosen.cost.seconds,
+        }
+        trial.set_user_attr("outcome", outcome)  # in one: every attribute is a transaction of its own
         return float(difference.mean())
 
     def _take(self, trial: optuna.Trial) -> tuple[Candidate, Role, Arm]:
