@@ -22,9 +22,11 @@ from postdiff_calib.search.database import connect, disconnect
 from postdiff_calib.search.storage import read_record
 from postdiff_calib.worker import WorkerJob, run_worker
 
-#: The command as a process; a dead process is noticed after three seconds instead of ninety.
+#: The command as a process; a dead process is noticed after three seconds instead of ninety. Ctrl-C is heard even where
+#: the tests themselves run in the background, where shells have it ignored.
 COMMAND = (
-    "import sys; from postdiff_calib.search import database; database.HEARTBEAT = 1; "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from postdiff_calib.search import database; database.HEARTBEAT = 1; "
     "from postdiff_calib.cli.main import main; main(sys.argv[1:])"
 )
 TRIALS = 6
