@@ -5,7 +5,7 @@ pictures (their measures against the unaccelerated model's included). What is le
 surrogate, races, Optuna's storage, the score file, the study's record. Measured for the search and for the whole run
 from the first proposal to the profile's numbers.
 
-    python benchmarks/search_overhead.py --num-prompts 270 --trials 36 --out benchmarks/results/search_overhead.json
+    python benchmarks/search_overhead.py --out benchmarks/results/search_overhead.json
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 
 from postdiff_calib import calibrate
 from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--budget", default="60%")
     parser.add_argument("--num-prompts", type=int)
-    parser.add_argument("--trials", type=int, nargs="+", default=[36])
+    parser.add_argument("--trials", type=int, nargs="+", default=[None], help="calibrate's own by default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -107,15 +108,20 @@ def main() -> None:
                 study=Path(folder),
             )
             found = run(job)
+        search, whole = found["search"], found["whole"]
         print(
-            f"{trials} trials, {found['images']} pictures: search {found['search']['seconds']:.1f} s, overhead "
-            f"{found['search']['overhead']:.1%}; with confirmation {found['whole']['seconds']:.1f} s, "
-            f"{found['whole']['overhead']:.1%}",
+            f"{found['trials']} trials, {found['images']} pictures: search {search['seconds']:.1f} s, overhead "
+            f"{search['overhead']:.1%}; with confirmation {whole['seconds']:.1f} s, {whole['overhead']:.1%}",
             flush=True,
         )
         results.append(found)
     if options.out:
-        about = {"model": options.model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        about = {
+            "model": options.model,
+            "machine": device_name(options.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
         write_atomically(options.out, json.dumps({**about, "runs": results}, indent=1) + "\n")
 
 

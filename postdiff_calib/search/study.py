@@ -11,6 +11,7 @@ record there; *workers* join, each with its own trial. A trial whose process die
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.storage import StudyStore, open_study
 from postdiff_calib.search.strategy import Role, SearchSettings, Strategy
 from postdiff_calib.search.trial import TrialRunner
+
+#: Trials between two looks at the storage for the sake of progress.
+_ASK_EVERY = 8
 
 __all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
 
@@ -122,7 +126,8 @@ class Search:
         self._beat = self.heartbeat or database.HEARTBEAT
         self._trial_is_lost = self._stopping = False
         self._own_trials = 0
-        self._listed: tuple[tuple[str, Role, int], list[FrozenTrial]] | None = None
+        self._listed: tuple[tuple[Role, int], int, list[FrozenTrial]] | None = None
+        self._at_most = math.inf
         self.study, self._backend = open_study(
             self.folder,
             self.storage,
@@ -268,25 +273,34 @@ class Search:
         if self.progress is None:
             return
         best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
-        # Alone, the list of trials changes with the trial in hand only.
-        now = (trying.content, role, self._own_trials)
-        if self._listed is None or self._listed[0] != now or not self.single:
-            self._listed = now, self.queue.trials()
-        trials = self._listed[1]
-        done = len(self.queue.begun(trials))
+        done, left = self._standing(role)
         made = self.book.images_known - self._known_before
+        self._at_most = min(self._at_most, made + left)
         self.progress(
             Progress(
                 stage=role,
                 trials_done=done,
                 trials_total=max(self.settings.n_trials, done),
                 images_made=made,
-                images_at_most=made + self.queue.images_left(trials, self._ladder_to_come),
+                images_at_most=int(self._at_most),
                 trying=trying,
                 best=None if best is None else self.runner.by_content[best],
                 best_difference=None if best is None else float(np.nanmean(self.book.differences(best))),
             )
         )
+
+    def _standing(self, role: Role) -> tuple[int, int]:
+        """Trials begun, and pictures still to be made at most.
+
+        To ask the storage costs as much as it takes to make some small pictures, so a process that works alone asks
+        every few trials and counts its own in between.
+        """
+        now = role, self._own_trials if role == "ladder" else self._own_trials // _ASK_EVERY
+        if self._listed is None or self._listed[0] != now or not self.single:
+            self._listed = now, self._own_trials, self.queue.trials()
+        _, own, trials = self._listed
+        begun = len(self.queue.begun(trials)) + self._own_trials - own
+        return begun, self.queue.images_left(trials, self._ladder_to_come)
 
     def result(self, interrupted: bool = False) -> SearchResult:
         """Everything scored so far."""
