@@ -233,8 +233,8 @@ def follow(table: Table, allowed: list[Candidate], steps: Iterator[Step]) -> Out
     return Outcome(arrived, regret, total, sound)
 
 
-def false_stops(table: Table, races: int, share: float, seed: int = 0) -> tuple[int, int]:
-    """Races between truly equal plans that end with a stop: how many of how many.
+def false_stops(table: Table, races: int, share: float, seed: int = 0) -> int:
+    """How many of so many races between truly equal plans end with a stop.
 
     The differences of two real plans are moved to a mean of zero and drawn prompt by prompt with replacement, so they
     keep their spread, skew and ties.
@@ -255,7 +255,7 @@ def false_stops(table: Table, races: int, share: float, seed: int = 0) -> tuple[
             if race.lost(challenger, np.zeros(n)):
                 stopped += 1
                 break
-    return stopped, races
+    return stopped
 
 
 def main() -> None:
@@ -286,8 +286,8 @@ def main() -> None:
     runs = RUNS | {"postdiff": partial(run_postdiff, finalists=options.finalists)}
     if options.races:
         for share in options.budgets:
-            stopped, races = false_stops(table, options.races, share)
-            print(f"{share:.0%}: {stopped} of {races} races between equal plans end with a stop, {stopped / races:.1%}")
+            stopped, n_races = false_stops(table, options.races, share), options.races
+            print(f"{share:.0%}: {stopped} of {n_races} races of equal plans end with a stop, {stopped / n_races:.1%}")
         return
     print("| budget | strategy | pictures: quartiles | arrived | median regret, SE | equivalent | sweep ÷ median |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
