@@ -65,10 +65,11 @@ def faults(url: str) -> Iterator[None]:
         ) from error
 
 
-def fault_behind(error: BaseException) -> BaseException | None:
-    """The storage's fault in whose handling ``error`` came up; None where there is none."""
+def cause_behind(error: BaseException) -> BaseException | None:
+    """The storage's fault, or the Ctrl-C, in whose handling ``error`` came up; None where there is none."""
+    causes = (optuna.exceptions.StorageInternalError, SQLAlchemyError, KeyboardInterrupt)
     seen = error.__context__
-    while seen is not None and not isinstance(seen, optuna.exceptions.StorageInternalError | SQLAlchemyError):
+    while seen is not None and not isinstance(seen, causes):
         seen = seen.__context__
     return seen
 

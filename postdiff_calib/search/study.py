@@ -244,8 +244,8 @@ class Search:
             if not self._trial_is_lost:
                 raise
         except UnboundLocalError as error:
-            # Optuna's, when the storage goes away in the middle of a trial: say that instead.
-            raise (self.runner.fatal or database.fault_behind(error) or error) from None
+            # Optuna's, when it is interrupted or loses the storage while it takes leave of a trial: say that instead.
+            raise (self.runner.fatal or database.cause_behind(error) or error) from None
         if self._stopping:
             raise KeyboardInterrupt
 

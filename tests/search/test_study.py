@@ -123,6 +123,27 @@ def test_the_bound_covers_the_ladder_and_a_resumed_search_counts_what_is_left(tm
     assert seen[-1].images_at_most - seen[-1].images_made <= N
 
 
+def test_ctrl_c_while_optuna_takes_leave_of_a_trial_is_no_fault(tmp_path, monkeypatch):
+    from optuna.study import _optimize
+
+    tell, calls = _optimize._tell_with_warning, []
+
+    def interrupted(**options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return tell(**options)
+
+    monkeypatch.setattr(_optimize, "_tell_with_warning", interrupted)
+    few = SearchSettings(n_trials=6, finalists=2)
+    stopped = search(tmp_path, settings=few)
+    assert stopped.interrupted
+    assert stopped.trials == 2
+    rest = search(tmp_path, settings=few)
+    assert not rest.interrupted
+    assert rest.trials == 6
+
+
 def test_the_same_call_again_makes_no_picture(finished):
     folder, surface, result, _ = finished
     before = surface.images
