@@ -1,8 +1,8 @@
 """Prints the embedded model's gates: autoencoder, scorer on true pictures, and generated pictures read by the judge.
 
-    python benchmarks/shapes_gates.py [--num 1000] [--weights DIR] [--judge FILE] [--out benchmarks/results]
+    python benchmarks/shapes_gates.py [--num 1000] [--weights DIR] [--out benchmarks/results]
 
-The judge is a classifier trained apart from the scorer (``--stage judge`` of the recipe). Held-out captions are those
+The judge is a classifier trained apart from the scorer (``judge`` in the weights' folder). Held-out captions are those
 that no training batch drew. Writes the figures as JSON and a grid of 64 samples as PNG; exit code 1 when a gate fails.
 """
 
@@ -34,17 +34,6 @@ def drawn(recipe: Recipe) -> Iterator[list[Scene]]:
         yield [sample_scene(rng) for _ in range(recipe.batch)]
 
 
-def load_judge(path: Path) -> judge.Judge:
-    """The judge, from the recipe's checkpoint or from an exported file."""
-    from safetensors.torch import load_file
-
-    state = load_file(path)
-    state = {k.removeprefix("module/"): v for k, v in state.items() if not k.startswith("optimizer/")}
-    model = judge.Judge()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return model.eval()
-
-
 def grid(pictures: torch.Tensor, captions: list[str], path: Path, columns: int = 8, zoom: int = 2) -> None:
     """Pictures (N, 3, S, S) in [0, 1] with their captions below, as one PNG."""
     side, text = pictures.shape[-1] * zoom, 46
@@ -70,7 +59,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--num", type=int, default=1000)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--judge", type=Path, default=Path(__file__).parent / "results" / "shapes_judge.safetensors")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--guidance-scale", type=float, default=None)
     parser.add_argument("--steps", type=int, default=None)
@@ -78,7 +66,6 @@ def main() -> int:
     args = parser.parse_args()
     from diffusers import StableDiffusionPipeline
     from open_clip import create_model_from_pretrained, get_tokenizer
-    from safetensors.torch import save_file
 
     from postdiff_calib.models.cards import get_card
 
@@ -92,19 +79,14 @@ def main() -> int:
     print(f"{len(seen)} training captions; {len(scenes)} held-out captions")
     pipe = StableDiffusionPipeline.from_pretrained(args.weights / "pipeline", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    reader = load_judge(args.judge)
-    kept = args.out / "shapes_judge.safetensors"
-    if args.judge.resolve() != kept.resolve():
-        args.out.mkdir(parents=True, exist_ok=True)
-        state = reader.state_dict().items()
-        save_file({k: v.half() if v.is_floating_point() else v for k, v in state}, kept)
+    reader = judge.SceneJudge(args.weights / "judge" / "model.safetensors")
     result: dict[str, object] = {"num": len(scenes), "steps": steps, "guidance_scale": scale}
 
     psnr = gates.autoencoder_db(pipe.vae, scenes, seed=1)
     result["autoencoder_db"] = psnr
     truth = render(scenes, seed=1)
     with torch.inference_mode():
-        result["judge_on_true"] = judge.accuracies(judge.read_codes(reader(truth)), scenes)
+        result["judge_on_true"] = judge.accuracies(reader.codes(truth), scenes)
         name = f"local-dir:{args.weights / 'scorer'}"
         clip, preprocess = create_model_from_pretrained(name)
         clip.eval()
@@ -125,8 +107,7 @@ def main() -> int:
         pictures.append(out.images)
     generated = torch.cat(pictures)
     result["seconds_per_image"] = (time.monotonic() - start) / len(captions)
-    with torch.inference_mode():
-        drawn_right = judge.accuracies(judge.read_codes(reader(generated)), scenes)
+    drawn_right = judge.accuracies(reader.codes(generated), scenes)
     result["judge_on_generated"] = drawn_right
     result["machine"] = {
         "processor": platform.machine(),

@@ -1,5 +1,6 @@
 """The recipe in miniature: the autoencoder is exact where it can be, losses fall, a stopped run resumes as if whole."""
 
+import json
 from dataclasses import fields, replace
 from random import Random
 
@@ -188,4 +189,7 @@ def test_the_whole_recipe_in_miniature(tmp_path, monkeypatch):
     assert clip.encode_text(tokens).shape == (1, 160)
     assert len(preprocess.transforms) > 1
     assert scorer.config(1)["model_cfg"]["embed_dim"] == 160
-    assert (out / "recipe.json").exists()
+    facts = json.loads((out / "recipe.json").read_text())
+    assert list(facts["stages"]) == ["judge", "scorer", "diffusion"]
+    reader = judge.SceneJudge(out / "judge" / "model.safetensors")
+    assert facts["sha256"]["judge/model.safetensors"] == reader.weights_sha256

@@ -19,7 +19,7 @@ def test_the_recipe_is_the_packages_own():
 def test_every_weight_file_is_the_one_that_was_exported():
     files = {str(p.relative_to(train.WEIGHTS)): train.hash_file(p) for p in train.WEIGHTS.rglob("*.safetensors")}
     assert files == FACTS["sha256"]
-    assert len(files) == 4
+    assert len(files) == 5
 
 
 def test_configurations_are_those_the_recipe_builds():

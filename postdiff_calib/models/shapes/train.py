@@ -4,7 +4,7 @@
 
 Stages, in order: ``autoencoder`` (principal components, seconds), ``judge`` (the independent classifier),
 ``scorer`` (the open_clip model), ``diffusion`` (text warm-up, then text encoder and U-Net together), ``export``
-(fp16 safetensors and the model card). Each stage keeps its state in the work folder and goes on where it was stopped;
+(fp16 safetensors and their hashes). Each stage keeps its state in the work folder and goes on where it was stopped;
 a finished stage is skipped. Batches are functions of (seed, step), so an interrupted run sees the data of a whole one.
 """
 
@@ -244,13 +244,19 @@ def build_pipeline(model: diffusion.Training, autoencoder: PatchAutoencoder) -> 
 
 
 def export(work: Path, recipe: Recipe, out: Path, device: torch.device) -> None:
-    """Write pipeline and scorer as fp16 safetensors, with ``recipe.json`` beside them."""
+    """Write pipeline, scorer and judge as fp16 safetensors, with ``recipe.json`` beside them."""
     autoencoder = train_autoencoder(work, recipe)
-    training = scorer.Training(recipe.seed + 2)
+    reader, training = judge.Judge(), scorer.Training(recipe.seed + 2)
     average = diffusion.Training(recipe.seed + 3, recipe.latent_channels)
     stages: dict[str, Any] = {}
-    for stage, name, module in (("scorer", "module", training), ("diffusion", "average", average)):
+    trained: tuple[tuple[str, str, torch.nn.Module], ...] = (
+        ("judge", "module", reader),
+        ("scorer", "module", training),
+        ("diffusion", "average", average),
+    )
+    for stage, name, module in trained:
         stages[stage] = checkpoint.load_modules(work / f"{stage}.safetensors", {name: module})
+    judge.export(reader, out / "judge" / "model.safetensors")
     scorer.export(training.clip, out / "scorer")
     pipe = build_pipeline(average, autoencoder)
     pipe.unet.to(memory_format=torch.contiguous_format)
