@@ -63,6 +63,7 @@ class Card:
         step_range: lowest and highest T of the search, both included.
         low_res_scales: β values of the search.
         scorer: open_clip model, ``name::weights`` or ``local-dir:/path``.
+        metrics: quality metrics that it can be measured by, by their names in ``quality.METRICS``.
         prompt_set: name of the calibration set that goes with it.
         num_prompts: how many of its prompts a calibration draws by default (the paper's appendix D: 500 suffice).
         text_length: tokens of a padded prompt.
@@ -91,6 +92,7 @@ class Card:
     step_range: tuple[int, int] = (4, 20)
     low_res_scales: tuple[float, ...] = LOW_RES_SCALES
     scorer: str = VIT_B_32
+    metrics: tuple[str, ...] = ("clip",)
     prompt_set: str = "scenes"
     num_prompts: int = 500
     text_length: int = 77
@@ -172,6 +174,7 @@ _SHAPES = Card(
     # Its U-Net down-samples by 4 but takes any even side (explicit up-sampling sizes), which keeps the five β apart.
     latent_multiple=2,
     scorer=f"local-dir:{SHAPES_FOLDER / 'scorer'}",
+    metrics=("clip", "scene"),
     prompt_set="shapes",
     num_prompts=200,  # on two CPU cores, under three minutes in all
     text_length=24,

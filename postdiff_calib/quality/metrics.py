@@ -1,8 +1,12 @@
-"""The metrics, in one list: name, direction, unit and function.
+"""The metrics, in one list: name, label, direction, unit and function.
+
+There are two kinds. A *quality* metric judges an image by itself, against its prompt: the CLIP score, and whether the
+scene is right. A *fidelity* metric compares an image with the baseline's of the same prompt and seed. Quality may stay
+the same, or rise, where fidelity is lost.
 
 Per-prompt metrics return a number per picture and are compared by paired differences; set metrics return one number for
-all pictures. Pictures are (B, 3, H, W) float, values in [0, 1]; ``reference`` holds the unaccelerated model's pictures
-of the same prompts and seeds.
+all pictures. Pictures are (B, 3, H, W) float, values in [0, 1]; ``reference`` holds the baseline's pictures of the same
+prompts and seeds.
 
 CMMD is the squared maximum mean discrepancy of unit CLIP embeddings under a Gaussian kernel (Jayasumana et al.,
 arXiv 2401.09603: σ = 10, times 1000). Unlike the published code it leaves out the diagonal, hence is unbiased and
@@ -13,6 +17,7 @@ the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,8 +31,11 @@ from postdiff_calib.quality import lpips
 if TYPE_CHECKING:
     import torch
 
+    from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.quality.clip import ClipScorer
 
+#: The quality metric that every model has and that a search maximises.
+SCORE = "clip"
 #: PSNR of equal pictures is infinite; reported as this, in dB, so that means stay finite.
 PSNR_CAP = 100.0
 CMMD_SIGMA = 10.0
@@ -36,27 +44,71 @@ CMMD_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class Pictures:
-    """What metrics are computed from: B pictures, the reference pictures of the same seeds, prompts and scorer."""
+    """What metrics are computed from: B pictures with their prompts, and what they are judged by.
+
+    Args:
+        images: (B, 3, H, W) float, values in [0, 1].
+        reference: the baseline's pictures of the same prompts and seeds, shaped alike; None leaves out fidelity.
+        prompts: B prompts.
+        scorer: of the CLIP score.
+        judge: of scenes; None where the model has none.
+    """
 
     images: torch.Tensor
-    reference: torch.Tensor
+    reference: torch.Tensor | None
     prompts: Sequence[str]
     scorer: ClipScorer
+    judge: SceneJudge | None = None
+
+    @property
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pictures and the reference.
+
+        Raises:
+            ValueError: there is no reference.
+        """
+        if self.reference is None:
+            raise ValueError("a fidelity metric needs the baseline's pictures")
+        return self.images, self.reference
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: ``function`` maps ``Pictures`` to a number per prompt, or to a single number when not per prompt.
+    """One metric.
 
-    ``equal`` is its value for pictures equal to the reference; None where pictures are not compared.
+    Attributes:
+        name: on the command line and in files.
+        label: in words.
+        direction: which values are better.
+        unit: of a value, in words.
+        per_prompt: whether there is a number per picture, or one for all pictures.
+        function: maps ``Pictures`` to a number per prompt, or to a single number when not per prompt.
+        digits: shown after the point.
+        difference_unit: of a difference of two values, in words; short, may be empty.
+        highest: the largest value, or the largest drop, that a bound can sensibly have.
+        equal: its value for pictures equal to the reference; None where pictures are not compared.
     """
 
     name: str
+    label: str
     direction: Literal["higher", "lower"]
     unit: str
     per_prompt: bool
     function: Callable[[Pictures], list[float]]
+    digits: int = 2
+    difference_unit: str = ""
+    highest: float = math.inf
     equal: float | None = None
+
+    @property
+    def quality(self) -> bool:
+        """Whether it judges a picture against its prompt; a fidelity metric compares it with the baseline's."""
+        return self.equal is None
+
+    def show(self, value: float, *, signed: bool = False) -> str:
+        """A value with the metric's digits; ``signed`` for a difference, which then bears its sign."""
+        # adding 0.0 keeps a rounded −0.0 from being shown with a minus
+        return f"{round(value, self.digits) + 0.0:{'+' if signed else ''}.{self.digits}f}".replace("-", "−")
 
 
 def ssim(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
@@ -132,8 +184,16 @@ def _clip(pictures: Pictures) -> list[float]:
     return pictures.scorer.score(pictures.images, pictures.prompts)
 
 
+def _scene(pictures: Pictures) -> list[float]:
+    if pictures.judge is None:
+        raise ModelError(
+            "metric scene", "this model has no judge of its scenes", "leave it out; the model shapes has one"
+        )
+    return pictures.judge.score(pictures.images, pictures.prompts)
+
+
 def _cmmd(pictures: Pictures) -> list[float]:
-    sets = (pictures.scorer.image_features(part).numpy() for part in (pictures.images, pictures.reference))
+    sets = (pictures.scorer.image_features(part).numpy() for part in pictures.pair)
     return [paired_cmmd(*sets)[0]]
 
 
@@ -141,15 +201,47 @@ def _lpips(pictures: Pictures) -> list[float]:
     network = lpips.installed()
     if isinstance(network, ModelError):
         raise network
-    return network(pictures.images, pictures.reference)
+    return network(*pictures.pair)
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("clip", "higher", "100 × cosine", True, _clip),
-    Metric("cmmd", "lower", "1000 × squared discrepancy", False, _cmmd, equal=0.0),
-    Metric("ssim", "higher", "similarity, 1 = equal", True, lambda p: ssim(p.images, p.reference), equal=1.0),
-    Metric("psnr", "higher", "dB", True, lambda p: psnr(p.images, p.reference), equal=PSNR_CAP),
-    Metric("lpips", "lower", "distance, 0 = equal", True, _lpips, equal=0.0),
+    Metric("clip", "CLIP score", "higher", "100 × cosine", True, _clip, difference_unit="points"),
+    Metric(
+        "scene",
+        "scenes right",
+        "higher",
+        "% of scenes",
+        True,
+        _scene,
+        digits=1,
+        difference_unit="percentage points",
+        highest=100.0,
+    ),
+    Metric("cmmd", "CMMD", "lower", "1000 × squared discrepancy", False, _cmmd, digits=4, equal=0.0),
+    Metric(
+        "ssim",
+        "SSIM",
+        "higher",
+        "similarity, 1 = equal",
+        True,
+        lambda p: ssim(*p.pair),
+        digits=3,
+        highest=1.0,
+        equal=1.0,
+    ),
+    Metric(
+        "psnr",
+        "PSNR",
+        "higher",
+        "dB",
+        True,
+        lambda p: psnr(*p.pair),
+        digits=1,
+        difference_unit="dB",
+        highest=PSNR_CAP,
+        equal=PSNR_CAP,
+    ),
+    Metric("lpips", "LPIPS", "lower", "distance, 0 = equal", True, _lpips, digits=3, equal=0.0),
 )
 
 
@@ -165,10 +257,15 @@ def metric(name: str) -> Metric:
     raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in METRICS)}")
 
 
+def quality_metrics() -> tuple[Metric, ...]:
+    """The metrics that judge a picture against its prompt; a model's card says which of them it has."""
+    return tuple(m for m in METRICS if m.quality)
+
+
 def fidelity_metrics() -> tuple[Metric, ...]:
     """The per-prompt comparisons with the reference pictures that this machine can compute (LPIPS wants weights)."""
     return tuple(
         m
         for m in METRICS
-        if m.per_prompt and m.equal is not None and (m.name != "lpips" or isinstance(lpips.installed(), lpips.Lpips))
+        if m.per_prompt and not m.quality and (m.name != "lpips" or isinstance(lpips.installed(), lpips.Lpips))
     )

@@ -9,6 +9,7 @@ from postdiff_calib.errors import ModelError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.plan import low_res_size
+from postdiff_calib.quality import metric
 
 NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
 NAMES += ["pixart-alpha", "pixart-sigma"]
@@ -48,6 +49,8 @@ def test_a_card_is_consistent(card) -> None:
     sizes = {low_res_size(*latent, scale, card.latent_multiple) for scale in card.low_res_scales}
     assert len(sizes) == 5, "each β of the search must be a different size"
     assert hash(card) == hash(get_card(card.name))
+    assert card.metrics == (("clip", "scene") if card.name == "shapes" else ("clip",))
+    assert all(metric(name).quality for name in card.metrics)
 
 
 @pytest.mark.parametrize(("name", "role"), sorted(PUBLISHED))

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric
+from postdiff_calib.errors import ModelError
+from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric, quality_metrics
 from postdiff_calib.quality.metrics import PSNR_CAP, cmmd, paired_cmmd, psnr, ssim
 
 
@@ -86,10 +89,16 @@ class FakeScorer:
         return torch.nn.functional.normalize(images.flatten(1), dim=-1)
 
 
+class FakeJudge:
+    def score(self, images, prompts):
+        return [100.0 * (prompt == "a") for prompt in prompts]
+
+
 def test_the_list_of_metrics_is_complete_and_uniform():
-    assert [m.name for m in METRICS] == ["clip", "cmmd", "ssim", "psnr", "lpips"]
-    sample = Pictures(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer())
-    equal = Pictures(sample.images, sample.images, sample.prompts, FakeScorer())
+    assert [m.name for m in METRICS] == ["clip", "scene", "cmmd", "ssim", "psnr", "lpips"]
+    assert len({m.label for m in METRICS}) == len(METRICS)
+    sample = Pictures(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer(), FakeJudge())
+    equal = replace(sample, reference=sample.images)
     for m in METRICS[:-1]:  # LPIPS needs weights: see test_lpips
         values = m.function(sample)
         assert m.equal is None or m.function(equal) == pytest.approx([m.equal] * len(values), abs=1e-6)
@@ -98,6 +107,31 @@ def test_the_list_of_metrics_is_complete_and_uniform():
     assert metric("cmmd").direction == "lower"
     with pytest.raises(KeyError, match="psnr"):
         metric("fid")
+
+
+def test_quality_judges_an_image_and_fidelity_compares_it():
+    assert quality_metrics() == (metric("clip"), metric("scene"))
+    assert {m.name for m in METRICS if not m.quality} == {"cmmd", "ssim", "psnr", "lpips"}
+    alone = Pictures(noise(2), None, ["a", "b"], FakeScorer(), FakeJudge())
+    assert metric("scene").function(alone) == [100.0, 0.0]
+    assert len(metric("clip").function(alone)) == 2
+    for name in ("cmmd", "ssim", "psnr"):
+        with pytest.raises(ValueError, match="needs the baseline's pictures"):
+            metric(name).function(alone)
+
+
+def test_without_a_judge_scenes_are_refused_in_one_line():
+    with pytest.raises(ModelError, match="metric scene: this model has no judge of its scenes; leave it out"):
+        metric("scene").function(Pictures(noise(1), None, ["a"], FakeScorer()))
+
+
+def test_values_are_shown_with_the_metrics_own_digits_and_unit():
+    assert metric("clip").show(30.123) == "30.12"
+    assert metric("scene").show(91.25) == "91.2"
+    assert metric("scene").show(-2.5, signed=True) == "−2.5"
+    assert metric("clip").show(0.666, signed=True) == "+0.67"
+    assert metric("clip").show(-0.001, signed=True) == "+0.00"
+    assert (metric("scene").unit, metric("scene").difference_unit) == ("% of scenes", "percentage points")
 
 
 def unit_rows(rng, n, dimension=8, shift=0.0):
