@@ -285,13 +285,17 @@ def score(
     from postdiff_calib.budget import PlanCost
     from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
     from postdiff_calib.search.pictures import BaselinePictures, PictureEvaluator
+    from postdiff_calib.workbench import judge_for
 
     n, unaccelerated = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
     progress.stage("scoring", 2 * n)
     with tempfile.TemporaryDirectory(prefix="postdiff-") as folder:
         kept = BaselinePictures(Path(folder), unaccelerated, {}) if profile.budget.guards else None
         settings = profile.generation
-        evaluator = PictureEvaluator(loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept)
+        judge = judge_for(loaded.card, fresh.prompts, loaded.device)
+        evaluator = PictureEvaluator(
+            loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept, judge
+        )
         book = ScoreBook(evaluator, n, unaccelerated, MemoryStore())
         for knobs in (unaccelerated, profile.knobs):  # in this order: the second is measured against the first
             book.scores(knobs, range(n))

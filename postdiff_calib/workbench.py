@@ -1,25 +1,30 @@
-"""A loaded model, a scorer and two prompt sets: what makes and scores pictures in every stage.
+"""A loaded model, a scorer, a judge where the model has one, and two prompt sets: what every stage measures with.
 
 Calibration and its workers all build this one object, so that a score means the same in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.errors import PromptError
 from postdiff_calib.knobs import Knobs
 
 if TYPE_CHECKING:
+    from postdiff_calib.models.cards import Card
     from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.prompts import PromptSet
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.search.pictures import PictureEvaluator
     from postdiff_calib.search.space import SearchSpace
 
+#: The metric of ``quality.METRICS`` that a judge of scenes measures.
+SCENE = "scene"
 #: Latent sides up to this are small pictures, of which more go into a batch.
 _SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 96, 10, 4
 
@@ -51,6 +56,20 @@ class Workbench:
         card = self.loaded.card
         return SearchSpace.from_card(card, latent_size=card.latent_size())
 
+    @cached_property
+    def judge(self) -> SceneJudge | None:
+        """The judge of scenes, loaded once; None where the model has none or ``unjudged`` says why."""
+        return judge_for(self.loaded.card, self._prompts, self.loaded.device)
+
+    @cached_property
+    def unjudged(self) -> str:
+        """Why scenes are not judged although the model has a judge, as a line; empty where they are, or it has none."""
+        return why_unjudged(self.loaded.card, self._prompts)
+
+    @property
+    def _prompts(self) -> tuple[str, ...]:
+        return (*self.calibration.prompts, *self.held_out.prompts)
+
     @property
     def held_out_seed(self) -> int:
         """Seed of the first held-out prompt."""
@@ -70,7 +89,7 @@ class Workbench:
             base_seed: seed of prompt 0.
             on_images: hears of every batch's size.
             folder: of the study: there the unaccelerated model's pictures are kept, and others are measured against
-                them; without it, pictures are scored only.
+                them; without it, pictures are scored and judged only.
         """
         from postdiff_calib.search.names import BASELINE
         from postdiff_calib.search.pictures import BaselinePictures, PictureEvaluator
@@ -79,8 +98,9 @@ class Workbench:
         if folder is not None:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self._picture_settings}
             baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
-        pipe = self.loaded.pipe
-        return PictureEvaluator(pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline)
+        return PictureEvaluator(
+            self.loaded.pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline, self.judge
+        )
 
     @property
     def _picture_settings(self) -> dict[str, Any]:
@@ -94,10 +114,37 @@ class Workbench:
             "prompts": self.calibration.sha256,
             "held_out": self.held_out.sha256,
             "scorer": self.scorer.weights_sha256,
+            **({"judge": self.judge.weights_sha256} if self.judge is not None else {}),
             "seed": self.seed,
             "dtype": self.loaded.dtype,
             **self._picture_settings,
         }
+
+
+def judge_for(card: Card, prompts: Sequence[str], device: str = "cpu") -> SceneJudge | None:
+    """The model's judge of scenes; None where it has none, or a prompt is not one that the judge can read.
+
+    Raises:
+        ModelError: its weights are missing or damaged.
+    """
+    if SCENE not in card.metrics or why_unjudged(card, prompts):
+        return None
+    from postdiff_calib.models.shapes.judge import SceneJudge
+
+    return SceneJudge(device=device)
+
+
+def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
+    """Why a model's judge cannot be used on these prompts, as a line; empty where it can, or the model has none."""
+    if SCENE not in card.metrics:
+        return ""
+    from postdiff_calib.models.shapes.judge import require_captions
+
+    try:
+        require_captions(prompts)
+    except PromptError as error:
+        return f"scenes are not judged: {error.given}: {error.rule}"
+    return ""
 
 
 def generation_settings(loaded: LoadedModel, *, noise: str, batch_size: int = 0) -> dict[str, Any]:

@@ -5,7 +5,7 @@ seed + i in every plan, so that scores are compared prompt by prompt. ``ScoreBoo
 content hash and writes each block of prompts to disk as soon as it is scored: a killed process loses at most the block
 in hand, and knobs that compile to the same plan share their scores.
 
-Beside scores, an evaluator may measure the pictures against the unaccelerated model's and hand over their embeddings
+Beside scores, an evaluator may measure the pictures by other metrics and hand over their embeddings
 (``MeasuringEvaluator``); they are kept in the same block.
 
 File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``, and
@@ -53,7 +53,7 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class MeasuringEvaluator(Evaluator, Protocol):
-    """An evaluator that also tells how pictures compare with the unaccelerated model's."""
+    """An evaluator that also measures pictures otherwise, such as against the unaccelerated model's."""
 
     def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
         """As ``scores``, with measures and embeddings of the same pictures."""
@@ -211,7 +211,7 @@ class ScoreBook:
         return self._scores.get(plan, np.full(self.num_prompts, math.nan))
 
     def measures(self, plan: str, name: str) -> Scores:
-        """A measure of a plan (``ssim``, ``psnr``, ``lpips``): (N,), NaN where unknown."""
+        """A measure of a plan (``scene``, ``ssim``, ``psnr``, ``lpips``): (N,), NaN where unknown."""
         return self._measures.get(plan, {}).get(name, np.full(self.num_prompts, math.nan))
 
     def features(self, plan: str) -> Embeddings | None:

@@ -1,4 +1,4 @@
-"""What an evaluator tells of a block of pictures: scores, measures against the unaccelerated model, embeddings.
+"""What an evaluator tells of a block of pictures: scores, other measures, embeddings.
 
 In a store's block they are ``"scores": [numbers]``, ``"measures": {name: [numbers]}`` and ``"features"``, the (n, D)
 unit embeddings as base64 of little-endian float16, row by row. The last two are left out where nothing was measured.
@@ -26,7 +26,8 @@ class Measured:
 
     Args:
         scores: n numbers, higher is better.
-        measures: by name (``ssim``, ``psnr``, ``lpips``), n numbers each, against the unaccelerated model's pictures.
+        measures: by name, n numbers each: other quality metrics (``scene``) of the pictures themselves, and fidelity
+            metrics (``ssim``, ``psnr``, ``lpips``) against the unaccelerated model's pictures.
         features: (n, D) unit embeddings of the pictures; None where there are none.
     """
 

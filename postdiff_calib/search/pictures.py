@@ -22,6 +22,7 @@ from postdiff_calib.search.measured import Measured
 if TYPE_CHECKING:
     import torch
 
+    from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.metrics import Metric
 
@@ -97,6 +98,7 @@ class PictureEvaluator:
         settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
         on_images: called with the number of pictures after every batch.
         baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
+        judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
     """
 
     def __init__(
@@ -108,9 +110,10 @@ class PictureEvaluator:
         settings: dict[str, Any],
         on_images: Callable[[int], None] | None = None,
         baseline: BaselinePictures | None = None,
+        judge: SceneJudge | None = None,
     ) -> None:
         self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
-        self.settings, self.on_images, self.baseline = settings, on_images, baseline
+        self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """One CLIP score (100 × cosine) per index.
@@ -121,7 +124,10 @@ class PictureEvaluator:
         return list(self.measured(knobs, indices).scores)
 
     def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
-        """Scores, measures against the unaccelerated model's pictures, and embeddings; a batch in memory at a time.
+        """Scores, other measures, and embeddings; a batch in memory at a time.
+
+        Measures are the other quality metrics where there is a judge, and the fidelity metrics, against the
+        unaccelerated model's pictures, where these are kept.
 
         Raises:
             HealthError: pictures are constant, saturated or not finite.
@@ -131,13 +137,14 @@ class PictureEvaluator:
 
         from postdiff_calib.generate import generate
         from postdiff_calib.quality.health import check_health
-        from postdiff_calib.quality.metrics import fidelity_metrics
+        from postdiff_calib.quality.metrics import SCORE, fidelity_metrics, quality_metrics
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
+        judged = tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
         metrics = fidelity_metrics() if self.baseline is not None else ()
         scores: list[float] = []
-        measures: dict[str, list[float]] = {m.name: [] for m in metrics}
+        measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
         features = []
         for images in generate(self.pipe, knobs, prompts, seeds, **self.settings):
             batch = slice(len(scores), len(scores) + len(images))
@@ -145,11 +152,20 @@ class PictureEvaluator:
             embedded = self.scorer.image_features(images)
             scores += self.scorer.score_features(embedded, prompts[batch])
             features.append(embedded.numpy().astype(np.float16))
-            for name, values in self._compare(metrics, knobs, images, prompts[batch], seeds[batch]).items():
+            measured = self._judge(judged, images, prompts[batch])
+            measured |= self._compare(metrics, knobs, images, prompts[batch], seeds[batch])
+            for name, values in measured.items():
                 measures[name] += values
             if self.on_images is not None:
                 self.on_images(len(images))
         return Measured(scores, measures, np.concatenate(features) if features else None)
+
+    def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
+        """Each quality metric of a batch beside the score."""
+        from postdiff_calib.quality.metrics import Pictures
+
+        pictures = Pictures(images, None, prompts, self.scorer, self.judge)
+        return {m.name: m.function(pictures) for m in metrics}
 
     def _compare(
         self,

@@ -8,9 +8,12 @@ from postdiff_calib.errors import OutputError
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.models.shapes.judge import SceneJudge
+from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.metrics import PSNR_CAP, psnr, ssim
+from postdiff_calib.search.evaluate import FileStore, ScoreBook
 from postdiff_calib.search.pictures import BaselinePictures, PictureEvaluator
 
 BASE, OTHER = Knobs(4), Knobs(3)
@@ -130,3 +133,44 @@ def test_without_a_folder_there_are_scores_and_embeddings_alone(shapes, scorer):
     plain = PictureEvaluator(shapes.pipe, scorer, PROMPTS, SEED, SIZE).measured(OTHER, [0])
     assert plain.measures == {}
     assert len(plain.features) == 1
+
+
+class FakeJudge:
+    """Knows which images are right by their prompt, and remembers what it was shown."""
+
+    def __init__(self, right):
+        self.right, self.seen = right, []
+
+    def score(self, images, prompts):
+        assert images.shape == (len(prompts), 3, 64, 64)
+        self.seen += prompts
+        return [100.0 * (prompt in self.right) for prompt in prompts]
+
+
+def test_a_judge_sees_every_image_of_the_baseline_and_of_plans(shapes, scorer, evaluator):
+    judge = FakeJudge({PROMPTS[0], PROMPTS[2]})
+    judged = PictureEvaluator(shapes.pipe, scorer, PROMPTS, SEED, SIZE, None, evaluator.baseline, judge)
+    base, other = judged.measured(BASE, [0, 1, 2]), judged.measured(OTHER, [2, 1])
+    assert base.measures == {"scene": [100.0, 0.0, 100.0], "ssim": [1.0] * 3, "psnr": [PSNR_CAP] * 3}
+    assert other.measures["scene"] == [100.0, 0.0]
+    assert judge.seen == [*PROMPTS, PROMPTS[2], PROMPTS[1]]
+
+
+def test_a_judge_needs_no_images_of_the_baseline(shapes, scorer):
+    plain = PictureEvaluator(shapes.pipe, scorer, PROMPTS, SEED, SIZE, judge=FakeJudge({PROMPTS[1]}))
+    assert plain.measured(BASE, [0, 1, 2]).measures == {"scene": [0.0, 100.0, 0.0]}
+
+
+def test_what_is_judged_is_kept_with_the_scores(shapes, scorer, tmp_path):
+    store = FileStore(tmp_path / "scores.jsonl")
+    plain = PictureEvaluator(shapes.pipe, scorer, PROMPTS, SEED, SIZE, judge=FakeJudge({PROMPTS[1]}))
+    ScoreBook(plain, 3, BASE, store).scores(OTHER, [0, 1])
+    found = ScoreBook(None, 3, BASE, FileStore(tmp_path / "scores.jsonl"))
+    plan = compile_plan(OTHER).content
+    np.testing.assert_equal(found.measures(plan, "scene"), [0.0, 100.0, np.nan])
+
+
+def test_the_shipped_judge_finds_true_scenes_in_the_models_images(shapes, scorer):
+    prompts = load_prompt_set("shapes").prompts[:10]
+    plain = PictureEvaluator(shapes.pipe, scorer, prompts, 0, SIZE, judge=SceneJudge())
+    assert np.mean(plain.measured(Knobs(8), range(10)).measures["scene"]) >= 70
