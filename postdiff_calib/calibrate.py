@@ -16,7 +16,7 @@ from postdiff_calib.conclude import finalists, require_obeying
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.preflight import check_guards, check_job, refuse_other_study, refuse_unreachable
+from postdiff_calib.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.record import Study, StudyRecord, ladder
@@ -102,6 +102,8 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         progress.note(note)
     refuse_unreachable(budget, job, loaded)
     bench, prompt_set = set_up(job, loaded)
+    if left_out := check_metrics(job, bench):
+        progress.note(left_out)
     table = price(bench, progress)
     limit = budget.resolve(table.price(compile_plan(Knobs(bench.loaded.card.num_inference_steps))))
     if limit.above_baseline:

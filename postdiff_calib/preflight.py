@@ -6,6 +6,7 @@ folder before anything is written into it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ from postdiff_calib.budget import Budget
 from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.record import Study
-from postdiff_calib.search.guards import parse_guards
+from postdiff_calib.search.guards import Guard, parse_guards
 from postdiff_calib.search.names import STUDY_NAME
-from postdiff_calib.workbench import generation_settings
+from postdiff_calib.workbench import SCENE, Workbench, generation_settings
 
 if TYPE_CHECKING:
     from postdiff_calib.calibrate import CalibrateJob
+    from postdiff_calib.models.cards import Card
     from postdiff_calib.models.load import LoadedModel
 
 
@@ -47,15 +50,43 @@ def check_job(job: CalibrateJob) -> None:
 
 def check_guards(job: CalibrateJob) -> str:
     """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
+    from postdiff_calib.models.cards import CARDS
     from postdiff_calib.quality import lpips
 
     guards = parse_guards(job.max_drop, job.guards)
+    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    if known is not None:
+        _require_metrics(guards, known)
     found = lpips.installed()
     if not isinstance(found, ModelError):
         return ""
     if any(guard.metric == "lpips" for guard in guards):
         raise GuardError("--guard lpips", f"it cannot be computed here: {found.rule}", found.remedy)
     return f"LPIPS is not measured: {found.rule}"
+
+
+def check_metrics(job: CalibrateJob, bench: Workbench) -> str:
+    """Refuse drops of what this model is not measured by on these prompts; returns what is left out, to be noted.
+
+    Raises:
+        GuardError: ``--max-drop`` names a quality metric that cannot be measured.
+    """
+    guards = parse_guards(job.max_drop, job.guards)
+    _require_metrics(guards, bench.loaded.card)
+    if bench.unjudged and any(guard.metric == SCENE for guard in guards):
+        raise GuardError(f"--max-drop {SCENE}", bench.unjudged, "calibrate on the model's own prompts, or drop it")
+    return bench.unjudged
+
+
+def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
+    """Refuse a guard on a quality metric that the model does not have."""
+    for guard in guards:
+        if find_metric(guard.metric).quality and guard.metric not in card.metrics:
+            raise GuardError(
+                f"--max-drop {guard.metric}",
+                f"{card.name} is not measured by it, but by {', '.join(card.metrics)}",
+                "bound one of these, or drop it",
+            )
 
 
 def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | None = None) -> None:

@@ -160,7 +160,7 @@ def test_when_nothing_meets_the_guards_the_nearest_is_named_with_its_distance():
     assert "SSIM at least 0.97" in text
     assert f"nearest ({ALIKE.knobs.describe()}" in text
     assert "SSIM 0.9 (0.07 too low)" in text
-    assert "CLIP difference -0.5" in text
+    assert "CLIP score difference -0.5" in text
     assert "study is kept" in text
 
 

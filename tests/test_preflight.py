@@ -1,15 +1,19 @@
 """What is refused before time is spent: no measuring, no loading, nothing written over."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
 from postdiff_calib.budget import parse_budget
 from postdiff_calib.calibrate import CalibrateJob, run_calibrate
 from postdiff_calib.cost.build import table_for_card
-from postdiff_calib.errors import BudgetError
+from postdiff_calib.errors import BudgetError, GuardError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.preflight import check_metrics
 from postdiff_calib.search.space import SearchSpace, require_reachable
 
 
@@ -42,6 +46,34 @@ def test_a_model_without_a_card_is_loaded_but_not_measured(tmp_path, monkeypatch
     )
     with pytest.raises(BudgetError, match="cheapest reachable plan"):
         run_calibrate(job)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"model": "sd15"}, "--max-drop scene: sd15 is not measured by it, but by clip; "),
+        ({"prompts": "cats.txt"}, "--max-drop scene: scenes are not judged: prompt 'a photo of a cat 0': no scene"),
+    ],
+)
+def test_a_drop_of_scenes_that_nothing_judges_is_refused_before_any_image(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats.txt").write_text("".join(f"a photo of a cat {i}\n" for i in range(30)))
+    early = "models.load.load_pipeline" if "model" in options else "cost.latency.measured_latency"
+    for name in (early, "generate.generate"):
+        monkeypatch.setattr(f"postdiff_calib.{name}", forbidden)
+    job = CalibrateJob(max_drop=("scene=2",), num_prompts=10, study=tmp_path / "s", device="cpu", **options)
+    with pytest.raises(GuardError) as caught:
+        run_calibrate(job)
+    assert says.replace("cat 0", "cat ") in re.sub(r"cat \d+", "cat ", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_that_are_no_captions_are_noted_and_not_refused():
+    card = get_card("shapes")
+    bench = SimpleNamespace(loaded=SimpleNamespace(card=card), unjudged="scenes are not judged: prompt 'a cat': why")
+    assert check_metrics(CalibrateJob(max_drop=("clip=1",)), bench) == bench.unjudged
+    bench.unjudged = ""
+    assert check_metrics(CalibrateJob(max_drop=("scene=1",)), bench) == ""
 
 
 def test_the_corner_that_is_priced_holds_the_cheapest_plan():

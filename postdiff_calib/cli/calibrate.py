@@ -43,7 +43,12 @@ def calibrate_command(
     ] = None,
     max_drop: Annotated[
         list[str] | None,
-        typer.Option("--max-drop", metavar="NAME=NUMBER", help="Most of the score that may be lost: clip=0.3."),
+        typer.Option(
+            "--max-drop",
+            metavar="NAME=NUMBER",
+            help="Most that a quality metric may lose; repeatable: clip=0.3 (points), "
+            "scene=2 (percentage points; the model shapes has it).",
+        ),
     ] = None,
     guard: Annotated[
         list[str] | None,

@@ -53,10 +53,10 @@ class ModelSection(Section):
 class GuardEntry(Section):
     """One guard rail: the metric, its rule and limit, what the plan has, and whether it kept a better plan out.
 
-    ``clip`` is the mean paired difference of the score, so a largest drop of 0.3 is a limit of −0.3, at least.
+    ``clip`` and ``scene`` are mean paired differences, so a largest drop of 0.3 is a limit of −0.3, at least.
     """
 
-    metric: Literal["clip", "cmmd", "ssim", "psnr", "lpips"]
+    metric: Literal["clip", "scene", "cmmd", "ssim", "psnr", "lpips"]
     rule: Literal["at least", "at most"]
     limit: float
     value: float | None

@@ -1,10 +1,12 @@
 """Guard rails: what a chosen plan must keep beside the best CLIP score.
 
-A guard bounds one metric of a plan against the unaccelerated model, on the prompts both have:
+A guard bounds one metric of a plan against the unaccelerated model, on the prompts both have. ``--max-drop`` is for
+quality metrics, ``--guard`` for fidelity metrics:
 
 | option | reading | rule |
 | --- | --- | --- |
 | ``--max-drop clip=0.3`` | mean paired difference of the CLIP score | at least −0.3 |
+| ``--max-drop scene=2`` | mean paired difference of the scenes right, in percentage points | at least −2 |
 | ``--guard ssim=0.8``, ``psnr=25`` | mean over prompts | at least |
 | ``--guard lpips=0.2`` | mean over prompts | at most |
 | ``--guard cmmd=0.05`` | unbiased CMMD of all pictures; noisy with few prompts | at most |
@@ -33,15 +35,16 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.errors import GuardError
-from postdiff_calib.quality.metrics import METRICS, paired_cmmd
+from postdiff_calib.quality.metrics import METRICS, SCORE, paired_cmmd, quality_metrics
 from postdiff_calib.quality.metrics import metric as find_metric
 from postdiff_calib.search.select import PlanScores
 
-#: Guarded by ``--max-drop``; every other metric by ``--guard``.
-SCORE = "clip"
-MEASURES: tuple[str, ...] = tuple(m.name for m in METRICS if m.name != SCORE)
-#: Highest bound that makes sense, where there is one.
-_HIGHEST = {"ssim": 1.0, "psnr": 100.0}
+#: Guarded by ``--max-drop``.
+QUALITY: tuple[str, ...] = tuple(m.name for m in quality_metrics())
+#: Guarded by ``--guard``.
+MEASURES: tuple[str, ...] = tuple(m.name for m in METRICS if not m.quality)
+#: An example of each, for messages.
+_EXAMPLES = {"--max-drop": "clip=0.3", "--guard": "cmmd=0.05"}
 #: Fewest prompts of a reading with an error that can be trusted, and the errors that count as certain.
 _SURE_PROMPTS, _SURE_ERRORS = 20, 2.0
 _SLACK = 1e-9
@@ -62,7 +65,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Guard:
-    """A bound on one metric; for ``clip`` on the mean paired difference, so a drop of 0.3 is a bound of −0.3."""
+    """A bound on one metric; for quality on the mean paired difference, so a drop of 0.3 is a bound of −0.3."""
 
     metric: str
     bound: float
@@ -97,14 +100,15 @@ class Guard:
 
 def label(metric: str) -> str:
     """A guarded metric in words."""
-    return "CLIP difference" if metric == SCORE else metric.upper()
+    found = find_metric(metric)
+    return f"{found.label} difference" if found.quality else found.label
 
 
 def deviation(metric: str, value: float) -> float:
     """A reading's distance from the unaccelerated model; see the module."""
     if metric == "psnr":
         return float(10 ** (-value / 20))
-    if metric == SCORE:
+    if find_metric(metric).quality:
         return -value
     return 1 - value if metric == "ssim" else value
 
@@ -116,14 +120,16 @@ def deviation_error(metric: str, reading: Reading) -> float:
 
 
 def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tuple[Guard, ...]:
-    """Read ``--max-drop`` and ``--guard`` options, e.g. ``("clip=0.3",)`` and ``("cmmd=0.05", "ssim=0.8")``.
+    """Read ``--max-drop`` and ``--guard`` options, e.g. ``("clip=0.3", "scene=2")`` and ``("cmmd=0.05", "ssim=0.8")``.
 
     Raises:
         GuardError: nonsense, an unknown or repeated name, or a bound that says nothing; the line lists what exists.
     """
     found: dict[str, Guard] = {}
-    for option, texts, names in (("--max-drop", max_drop, (SCORE,)), ("--guard", guards, MEASURES)):
-        example = f"such as {option} " + ("clip=0.3" if option == "--max-drop" else "cmmd=0.05")
+    knows = {"--max-drop": QUALITY, "--guard": MEASURES}
+    for option, texts in (("--max-drop", max_drop), ("--guard", guards)):
+        names = knows[option]
+        example = f"such as {option} {_EXAMPLES[option]}"
         for text in texts:
             shown = f"{option} {text!r}"
             match = _SYNTAX.fullmatch(text)
@@ -131,32 +137,42 @@ def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tu
                 raise GuardError(shown, f"it is NAME=NUMBER, with NAME one of {', '.join(names)}", example)
             name, number = match[1].lower(), float(match[2])
             if name not in names:
-                other = {**dict.fromkeys(MEASURES, "; others are guarded by --guard"), SCORE: "; clip by --max-drop"}
-                raise GuardError(shown, f"{option} knows {', '.join(names)}{other.get(name, '')}", example)
+                elsewhere = next((other for other, those in knows.items() if name in those), None)
+                hint = "" if elsewhere is None else f"; {name} is guarded by {elsewhere}"
+                raise GuardError(shown, f"{option} knows {', '.join(names)}{hint}", example)
             _check_bound(shown, name, number, example)
             if name in found:
                 raise GuardError(shown, f"{name} is guarded twice", "give it once")
-            found[name] = Guard(name, (0.0 - number) if name == SCORE else number)
+            found[name] = Guard(name, (0.0 - number) if name in QUALITY else number)
     return tuple(found.values())
 
 
 def _check_bound(shown: str, name: str, number: float, example: str) -> None:
-    if not math.isfinite(number) or number < 0 or (number == 0 and name != SCORE):
-        rule = "the drop must be finite and at least 0" if name == SCORE else "the bound must be finite and above 0"
+    drop, highest = name in QUALITY, find_metric(name).highest
+    if not math.isfinite(number) or number < 0 or (number == 0 and not drop):
+        rule = "the drop must be finite and at least 0" if drop else "the bound must be finite and above 0"
         raise GuardError(shown, rule, example)
-    if number > _HIGHEST.get(name, math.inf):
-        raise GuardError(shown, f"{name} is {_HIGHEST[name]:g} at most", "give a lower bound")
+    if number > highest:
+        raise GuardError(shown, f"{name} is {highest:g} at most", "give a lower bound")
+
+
+def values(metric: str, plan: PlanScores) -> npt.NDArray[np.float64]:
+    """A per-prompt metric of a plan: (N,), NaN where not measured; all of it NaN where the study has none."""
+    unknown = np.full(len(plan.scores), math.nan)
+    return plan.scores if metric == SCORE else plan.measures.get(metric, unknown)
 
 
 def read(metric: str, plan: PlanScores, baseline: PlanScores) -> Reading | None:
     """A metric of a plan against the unaccelerated model; None where too little of it was measured."""
     if metric == "cmmd":
         return _read_cmmd(plan, baseline)
-    values = plan.scores - baseline.scores if metric == SCORE else plan.measures.get(metric, np.empty(0))
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
+    found = values(metric, plan)
+    if find_metric(metric).quality:
+        found = found - values(metric, baseline)
+    found = found[np.isfinite(found)]
+    if len(found) < 2:
         return None
-    return Reading(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))), len(values))
+    return Reading(float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found))), len(found))
 
 
 #: CMMD costs N² kernels, and the same plans are judged again and again: kept as long as the plan is, with its baseline.

@@ -33,6 +33,7 @@ def quick(monkeypatch, tmp_path):
         (["calibrate", "--guard", "clip=0.3"], "--max-drop"),
         (["calibrate", "--guard", "ssim=0,8"], "NAME=NUMBER"),
         (["calibrate", "--max-drop", "clip=-1"], "at least 0"),
+        (["calibrate", "--model", "sd15", "--max-drop", "scene=2"], "sd15 is not measured by it"),
         (["calibrate", "--prompts", "none.txt"], "none.txt"),
         (["calibrate", "--num-prompts", "5000"], "2000"),
         (["generate", "a red circle", "--profile", "none.yaml"], "none.yaml"),

@@ -36,19 +36,26 @@ def test_options_become_bounds_with_their_directions():
     assert [g.rule for g in found] == ["at least", "at most", "at least", "at least", "at most"]
     assert str(found[2]) == "SSIM at least 0.8"
     assert parse_guards(["clip=0"]) == (Guard("clip", 0.0),)
+    assert parse_guards(["clip=0.3", "scene=2"]) == (Guard("clip", -0.3), Guard("scene", -2.0))
+    assert str(Guard("scene", -2.0)) == "scenes right difference at least -2"
     assert parse_guards() == ()
 
 
 @pytest.mark.parametrize(
     ("max_drop", "guards", "says"),
     [
-        (["0.3"], [], "NAME=NUMBER, with NAME one of clip"),
+        (["0.3"], [], "NAME=NUMBER, with NAME one of clip, scene"),
         (["clip=-0.3"], [], "at least 0"),
         (["clip=inf"], [], "NAME=NUMBER"),
         (["clip=1e999"], [], "finite"),
-        (["ssim=0.8"], [], "others are guarded by --guard"),
+        (["ssim=0.8"], [], "--max-drop knows clip, scene; ssim is guarded by --guard"),
+        (["fid=1"], [], "--max-drop knows clip, scene; such as"),
+        (["scene=-1"], [], "at least 0"),
+        (["scene=101"], [], "100 at most"),
+        (["scene=2", "scene=3"], [], "twice"),
         (["clip=0.1", "clip=0.2"], [], "twice"),
-        ([], ["clip=0.3"], "clip by --max-drop"),
+        ([], ["clip=0.3"], "clip is guarded by --max-drop"),
+        ([], ["scene=2"], "scene is guarded by --max-drop"),
         ([], ["fid=20"], "cmmd, ssim, psnr, lpips"),
         ([], ["ssim=0,8"], "NAME=NUMBER"),
         ([], ["ssim>0.8"], "NAME=NUMBER"),
@@ -89,6 +96,31 @@ def test_a_reading_is_the_mean_over_common_prompts_with_its_standard_error():
     assert rails.read("cmmd", other, BASE) is None
 
 
+def judged(knobs, right):
+    """A plan with equal scores whose scenes are right (1), wrong (0) or not known (None)."""
+    rows = np.array([np.nan if r is None else 100.0 * r for r in right])
+    return PlanScores(knobs, PlanCost(1.0, 1.0), np.zeros(len(right)), {"scene": rows})
+
+
+def test_scenes_are_read_as_the_mean_paired_difference_in_percentage_points():
+    base = judged(Knobs(12), [1, 1, 1, 0, 1])
+    other = judged(Knobs(6), [1, 0, 0, 1, None])  # of four, two lost and one gained
+    found = rails.read("scene", other, base)
+    assert (found.value, found.n) == (-25.0, 4)
+    assert found.error == pytest.approx(np.std([0, -100, -100, 100], ddof=1) / 2)
+    assert rails.read("scene", base, base).value == 0
+    assert rails.broken([Guard("scene", -25.0), Guard("clip", 0.0)], other, base) == []
+    assert rails.broken([Guard("scene", -24.0)], other, base) == [Guard("scene", -24.0)]
+    assert "scenes right difference -25 (1 too low)" in str(rails.nearest([Guard("scene", -24.0)], [other], base))
+
+
+def test_scenes_that_one_of_the_two_lacks_cannot_be_read():
+    base = judged(Knobs(12), [1, 1, 1])
+    for first, second in ((plan(Knobs(6), [0, 0, 0]), base), (base, plan(Knobs(12), [0, 0, 0]))):
+        assert rails.read("scene", first, second) is None
+        assert rails.broken([Guard("scene", -50.0)], first, second) == [Guard("scene", -50.0)]
+
+
 @pytest.mark.parametrize(("bound", "kept"), [(0.8, True), (0.81, False), (0.79, True)])
 def test_a_guard_judges_the_reading_itself_and_its_bound_is_allowed(bound, kept):
     other = plan(Knobs(6), [9.0, 18.0, 27.0, 5.0], [0.75, 0.75, 0.9, np.nan])
@@ -122,6 +154,7 @@ def test_the_nearest_plan_says_by_how_much_it_misses():
 def test_deviations_are_nothing_for_equal_pictures_and_grow_as_they_get_worse():
     for metric, equal, good, bad in (
         ("clip", 0, -0.1, -0.5),
+        ("scene", 0, -2, -20),
         ("ssim", 1, 0.9, 0.5),
         ("psnr", 100, 30, 20),
         ("cmmd", 0, 0.1, 0.5),
@@ -204,6 +237,29 @@ def test_a_plan_that_breaks_a_guard_beyond_its_noise_is_stopped_and_never_leads(
     leader = strict.incumbent("joint")
     assert leader is not None
     assert not rails.broken(GUARDS, next(p for p in plans if p.plan.content == leader), baseline)
+
+
+class Judged(Surface):
+    """With few steps, three scenes in ten go wrong; the scores do not show it."""
+
+    def measured(self, knobs, indices):
+        wrong = 0.3 if knobs.num_inference_steps < 8 else 0.0
+        draws = np.random.default_rng(3).random(self.num_prompts)[list(indices)]
+        return Measured(self.scores(knobs, indices), {"scene": [100.0 * (draw >= wrong) for draw in draws]})
+
+
+def test_a_search_keeps_scenes_right_that_the_score_would_lose(tmp_path):
+    allows = limit(0.5, SMALL).allows
+
+    def winner(guards, folder):
+        _, plans, baseline = search(folder, Judged(N, space=SMALL), guards)
+        obeying = rails.obeying(guards, plans, baseline)
+        return select.best(obeying, baseline, allows=allows)[0], baseline
+
+    free, baseline = winner((), tmp_path / "free")
+    kept, _ = winner((Guard("scene", -5.0),), tmp_path / "kept")
+    assert rails.read("scene", free, baseline).value < -5
+    assert rails.read("scene", kept, baseline).value >= -5
 
 
 def test_without_guards_measuring_changes_nothing(tmp_path):
