@@ -14,10 +14,12 @@ from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
 from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.profile import load_profile
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.record import ladder
+from postdiff_calib.record import Study, ladder
+from postdiff_calib.search.names import HELD_OUT, SCORES
 from postdiff_calib.search.pictures import PictureEvaluator
 
 
@@ -105,14 +107,22 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert 0 < expected.ssim < 1
     assert 5 < expected.psnr < 100
     assert len(list((job.folder / "baseline").iterdir())) == 18
+    record = Study.load(job.folder).record
+    assert record.fingerprint["judge"] == SceneJudge().weights_sha256
+    for path in (job.folder / SCORES, job.folder / HELD_OUT):  # every image is judged, the baseline's too
+        for block in map(json.loads, path.read_text().splitlines()):
+            assert set(block["measures"]["scene"]) <= {0.0, 100.0}
+            assert len(block["measures"]["scene"]) == len(block["prompts"])
     loose = run_calibrate(
-        replace(job, out=tmp_path / "loose.yaml", max_drop=("clip=50",), guards=("ssim=0.01", "cmmd=90"))
+        replace(job, out=tmp_path / "loose.yaml", max_drop=("clip=50", "scene=100"), guards=("ssim=0.01", "cmmd=90"))
     )
     assert [(g.metric, g.rule, g.limit) for g in loose.profile.budget.guards] == [
         ("clip", "at least", -50.0),
+        ("scene", "at least", -100.0),
         ("ssim", "at least", 0.01),
         ("cmmd", "at most", 90.0),
     ]
+    assert -100 <= loose.profile.budget.guards[1].value <= 100
     assert loose.profile.evidence.images >= profile.evidence.images
     with pytest.raises(SystemExit) as stop:
         main(["calibrate", "--num-prompts=12", "--trials=6", "--device=cpu", "--quiet", "--guard=ssim=0.9999"])

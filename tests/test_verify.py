@@ -381,10 +381,13 @@ def test_guards_are_judged_on_fresh_prompts(calibrated, tmp_path):
         return {"metric": metric, "rule": rule, "limit": limit, "value": 0.5, "bound": False}
 
     rails = [rail("ssim", "at least", 0.999), rail("psnr", "at least", 3.0), rail("cmmd", "at most", 5.0)]
+    rails.append(rail("scene", "at least", -100.0))
     result, by_name = checked(edited(calibrated, tmp_path, "budget", guards=rails))
     assert result.failed == ("guard ssim",)
     assert 0 < by_name["guard ssim"].figures["value"] < 0.999
     assert by_name["guard psnr"].outcome == by_name["guard cmmd"].outcome == "passed"
+    assert by_name["guard scene"].outcome == "passed"
+    assert by_name["guard scene"].figures["value"] % 5 == pytest.approx(0)  # a share of 20 scenes
     assert "over 20 fresh prompts" in by_name["guard psnr"].found
 
 
