@@ -200,9 +200,9 @@ def summary(knobs: list[Knobs], macs: np.ndarray, clip: np.ndarray, scene: np.nd
                 "correlation": correlation,
             }
         )
-    unseen = [
-        p for p in plans if abs(p["clip"]) <= delta and p["scene"] < 0 and -p["scene"] > SIGNIFICANT * p["scene_error"]
-    ]
+    fewer = [p for p in plans if -p["scene"] > SIGNIFICANT * p["scene_error"]]
+    unseen = [p["knobs"] for p in fewer if abs(p["clip"]) <= delta]
+    opposed = [p["knobs"] for p in fewer if p["clip"] > SIGNIFICANT * p["clip_error"]]
     bands = []
     for low, high in BANDS:
         rows = [i for i in others if low < share[i] <= high]
@@ -227,6 +227,7 @@ def summary(knobs: list[Knobs], macs: np.ndarray, clip: np.ndarray, scene: np.nd
         "delta": delta,
         "within_delta_by_clip": sum(abs(p["clip"]) <= delta for p in plans),
         "of_these_with_fewer_scenes": unseen,
+        "higher_clip_and_fewer_scenes": opposed,
         "plans": plans,
     }
 
