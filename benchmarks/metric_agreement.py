@@ -60,6 +60,8 @@ BLOCK = 40
 SPLITS = RESAMPLES = 1000
 #: A difference of this many standard errors counts as significant (95 %).
 SIGNIFICANT = 1.96
+#: Plans that lose at most so many CLIP points are those that one would deploy; they are looked at apart.
+NEAR = 2.0
 
 
 class Images:
@@ -209,6 +211,7 @@ def summary(knobs: list[Knobs], macs: np.ndarray, clip: np.ndarray, scene: np.nd
         if len(rows) >= 3:
             band = {"share": [low, high], **rank_agreement(gained[rows], righted[rows])}
             bands.append({**band, "pairs": pair_agreement(clip[rows], scene[rows])})
+    near = [i for i in others if gained[i].mean() >= -NEAR]
     quantiles = np.percentile(correlations, [0, 25, 50, 75, 100]) if correlations else []
     return {
         "num_plans": len(others),
@@ -218,7 +221,15 @@ def summary(knobs: list[Knobs], macs: np.ndarray, clip: np.ndarray, scene: np.nd
             "scene": float(scene[baseline].mean()),
             "scene_error": mean_and_error(scene[baseline])[1],
         },
-        "overall": {**rank_agreement(gained[others], righted[others]), "pairs": pair_agreement(clip, scene)},
+        "overall": {
+            **rank_agreement(gained[others], righted[others]),
+            "pairs": pair_agreement(clip[others], scene[others]),
+        },
+        "near": {
+            "largest_clip_loss": NEAR,
+            **rank_agreement(gained[near], righted[near]),
+            "pairs": pair_agreement(clip[near], scene[near]),
+        },
         "bands": bands,
         "paired_correlation": {
             "plans": len(correlations),
