@@ -31,10 +31,10 @@ Rows = npt.NDArray[np.intp]
 #: Optuna's view of the knobs, in effective terms: whole steps make some shares a little less or more than the grid's.
 KNOBS: dict[str, BaseDistribution] = {
     "T": IntDistribution(2, 20),
-    "s": FloatDistribution(0.0, 0.85),
+    "s": FloatDistribution(0.0, 0.9),
     "beta": FloatDistribution(0.375, 1.0),
     "k": IntDistribution(1, 5),
-    "m": FloatDistribution(0.25, 1.0),
+    "m": FloatDistribution(0.2, 1.0),
 }
 
 
@@ -379,10 +379,10 @@ def smac(world: World, purse: Purse, share: float, seed: int, setting: Setting) 
     space.add(
         [
             Integer("T", (2, 20), default=10, log=True),
-            Float("s", (0.0, 0.85), default=0.1),
+            Float("s", (0.0, 0.9), default=0.1),
             Float("beta", (0.375, 1.0), default=0.75),
             Integer("k", (1, 5), default=2),
-            Float("m", (0.25, 1.0), default=0.75),
+            Float("m", (0.2, 1.0), default=0.75),
         ]
     )
     found: dict[Any, int] = {}
@@ -417,13 +417,13 @@ def smac(world: World, purse: Purse, share: float, seed: int, setting: Setting) 
     return purse.finish(sorted(purse.rows, key=lambda r: purse.mean(r) - purse.doubt(r), reverse=True))
 
 
-#: Every rival with its constants.
+#: Every rival with its constants, which ``tune_rivals.py`` found to serve it best.
 RIVALS: dict[str, tuple[Rival, Setting]] = {
     "random": (random, Setting()),
-    "tpe": (ask_optuna(tpe), Setting(own=(False,))),
+    "tpe": (ask_optuna(tpe), Setting(own=(True,))),
     "gp": (ask_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed)), Setting()),
-    "halving": (halving, Setting(own=(5, 3, False))),
-    "halving + ridge": (halving, Setting(own=(5, 3, True))),
-    "tpe + WilcoxonPruner": (tpe_with_pruner, Setting(own=(10, 0.1))),
+    "halving": (halving, Setting(finalists=2, own=(3, 3, False))),
+    "halving + ridge": (halving, Setting(finalists=2, own=(2, 2, True))),
+    "tpe + WilcoxonPruner": (tpe_with_pruner, Setting(own=(1, 0.2))),
     "smac": (smac, Setting(own=(10, 0))),
 }

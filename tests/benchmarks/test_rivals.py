@@ -85,6 +85,14 @@ def test_a_search_finds_what_is_plain(world, name):
     assert quiet.truth[quiet.best(0.4)] - quiet.truth[choice] < 0.1
 
 
+def test_every_plan_has_values_within_optunas_ranges():
+    world = w.make_world("grid")
+    knobs = r.Knobs(world, 1.0)
+    for position in range(len(knobs.rows)):
+        for name, value in knobs.values(position).items():
+            assert r.KNOBS[name].low <= value <= r.KNOBS[name].high
+
+
 def test_nearest_plan_of_a_plan_is_itself(world):
     for knobs in (r.Knobs(world, 0.4), r.Knobs(w.make_world("grid"), 0.25)):
         for position in range(0, len(knobs.rows), max(1, len(knobs.rows) // 20)):
