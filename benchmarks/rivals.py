@@ -208,17 +208,18 @@ def ask_optuna(make: Callable[..., optuna.samplers.BaseSampler]) -> Rival:
     def run(world: World, purse: Purse, share: float, seed: int, setting: Setting) -> int:
         knobs = Knobs(world, share)
         study = optuna.create_study(direction="maximize", sampler=make(seed, *setting.own))
+        complete: list[int] = []
         while purse.left - purse.reserve(setting.finalists, setting.short) >= 2 * setting.short:
             trial = study.ask(KNOBS)
-            position = knobs.nearest(trial.params)
+            position = knobs.nearest(trial.params, but=complete)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             row = int(knobs.rows[position])
-            if purse.n(row) == purse.num_prompts:
-                break
             purse.take(row, setting.short)
             purse.note()
             values = knobs.values(position)
             study.add_trial(optuna.create_trial(params=values, distributions=KNOBS, value=purse.mean(row)))
+            if purse.n(row) == purse.num_prompts:
+                complete.append(position)
         return purse.finish(by_mean(purse))
 
     return run
