@@ -133,15 +133,17 @@ class Purse:
                 self.curve.append((self.used, chosen))
 
     def reserve(self, finalists: int, short: int) -> int:
-        """Images to keep for so many plans on all prompts, after a short evaluation of each."""
-        return finalists * (self.num_prompts - short) + int((~self._paired).sum())
+        """Images that the best so many plans still need for all prompts; plans yet to come have a short evaluation."""
+        best = sorted(self._stats, key=self.mean, reverse=True)[:finalists]
+        missing = sum(self.num_prompts - self.n(row) for row in best)
+        missing += (finalists - len(best)) * (self.num_prompts - short)
+        return missing + int((~self._paired).sum())
 
     def finish(self, order: Iterable[int]) -> int:
         """Score these plans on all prompts, one after the other, as far as the images go; the best mean wins."""
         for row in order:
-            if not self.take(row, self.num_prompts):
-                break
-            self.note()
+            if self.take(row, self.num_prompts):
+                self.note()
         self.note()
         return self.best()
 
