@@ -171,7 +171,8 @@ class CostTable:
 
     def _predict(self, key: StepKey, measured: Mapping[StepKey, Timing]) -> float:
         """Seconds from MACs: a·calls + MACs/rate, corrected by how far the most similar measured kind is off it."""
-        fit = _affine_fit([(self.step_macs(k).full, t.median) for k, t in measured.items()])
+        # In one order, so that a table read from a file predicts the very same seconds.
+        fit = _affine_fit([(self.step_macs(k).full, measured[k].median) for k in sorted(measured)])
         own = self.step_macs(key).full
 
         def distance(other: StepKey) -> tuple[int, float]:
@@ -179,7 +180,7 @@ class CostTable:
             return flags, abs(math.log(own / self.step_macs(other).full))
 
         # Two neighbours of the same kind on either side in size, where there are, weighted by closeness.
-        nearest = sorted(measured, key=distance)
+        nearest = sorted(sorted(measured), key=distance)
         same = [k for k in nearest if distance(k)[0] == distance(nearest[0])[0]][:2]
         weights = [1 / (1e-9 + distance(k)[1]) for k in same]
         ratios = [measured[k].median / fit(self.step_macs(k).full) for k in same]
