@@ -1,4 +1,4 @@
-"""The README's picture: baseline, calibrated plan, and fewer steps at the same budget, on the same prompts and seeds.
+"""The README's picture: baseline, calibrated plan, and the best of the other arms, on the same prompts and seeds.
 
     python benchmarks/readme_grid.py profile.yaml docs/grid.png
 
@@ -22,19 +22,27 @@ from postdiff_calib.prompts import draw, load_prompt_set
 COLUMNS, ZOOM, LABEL, CAPTION = 8, 2, 150, 44
 
 
+def knobs_of(words: str) -> Knobs:
+    """The knobs that ``Knobs.describe`` put into words."""
+    values = {name: float(value) for name, value in (part.split("=") for part in words.split())}
+    return Knobs(
+        int(values["T"]), values.get("s", 0.0), values.get("β", 1.0), int(values.get("k", 1)), values.get("m", 1.0)
+    )
+
+
 def main() -> None:
     profile = load_profile(sys.argv[1])
     loaded = load_pipeline(profile.model.card or profile.model.id)
     evidence = profile.evidence
-    _, held_out = draw(load_prompt_set(evidence.prompt_set), evidence.num_prompts, evidence.seed)
+    calibration, held_out = draw(load_prompt_set(evidence.prompt_set), evidence.num_prompts, evidence.seed)
     prompts = held_out.prompts[:COLUMNS]
-    seeds = [evidence.seed + evidence.num_prompts + i for i in range(COLUMNS)]
+    seeds = [evidence.seed + len(calibration) + i for i in range(COLUMNS)]
     row = next(r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9)
-    rows = [(f"unaccelerated\nT={loaded.card.num_inference_steps}", Knobs(loaded.card.num_inference_steps))]
+    rows = [(f"baseline\nT={loaded.card.num_inference_steps}", Knobs(loaded.card.num_inference_steps))]
     rows.append((f"calibrated, {profile.expected.relative_macs:.0%}\n" + profile.knobs.describe(), profile.knobs))
-    if row.fewer is not None:
-        steps = int(row.fewer.knobs.removeprefix("T="))
-        rows.append((f"fewer steps, {row.fewer.relative_macs:.0%}\nT={steps}", Knobs(steps)))
+    for name, arm in (("fewer steps", row.fewer), ("cheaper steps", row.cheaper)):
+        if arm is not None and arm.content != profile.plan.content:
+            rows.append((f"{name}, {arm.relative_macs:.0%}\n{arm.knobs}", knobs_of(arm.knobs)))
     side = profile.model.width * ZOOM
     sheet = Image.new("RGB", (LABEL + COLUMNS * (side + 4), len(rows) * (side + 4) + CAPTION), "white")
     pen = ImageDraw.Draw(sheet)

@@ -1,13 +1,24 @@
-"""The project's own search, replayed on a world's scores. The only file here that knows how that search is driven."""
+"""The project's own search and its answers, replayed on a world's scores. Only this file knows how that is driven.
+
+Every decision is made by the project's code: what to evaluate (``search.strategy``), the finalists, and what is
+concluded from their scores (``conclude``). Only the storage and the images are left out.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from worlds import Scores, World
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+import numpy as np
+from worlds import Array, Scores, World
+
+from postdiff_calib.budget import Limit
+from postdiff_calib.conclude import Evidence, Scored, SearchedBudget
+from postdiff_calib.search.evaluate import Evaluator, MemoryStore, ScoreBook
+from postdiff_calib.search.measured import Measured
+from postdiff_calib.search.objective import Objective
 from postdiff_calib.search.strategy import (
+    Candidate,
     Proposal,
     SearchSettings,
     Strategy,
@@ -21,67 +32,154 @@ Curve = list[tuple[int, int]]
 
 
 class Lookup:
-    """The evaluator: scores are looked up."""
+    """The evaluator: scores are looked up; further metrics too, where there are any."""
 
-    def __init__(self, world: World, scores: Scores) -> None:
+    def __init__(self, world: World, scores: Scores | Array, further: dict[str, Array]) -> None:
         self._rows = {c.knobs: i for i, c in enumerate(world.candidates)}
-        self._scores = scores
+        self._scores, self._further = scores, further
 
-    def scores(self, knobs: Knobs, indices: list[int]) -> list[float]:
+    def measured(self, knobs: object, indices: Sequence[int]) -> Measured:
+        """As ``evaluate.MeasuringEvaluator``."""
+        row, where = self._rows[knobs], list(indices)  # type: ignore[index]
+        return Measured(
+            self._scores[row, where].tolist(),
+            {name: table[row, where].tolist() for name, table in self._further.items()},
+        )
+
+    def scores(self, knobs: object, indices: Sequence[int]) -> list[float]:
         """As ``evaluate.Evaluator``."""
-        found: list[float] = self._scores[self._rows[knobs], list(indices)].tolist()
-        return found
+        return list(self.measured(knobs, indices).scores)
 
 
-def run_postdiff(
-    world: World, scores: Scores, share: float, num_prompts: int, images: int | None, seed: int
-) -> tuple[int, Curve, int]:
-    """One search.
+@dataclass
+class Replay:
+    """One study in a world.
 
     Args:
         world: its candidates and baseline.
-        scores: of the calibration prompts, (plans, num_prompts).
+        scores: (plans, n_search + n_judged), those of the search first.
+        n_judged: prompts that finalists are judged on.
+        shares: budgets, the study's own first.
+        settings: of the search.
+        objective: what is improved.
+        further: further metrics by name, shaped like the scores.
+    """
+
+    world: World
+    scores: Scores
+    n_judged: int
+    shares: Sequence[float]
+    settings: SearchSettings
+    objective: Objective = field(default_factory=Objective)
+    further: dict[str, Array] | None = None
+
+    def __post_init__(self) -> None:
+        n_search = self.scores.shape[1] - self.n_judged
+        whole, tables = self.scores, self.further or {}
+        search, judged = whole.split(n_search)
+        self.reference = self.world.reference
+        limits = [self.world.limit(share) for share in self.shares]
+        self.book = self._book(search, {m: t[:, :n_search] for m, t in tables.items()}, n_search)
+        self.held_out = self._book(judged, {m: t[:, n_search:] for m, t in tables.items()}, self.n_judged)
+        self.strategy = Strategy(self.world.candidates, limits, self.reference, self.book, self.settings)
+        self.searched: dict[float, SearchedBudget] = {}
+        self.by_content = {c.content: c for c in self.world.candidates}
+
+    def _book(self, scores: Scores, tables: dict[str, Array], n: int) -> ScoreBook:
+        evaluator: Evaluator = Lookup(self.world, scores, tables)
+        return ScoreBook(evaluator, n, self.reference.knobs, MemoryStore(), self.objective)
+
+    @property
+    def images(self) -> int:
+        """Images made so far."""
+        return self.book.images_made + self.held_out.images_made
+
+    def evaluate(self, proposal: Proposal) -> None:
+        """Score the next prompts of a plan and of the baseline."""
+        order = prompt_order(self.book.num_prompts, self.settings.seed)
+        known = np.isfinite(self.book.known(proposal.candidate.content))
+        block = [i for i in order if not known[i]][: self.settings.explore_prompts]
+        self.book.scores(self.reference.knobs, block)
+        self.book.scores(proposal.candidate.knobs, block)
+
+    def search(self) -> Curve:
+        """Every evaluation at every budget; returns what it would have chosen on the way."""
+        curve: Curve = []
+
+        def note() -> None:
+            chosen = self.strategy.choice()
+            if chosen is not None:
+                curve.append((self.images, self.world.rows[chosen]))
+
+        first = enqueued(self.strategy, None)
+        for proposal in first:
+            self.evaluate(proposal)
+        note()
+        others = sum(p.arm != "fewer" for p in first)
+        for budget in range(len(self.shares)):
+            for number in range(self.strategy.planned(budget, others)):
+                self.evaluate(self.strategy.propose(budget, number))
+                if budget == 0:
+                    note()
+        return curve
+
+    def judge(self) -> None:
+        """Score the finalists of every budget on the held-out prompts."""
+        finalists = {b: self.strategy.finalists(b) for b in range(len(self.shares))}
+        judged = {f.candidate.content for found in finalists.values() for f in found}
+        for b, share in enumerate(self.shares):
+            limit = self.strategy.limits[b]
+            fits = {arm: bool(self.strategy.mask(arm, b).any()) for arm in ("fewer", "cheaper", "joint")}
+            names = tuple(f.candidate.content for f in finalists[b])
+            self.searched[share] = SearchedBudget(limit, names, self.strategy.unfound(b, judged), fits)
+        every = list(range(self.n_judged))
+        for plan in (self.reference.content, *sorted(judged)):
+            self.held_out.scores(self.by_content[plan].knobs, every)
+
+    def evidence(self) -> Evidence:
+        """What the project concludes from."""
+        return Evidence(
+            self._scored(self.book), self._scored(self.held_out), tuple(self.searched.values()), self.objective
+        )
+
+    def _scored(self, book: ScoreBook) -> Scored:
+        def scores(c: Candidate) -> object:
+            return replace(book.plan_scores(c.knobs, c.cost))
+
+        return Scored(
+            scores(self.reference),  # type: ignore[arg-type]
+            [scores(self.by_content[plan]) for plan in book.plans],  # type: ignore[misc]
+        )
+
+
+def run_postdiff(
+    world: World, scores: Scores, share: float, num_prompts: int, seed: int, trials: int | None = None
+) -> tuple[int, Curve, int]:
+    """One search at one budget, without further ones.
+
+    Args:
+        world: its candidates and baseline.
+        scores: (plans, n // 2 + n) for n = ``num_prompts``, those of the search first.
         share: the budget.
-        num_prompts: N.
-        images: at most so many; None for as many as the search takes by itself.
+        num_prompts: prompts that finalists are judged on.
         seed: of the search.
+        trials: evaluations; the default number where None.
 
     Returns:
         The row it chooses, the rows it would have chosen on the way, and the images it made.
     """
-    reference = world.reference
-    book = ScoreBook(Lookup(world, scores), num_prompts, reference.knobs, MemoryStore())
-    n_trials = default_trials(num_prompts)
-    settings = SearchSettings(n_trials=n_trials, seed=seed)
-    strategy = Strategy(world.candidates, world.allowed(share), reference, book, settings)
-    order = prompt_order(num_prompts, seed)
+    settings = SearchSettings(n_trials=trials or default_trials(num_prompts), seed=seed)
+    replay = Replay(world, scores, num_prompts, [share], settings)
+    curve = replay.search()
+    replay.judge()
+    judged = replay.evidence().judged(limit_of(world, share))
+    assert judged is not None
+    best = judged.best("joint")
+    assert best is not None
+    row = world.rows[best.plan.content]
+    return row, [*curve, (replay.images, row)], replay.images
 
-    def run(proposal: Proposal) -> None:
-        c = proposal.candidate
-        known = np.isfinite(book.known(c.content))
-        missing = [i for i in order if not known[i]]
-        if proposal.role != "final":
-            missing = missing[: settings.explore_prompts]
-        for start in range(0, len(missing), settings.block):
-            block = missing[start : start + settings.block]
-            if images is not None and book.images_made + 2 * len(block) > images:
-                return
-            book.scores(reference.knobs, block)
-            book.scores(c.knobs, block)
-            if proposal.role == "final" and proposal.arm != "fewer" and strategy.race_lost(c.content, proposal.arm):
-                return
 
-    first = enqueued(strategy, None)
-    history: list = []
-    curve: Curve = []
-    for number in range(n_trials):
-        if number < len(first):
-            proposal = first[number]
-        else:
-            proposal = strategy.propose(number, history, n_trials - len(first))
-            history.append(proposal.role)
-        run(proposal)
-        chosen = strategy.incumbent("joint") or strategy.choice("joint")
-        if chosen is not None:
-            curve.append((book.images_made, world.rows[chosen]))
-    return curve[-1][1], curve, book.images_made
+def limit_of(world: World, share: float) -> Limit:
+    """A budget of a world."""
+    return world.limit(share)

@@ -72,11 +72,13 @@ def run(job: calibrate.CalibrateJob) -> dict[str, Any]:
     budget = parse_budget(job.budget)
     limit = budget.resolve(table.price(compile_plan(Knobs(loaded.card.num_inference_steps))))
     study = Study(job.folder, calibrate.record_of(job, bench, prompt_set, table))
+    study = calibrate.spread_stage(study, bench, Silent())
+    bench.clock["pictures"] = 0.0
     start = time.perf_counter()
     search = calibrate.run_stage(study, bench, limit, Silent())
     searched, pictures = time.perf_counter() - start, bench.clock["pictures"]
-    study = study.with_search(search.trials, search.failed)
-    calibrate.confirm_stage(study, bench, limit, Silent())
+    study = study.with_search(search.trials, search.failed, calibrate.searched_budgets(search))
+    study = calibrate.confirm_stage(study, bench, search, Silent())
     study.conclude(budget)
     whole, all_pictures = time.perf_counter() - start, bench.clock["pictures"]
     return {

@@ -78,18 +78,20 @@ class Campaign:
             return
         rng = np.random.default_rng([seed, num_prompts, round(1000 * share), zlib.crc32(world_name.encode())])
         world = make_world(world_name, rng, share)
-        scores = world.draw(rng, num_prompts)
+        # ours searches on a third of the prompts and judges on the rest; a rival may use all of them for either
+        whole = num_prompts + num_prompts // 2
+        scores = world.draw(rng, whole)
         best = world.best(share)
         assert best is not None
         for name in missing:
             began = time.perf_counter()
             if name == OURS:
                 images = None
-                choice, curve, used = run_postdiff(world, scores, share, num_prompts, None, seed)
+                choice, curve, used = run_postdiff(world, scores, share, num_prompts, seed)
             else:
                 ours = self.runs[(*where, OURS, 1.0)]
                 images = round(factor * ours["used"])
-                purse = Purse(world, scores, num_prompts, images)
+                purse = Purse(world, scores, whole, images)
                 search, setting = RIVALS[name]
                 choice = search(world, purse, share, seed, setting)
                 curve, used = purse.curve, purse.used

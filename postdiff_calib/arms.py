@@ -1,40 +1,41 @@
 """The paper's question at every budget, from a study's scores alone: fewer steps, cheaper steps, or both?
 
-At each budget the best plan of each arm is picked (PostDiff, arXiv 2508.06160, section 3): *fewer* steps, where only T
-varies; *cheaper* steps, where T stays the model's default; *both*, where everything varies. All differences are paired,
-plan minus unaccelerated model on the same prompts and seeds, with 95 % intervals.
+At each budget that was searched, the best plan found of each arm is named (PostDiff, arXiv 2508.06160, section 3):
+*fewer* steps, where only T varies; *cheaper* steps, where T stays the model's default; *both*, where everything varies.
+All differences are paired, plan minus unaccelerated model on the same held-out prompts and seeds, with 95 % intervals.
+Rows, winners and sentences are those of the profile (``conclude.Evidence.row``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost, parse_budget
-from postdiff_calib.conclude import MIN_PROMPTS, Scored, chosen_delta, comparison_section, tradeoff_row
+from postdiff_calib.conclude import Evidence, comparison_section, tradeoff_row
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, TradeoffRow
 from postdiff_calib.record import Study
 from postdiff_calib.search import select
-from postdiff_calib.search.select import ARMS, Arm, PlanScores, Rung
-
-#: Budgets of the table where none are given.
-NUM_BUDGETS = 10
+from postdiff_calib.search.answers import overall_answer
+from postdiff_calib.search.compare import compare
+from postdiff_calib.search.rows import crossover
+from postdiff_calib.search.select import ARMS, Arm
 
 
 @dataclass(frozen=True)
 class PlanPoint:
-    """One scored plan: relative cost against quality.
+    """One plan: relative cost against quality.
 
     Attributes:
         knobs: in words.
         share: its cost over the unaccelerated model's.
-        difference: its score minus the unaccelerated model's, on the calibration prompts.
-        on_frontier: no plan of the same arm is both cheaper and better.
+        difference: its score minus the unaccelerated model's.
+        on_frontier: no plan of the same arm and the same prompts is both cheaper and better.
         arms: the arms it belongs to.
+        held_out: the difference is of held-out prompts; else of the search's own.
     """
 
     knobs: str
@@ -42,11 +43,12 @@ class PlanPoint:
     difference: Comparison
     on_frontier: bool
     arms: tuple[Arm, ...]
+    held_out: bool
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """The three arms of a study at a ladder of budgets.
+    """The three arms of a study at several budgets.
 
     Attributes:
         model: name of the model.
@@ -55,9 +57,10 @@ class Tradeoff:
         kind: what shares are of: seconds or MACs per image.
         baseline: cost of the unaccelerated model.
         budget_share: the study's own budget, as a share of it; None where it is of the other kind.
-        delta: the score difference that is cared about.
-        num_prompts, num_held_out: prompts that scores are means over.
-        rows: cheapest budget first; a result with ``confirmed`` is of held-out prompts, others of calibration prompts.
+        metrics: names of the quality metrics, the score first.
+        delta: the difference of the score that is cared about.
+        num_prompts, num_held_out: prompts of the search and of the judgement.
+        rows: cheapest budget first.
         points: every plan with enough scores, by arm, cheapest first.
         crossover: the two shares between which the better of fewer and cheaper changes, None where it does not.
         answer: all of it in one sentence.
@@ -70,6 +73,7 @@ class Tradeoff:
     kind: BudgetKind
     baseline: PlanCost
     budget_share: float | None
+    metrics: tuple[str, ...]
     delta: float
     num_prompts: int
     num_held_out: int
@@ -92,6 +96,7 @@ class Tradeoff:
         }
         return {
             **data,
+            "metrics": list(self.metrics),
             "baseline": asdict(self.baseline),
             "rows": [row.model_dump(mode="json") for row in self.rows],
             "points": points,
@@ -99,25 +104,24 @@ class Tradeoff:
 
 
 def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
-    """The best plan of each arm at each budget.
+    """The best plan found of each arm at each budget.
 
     Args:
         study: a study with scores.
-        budgets: all of one kind; by default shares from the cheapest scored plan to the unaccelerated model, in the
-            terms of the study's own budget.
+        budgets: all of one kind; by default those that were searched in the terms of the study's own budget. Of one
+            that was not searched, nothing is decided.
 
     Raises:
         StudyError: it holds no scores.
-        BudgetError: budgets of different kinds, seconds where none were measured, or no plan within any of them.
+        BudgetError: budgets of different kinds, or seconds where none were measured.
     """
     study.require_scores()
     record = study.record
     baseline_cost = record.cost.price(compile_plan(record.baseline))
-    calibration, held_out = study.scored()
-    least = min(MIN_PROMPTS, len(calibration.baseline.scores))
-    scored = [plan for plan in calibration.plans if plan.n >= least and select.common(plan, calibration.baseline) >= 2]
+    evidence = study.evidence()
     own = parse_budget(str(record.job["budget"])).resolve(baseline_cost)
-    limits = [budget.resolve(baseline_cost) for budget in budgets] or _ladder(own, scored)
+    limits = sorted((budget.resolve(baseline_cost) for budget in budgets), key=lambda limit: limit.value)
+    limits = limits or evidence.rows_beside(own)
     if len({(limit.kind, limit.quantile) for limit in limits}) > 1:
         raise BudgetError(
             f"budgets {', '.join(budget.text for budget in budgets)}",
@@ -125,15 +129,7 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
             "give budgets of one kind, such as 20%,40%,80%",
         )
     terms = limits[0]
-    rungs = [_rung(study, calibration, held_out, limit) for limit in sorted(limits, key=lambda limit: limit.value)]
-    if all(rung.joint is None for rung, _, _ in rungs):
-        cheapest = min((100 * terms.measure(plan.cost) / terms.baseline for plan in scored), default=math.nan)
-        raise BudgetError(
-            f"budgets up to {max(100 * limit.value / limit.baseline for limit in limits):.3g}% of the baseline",
-            f"the cheapest plan scored on {least} prompts costs {cheapest:.3g}%",
-            "give larger budgets",
-        )
-    rows = tuple(tradeoff_row(rung, baseline, confirmed) for rung, baseline, confirmed in rungs)
+    rows = [evidence.row(limit) for limit in limits]
     return Tradeoff(
         model=str(record.model["id"]),
         height=int(record.model["height"]),
@@ -142,79 +138,38 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
         kind=terms.kind,
         baseline=baseline_cost,
         budget_share=own.value / own.baseline if own.kind == terms.kind else None,
-        delta=chosen_delta(record.job.get("delta"), calibration.baseline),
+        metrics=evidence.objective.metrics,
+        delta=evidence.objective.terms[0].delta,
         num_prompts=len(record.calibration),
         num_held_out=len(record.held_out),
-        rows=rows,
-        points=_points(scored, calibration.baseline, terms),
-        crossover=select.crossover([rung for rung, _, _ in rungs]),
-        answer=answer(rows, "MACs" if terms.kind == "macs" else "time"),
+        rows=tuple(tradeoff_row(row, evidence) for row in rows),
+        points=_points(evidence, terms),
+        crossover=crossover(rows),
+        answer=overall_answer(rows, "MACs" if terms.kind == "macs" else "time"),
     )
 
 
-def _ladder(own: Limit, scored: Sequence[PlanScores]) -> list[Limit]:
-    """Evenly spaced whole per cents from the cheapest scored plan to 100 %."""
-    low = math.ceil(100 * min((own.measure(plan.cost) / own.baseline for plan in scored), default=1.0) - 1e-9)
-    shares = {round(low + i * (100 - low) / (NUM_BUDGETS - 1)) / 100 for i in range(NUM_BUDGETS)}
-    return [Limit(own.kind, own.quantile, share * own.baseline, own.baseline) for share in sorted(shares)]
-
-
-def _rung(study: Study, calibration: Scored, held_out: Scored, limit: Limit) -> tuple[Rung, PlanScores, bool]:
-    """The rung of one budget, the baseline on the same prompts, and whether those are the held-out ones."""
-    confirmed = study.confirmed(calibration, held_out, limit)
-    field = confirmed or calibration
-    least = min(MIN_PROMPTS, len(field.baseline.scores))
-    rung = select.rung(field.plans, field.baseline, limit.measure, limit.value, least)
-    return rung, field.baseline, confirmed is not None
-
-
-def _points(scored: Sequence[PlanScores], baseline: PlanScores, limit: Limit) -> dict[Arm, tuple[PlanPoint, ...]]:
-    steps = baseline.knobs.num_inference_steps
-    points: dict[Arm, tuple[PlanPoint, ...]] = {}
-    for arm in ARMS:
-        members = sorted((p for p in scored if arm in p.arms(steps)), key=lambda p: limit.measure(p.cost))
-        best = {p.plan.content for p in select.frontier(members, baseline, limit.measure, 1)}
-        points[arm] = tuple(
-            PlanPoint(
-                knobs=p.knobs.describe(),
-                share=limit.measure(p.cost) / limit.baseline,
-                difference=comparison_section(select.compare(p.scores, baseline.scores)),
-                on_frontier=p.plan.content in best,
-                arms=p.arms(steps),
-            )
-            for p in members
-        )
-    return points
-
-
-def answer(rows: Sequence[TradeoffRow], unit: str) -> str:
-    """Fewer steps or cheaper steps, at which budgets: one sentence over all rows, cheapest first."""
-    of = f"of the unaccelerated {unit}"
-    clauses, told = [], 0
-    for arm in ("fewer", "cheaper"):
-        won = [row.winner == arm and row.cheaper_minus_fewer is not None for row in rows]
-        alone = [row.winner == arm and row.cheaper_minus_fewer is None for row in rows]
-        for places, words in ((won, f"{arm} steps win at"), (alone, f"only {arm} steps fit at")):
-            if any(places):
-                clauses.append(f"{words} {_where(rows, places)}")
-                told += sum(places)
-    span = _where(rows, [True] * len(rows))
-    if not clauses:
-        return f"Neither fewer nor cheaper steps are shown to be better at {span} {of}."
-    clauses[0] = f"{clauses[0]} {of}"
-    if told < len(rows):
-        clauses.append("elsewhere neither is shown to be better")
-    sentence = ", ".join(clauses)
-    return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _where(rows: Sequence[TradeoffRow], places: Sequence[bool]) -> str:
-    """The budgets of some rows, neighbours joined, e.g. ``16% to 35% and 60%``."""
-    runs: list[list[float]] = []
-    for i, (row, inside) in enumerate(zip(rows, places, strict=True)):
-        if inside and i and places[i - 1]:
-            runs[-1].append(row.share)
-        elif inside:
-            runs.append([row.share])
-    texts = [f"{run[0]:.0%}" if len(run) == 1 else f"{run[0]:.0%} to {run[-1]:.0%}" for run in runs]
-    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
+def _points(evidence: Evidence, limit: Limit) -> dict[Arm, tuple[PlanPoint, ...]]:
+    """Judged plans by their held-out scores, others by the search's; each kind has a frontier of its own."""
+    judged = {p.plan.content for p in evidence.held_out.complete}
+    points: dict[Arm, list[PlanPoint]] = {arm: [] for arm in ARMS}
+    for field, held_out in ((evidence.held_out, True), (evidence.calibration, False)):
+        steps = field.baseline.knobs.num_inference_steps
+        plans = [p for p in field.plans if held_out or (p.n >= field.least and p.plan.content not in judged)]
+        plans = [p for p in plans if select.common(p, field.baseline) >= 2]
+        for arm in ARMS:
+            members = [p for p in plans if arm in p.arms(steps)]
+            best = select.frontier(members, field.baseline, evidence.objective, limit.measure, 1)
+            on_frontier = {p.plan.content for p in best}
+            points[arm] += [
+                PlanPoint(
+                    knobs=p.knobs.describe(),
+                    share=limit.measure(p.cost) / limit.baseline,
+                    difference=comparison_section(compare(p.scores, field.baseline.scores)),
+                    on_frontier=p.plan.content in on_frontier,
+                    arms=p.arms(steps),
+                    held_out=held_out,
+                )
+                for p in members
+            ]
+    return {arm: tuple(sorted(found, key=lambda p: p.share)) for arm, found in points.items()}

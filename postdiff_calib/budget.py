@@ -1,6 +1,6 @@
 """Budgets: what one image may cost, in the unit that a person thinks in.
 
-A budget is a number and a unit, always *per image*, and a hard limit: a plan above it is never run.
+A budget is a number and a unit, always *per image*, and a hard limit: no profile holds a plan above it.
 
 | text | limit | kind |
 | --- | --- | --- |

@@ -1,26 +1,28 @@
 """The main job on one page: model and budget in, deployment profile out.
 
-Stages: load → draw prompts → price → search → confirm → conclude. Each leaves what it computed in the study folder, so
-the same command goes on where a killed one stopped; a study made with other settings is refused by what differs.
+Stages: load → draw prompts → price → spread → search → confirm → conclude. Each leaves what it computed in the study
+folder, so the same command goes on where a killed one stopped; a study made with other settings is refused by what
+differs.
 """
 
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postdiff_calib.budget import Limit, parse_budget
-from postdiff_calib.conclude import finalists, require_obeying
+from postdiff_calib.budget import Limit, PlanCost, parse_budget
+from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.record import Study, StudyRecord, ladder
-from postdiff_calib.search.names import STUDY_NAME
+from postdiff_calib.record import Study, StudyRecord, further_limits
+from postdiff_calib.search.names import OTHER_SEEDS, STUDY_NAME
+from postdiff_calib.search.objective import make_objective, parse_per_metric, spread_of
 from postdiff_calib.workbench import Workbench, generation_settings
 
 if TYPE_CHECKING:
@@ -28,17 +30,17 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.search.study import SearchResult
 
-#: Prompts scored per plan at those.
-LADDER_PROMPTS = 80
+#: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
+SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
 
 
 @dataclass(frozen=True)
 class CalibrateJob:
     """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
 
-    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None half as many as there are
-    prompts (``search.strategy.default_trials``), ``study`` None a folder under ``studies/``,
-    ``batch_size`` 0 a size that suits the picture, ``delta`` None one per cent of the unaccelerated model's mean score.
+    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None a number that suits that
+    (``search.strategy.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that suits
+    the picture. ``delta`` and ``weight`` are per metric as ``search.objective.parse_per_metric`` reads them.
     ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
     one. ``max_drop`` and ``guards`` are guard rails as ``search.guards`` reads them.
     """
@@ -56,7 +58,8 @@ class CalibrateJob:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 0
-    delta: float | None = None
+    delta: tuple[str, ...] = ()
+    weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     fresh: bool = False
@@ -109,15 +112,19 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     if limit.above_baseline:
         progress.note(limit.above_baseline)
 
+    parse_per_metric("--delta", job.delta, bench.metrics)
+    parse_per_metric("--weight", job.weight, bench.metrics)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if not job.fresh:
         refuse_other_study(study)
+        study = study.with_earlier_searches()
+    study = spread_stage(study, bench, progress, fresh=job.fresh)
     search = run_stage(study, bench, limit, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
-    study = study.with_search(search.trials, search.failed)
+    study = study.with_search(search.trials, search.failed, searched_budgets(search))
     interrupted = search.interrupted
     if not interrupted:
         try:
-            confirm_stage(study, bench, limit, progress)
+            study = confirm_stage(study, bench, search, progress)
         except KeyboardInterrupt:
             interrupted = True
     try:
@@ -165,6 +172,36 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
     return table
 
 
+def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: bool = False) -> Study:
+    """How much the baseline's own metrics move when only the seed changes; returns the study with its objective.
+
+    The baseline is run twice on some calibration prompts, with seeds that nothing else uses.
+    """
+    import numpy as np
+
+    from postdiff_calib.search.evaluate import FileStore, ScoreBook
+
+    record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
+    twice = replace(bench.calibration, prompts=bench.calibration.prompts[:n] * 2)
+    seed = record.seed + len(bench.calibration) + len(bench.held_out)
+    progress.stage("measuring the baseline's spread", 2 * n)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    store = FileStore(study.folder / OTHER_SEEDS)
+    if fresh:
+        store.path.unlink(missing_ok=True)
+    book = ScoreBook(bench.evaluator(twice, seed, progress.advance), 2 * n, record.baseline, store)
+    for start in range(0, 2 * n, SPREAD_BLOCK):
+        book.scores(record.baseline, range(start, min(start + SPREAD_BLOCK, 2 * n)))
+    baseline, spreads = book.plan_scores(record.baseline, PlanCost(0.0, 0.0)), {}
+    for metric in bench.metrics:
+        first, second = np.split(baseline.metric(metric), 2)
+        both = np.isfinite(first) & np.isfinite(second)
+        spreads[metric] = spread_of(first[both], second[both])
+    deltas = parse_per_metric("--delta", record.job["delta"], bench.metrics)
+    weights = parse_per_metric("--weight", record.job["weight"], bench.metrics)
+    return study.with_objective(make_objective(spreads, deltas, weights))
+
+
 def run_stage(
     study: Study,
     bench: Workbench,
@@ -196,13 +233,13 @@ def run_stage(
         limit=limit,
         evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),
         num_prompts=len(record.calibration),
-        ladder=ladder(limit),
+        further=further_limits(limit),
+        objective=record.quality,
     )
     settings = SearchSettings(
         n_trials=record.job["trials"],
         sampler=record.job["sampler"],
         seed=record.seed,
-        ladder_prompts=LADDER_PROMPTS,
         guards=record.guards,
     )
     progress.stage("searching")
@@ -221,18 +258,23 @@ def run_stage(
     )
 
 
-def confirm_stage(study: Study, bench: Workbench, limit: Limit, progress: Progress) -> None:
-    """The finalists, the best of each family and the unaccelerated model on held-out prompts."""
+def searched_budgets(search: SearchResult) -> list[SearchedBudget]:
+    """What each budget's search came to, as a study keeps it."""
+    return [
+        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits)
+        for s in search.searched
+    ]
+
+
+def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress: Progress) -> Study:
+    """The finalists of every budget and the unaccelerated model on held-out prompts; broken plans are struck off."""
     from postdiff_calib.search.confirm import confirm
 
-    calibration, _ = study.scored()
-    guards = study.record.guards
-    if guards:
-        require_obeying(guards, parse_budget(study.record.job["budget"]), limit, calibration)  # else nothing to confirm
-    chosen = finalists(calibration, limit, guards)
-    progress.stage("confirming", len(bench.held_out) * (1 + len(chosen)))
+    chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+    progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
     evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder)
-    confirm(evaluator, len(bench.held_out), chosen, calibration.baseline, study.folder)
+    broken = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+    return study.without({plan: (chosen[plan].describe(), reason) for plan, reason in broken.items()})
 
 
 def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:
@@ -251,13 +293,14 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             "model": job.model,
             "budget": job.budget,
             "prompts": job.prompts,
-            "num_prompts": len(bench.calibration),
-            "trials": job.trials if job.trials is not None else default_trials(len(bench.calibration), job.sampler),
+            "num_prompts": len(bench.held_out),
+            "trials": job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler),
             "seed": job.seed,
             "noise": job.noise,
             "sampler": job.sampler,
             "dtype": loaded.dtype,
-            "delta": job.delta,
+            "delta": list(job.delta),
+            "weight": list(job.weight),
             "max_drop": list(job.max_drop),
             "guards": list(job.guards),
         },
@@ -282,7 +325,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         evidence={
             "prompt_set": prompt_set,
             "prompt_set_sha256": bench.calibration.sha256,
-            "num_prompts": len(bench.calibration),
+            "num_prompts": len(bench.held_out),
             "held_out_sha256": bench.held_out.sha256,
             "seed": job.seed,
             "scorer": "shapes" if known == "shapes" else bench.scorer.name,

@@ -4,9 +4,11 @@ Symbols: L the budget's limit, t measured seconds per image, d₀ the stated and
 to the unaccelerated model, with standard errors σ₀ and σ₁.
 
 Latency: t ≤ L passes, t > 1.05·L fails, and between the two is a warning. A relative budget (2x, 60% time) is judged
-relative to the unaccelerated seconds measured in the same minutes. Quality: d₀ and d₁ come from different prompts, so
-they are compared by Welch's interval of d₁ − d₀; it fails when that 95 % interval lies below 0. A profile that holds
-fails this way in 1 of 40 choices of fresh prompts; a given machine always takes the same ones, so it does not flicker.
+relative to the unaccelerated seconds measured in the same minutes. Quality, a check for each metric: d₀ and d₁ come
+from different prompts, so they are compared by Welch's interval of d₁ − d₀, in which σ₀ is taken from the lower end of
+the stated interval, since that end allows for d₀ having been the best of several. It fails when that interval lies
+below 0; the level is shared among the metrics, so a profile that holds fails in 1 of 40 choices of fresh prompts at
+most. A given machine always takes the same ones, so it does not flicker.
 Guards: a reading on fresh prompts fails when it breaks the guard by more than its own noise (two standard errors), and
 is a warning when by less.
 """
@@ -24,8 +26,9 @@ from scipy import stats
 from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
+from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.search.compare import Comparison
 from postdiff_calib.search.guards import Guard, Reading
-from postdiff_calib.search.select import Comparison
 
 Outcome = Literal["passed", "failed", "warning", "not judged"]
 
@@ -185,17 +188,20 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
     return Check("latency", wanted, found, "passed", "", figures)
 
 
-def quality(stated: StatedComparison, fresh: Comparison, on: str) -> Check:
-    """The loss on fresh prompts against the stated loss (see the module).
+def quality(metric: str, stated: StatedComparison, fresh: Comparison, on: str, metrics: int = 1) -> Check:
+    """The loss on fresh prompts against the stated loss, in one metric (see the module).
 
     Args:
-        stated: the profile's paired difference, score points.
+        metric: its name, of ``quality.METRICS``.
+        stated: the profile's paired difference, in the metric's unit.
         fresh: the paired difference measured now.
         on: what it was measured on, in words, e.g. ``fresh prompts``.
+        metrics: how many metrics are checked.
     """
     gap = fresh.mean - stated.mean
-    upper, error = _upper(stated, fresh, gap)
+    upper, error = _upper(stated, fresh, gap, 1 - 0.025 / metrics)
     figures = {
+        "metric": metric,
         "stated": stated.model_dump(),
         "fresh": {"mean": fresh.mean, "low": fresh.low, "high": fresh.high, "num_prompts": fresh.n},
         "fresh_minus_stated": gap,
@@ -203,11 +209,12 @@ def quality(stated: StatedComparison, fresh: Comparison, on: str) -> Check:
     }
     wanted = f"{_interval(stated.mean, stated.low, stated.high)} over {stated.num_prompts} prompts, or better"
     found = f"{_interval(fresh.mean, fresh.low, fresh.high)} over {fresh.n} {on}"
+    name, unit = f"quality {metric}", find_metric(metric).difference_unit
     if upper < -_SLACK:
-        reason = f"worse than stated by {-gap:.2f} points, at least {-upper:.2f} of them not by chance (95 %)"
-        return Check("quality", wanted, found, "failed", reason, figures)
-    seen = f"a further loss of {_NOTICEABLE * error:.2f} points would have been noticed" if error < math.inf else ""
-    return Check("quality", wanted, found, "passed", seen, figures)
+        reason = f"worse than stated by {-gap:.2f} {unit}, at least {-upper:.2f} of them not by chance (95 %)"
+        return Check(name, wanted, found, "failed", reason, figures)
+    seen = f"a further loss of {_NOTICEABLE * error:.2f} {unit} would have been noticed" if error < math.inf else ""
+    return Check(name, wanted, found, "passed", seen, figures)
 
 
 def guard_rail(guard: Guard, reading: Reading | None, on: str) -> Check:
@@ -234,11 +241,10 @@ def guard_rail(guard: Guard, reading: Reading | None, on: str) -> Check:
     )
 
 
-def _upper(stated: StatedComparison, fresh: Comparison, gap: float) -> tuple[float, float]:
-    """Upper end of the 95 % interval of d₁ − d₀, and its standard error, by Welch's approximation."""
+def _upper(stated: StatedComparison, fresh: Comparison, gap: float, share: float) -> tuple[float, float]:
+    """Upper end of the interval of d₁ − d₀ at a quantile, and its standard error, by Welch's approximation."""
     n0 = stated.num_prompts
-    half = (stated.high - stated.low) / 2
-    first = half / float(stats.t.ppf(0.975, n0 - 1)) if n0 > 1 else math.inf
+    first = (stated.mean - stated.low) / float(stats.t.ppf(0.975, n0 - 1)) if n0 > 1 else math.inf
     second = fresh.standard_error
     error = math.hypot(first, second)
     if not math.isfinite(error):
@@ -246,7 +252,7 @@ def _upper(stated: StatedComparison, fresh: Comparison, gap: float) -> tuple[flo
     if error == 0:
         return gap, 0.0
     freedom = error**4 / (first**4 / (n0 - 1) + second**4 / (fresh.n - 1))
-    return gap + float(stats.t.ppf(0.975, freedom)) * error, error
+    return gap + float(stats.t.ppf(share, freedom)) * error, error
 
 
 def _interval(mean: float, low: float, high: float) -> str:

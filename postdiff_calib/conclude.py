@@ -1,41 +1,129 @@
 """Scores → profile: reads the answer off a search and its confirmation, and writes it down with its evidence.
 
-Everything here is arithmetic on what was measured; no picture is made.
+Everything here is arithmetic on what was measured; no image is made. A plan is chosen and stated on held-out prompts,
+which the search never saw; where there are none, on the search's own, and then nothing is called better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from postdiff_calib.budget import Budget, Limit, PlanCost
+import numpy as np
+
+from postdiff_calib.budget import Budget, Limit
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
 from postdiff_calib.plan import plan_facts
-from postdiff_calib.profile import SCHEMA_VERSION, ArmResult, Comparison, Profile, TradeoffRow
+from postdiff_calib.profile import SCHEMA_VERSION, ArmResult, Comparison, MetricResult, Profile, TradeoffRow
+from postdiff_calib.quality.metrics import in_words
+from postdiff_calib.search import compare as stats
 from postdiff_calib.search import guards as rails
 from postdiff_calib.search import select
+from postdiff_calib.search.answers import crossover_text, row_answer
+from postdiff_calib.search.compare import Verdict
 from postdiff_calib.search.guards import Guard
-from postdiff_calib.search.select import PlanScores, Rung
+from postdiff_calib.search.objective import Objective
+from postdiff_calib.search.rows import Judged, Row, Unfound, crossover, make_row
+from postdiff_calib.search.select import ARMS, Arm, PlanScores
 
-#: δ where none is given: one per cent of the unaccelerated model's mean score, 0.3 points of a CLIP score of 30.
-DEFAULT_DELTA_SHARE = 0.01
-#: A plan can be chosen, or stand in the trade-off, when at least this many prompts are scored (or all, of fewer).
+#: A plan can be chosen when at least this many prompts are scored (or all, of fewer).
 MIN_PROMPTS = 50
-#: Finalists of the joint search that are confirmed on held-out prompts, with the best of the two other families.
-FINALISTS = 2
-#: A best plan that costs less than this share of the budget says that little was tried near it.
-THIN_SHARE = 0.7
-#: Unless at least this many dearer plans within the budget were tried and found no better.
-THIN_COUNT = 3
+#: Limits that differ by less than this share are one.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Plans and the unaccelerated model on one set of prompts."""
+    """Plans and the unaccelerated model on one set of prompts.
+
+    Args:
+        baseline: the unaccelerated model.
+        plans: every scored plan.
+        set_aside: prompts that are scored for no plan, since the baseline's own image is broken.
+    """
 
     baseline: PlanScores
     plans: Sequence[PlanScores]
+    set_aside: int = 0
+
+    @property
+    def least(self) -> int:
+        """Prompts that a plan needs to be chosen."""
+        return min(MIN_PROMPTS, len(self.baseline.scores) - self.set_aside)
+
+    @property
+    def complete(self) -> list[PlanScores]:
+        """The plans that are scored wherever the unaccelerated model is."""
+        known = np.isfinite(self.baseline.scores)
+        return [p for p in self.plans if known.any() and np.isfinite(p.scores[known]).all()]
+
+
+@dataclass(frozen=True)
+class SearchedBudget:
+    """A budget at which both arms were searched.
+
+    Args:
+        limit: the budget.
+        finalists: content hashes of the plans that were to be judged on held-out prompts, but for broken ones.
+        unfound: see ``rows.Unfound``; None where the arms were not searched one by one.
+        fits: whether any plan of each arm fits the budget.
+    """
+
+    limit: Limit
+    finalists: tuple[str, ...]
+    unfound: Unfound | None
+    fits: Mapping[Arm, bool]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that an answer rests on.
+
+    Args:
+        calibration: every plan the search scored.
+        held_out: the finalists on held-out prompts; no plan where nothing was confirmed yet.
+        searched: the budgets that were searched.
+        objective: the metrics with their spreads, weights and δ.
+    """
+
+    calibration: Scored
+    held_out: Scored
+    searched: Sequence[SearchedBudget]
+    objective: Objective
+
+    def at(self, limit: Limit) -> SearchedBudget | None:
+        """What was searched at a limit; None where it was not."""
+        for budget in self.searched:
+            same = (budget.limit.kind, budget.limit.quantile) == (limit.kind, limit.quantile)
+            if same and abs(budget.limit.value - limit.value) <= _SAME * limit.value:
+                return budget
+        return None
+
+    def rows_beside(self, limit: Limit) -> list[Limit]:
+        """The budgets of a trade-off table: this one, and those searched in the same terms, cheapest first."""
+        terms = (limit.kind, limit.quantile)
+        others = [b.limit for b in self.searched if (b.limit.kind, b.limit.quantile) == terms]
+        others = [other for other in others if abs(other.value - limit.value) > _SAME * limit.value]
+        return sorted([limit, *others], key=lambda one: one.value)
+
+    def judged(self, limit: Limit) -> Judged | None:
+        """The plans within a limit that were scored on the held-out prompts; None where there are none."""
+        plans = [p for p in self.held_out.complete if limit.allows(p.cost)]
+        return Judged(self.held_out.baseline, plans, self.objective) if plans else None
+
+    def unjudged(self, limit: Limit) -> int:
+        """How many finalists of a searched limit are not scored on the held-out prompts yet."""
+        found = self.at(limit)
+        done = {p.plan.content for p in self.held_out.complete}
+        return 0 if found is None else len(set(found.finalists) - done)
+
+    def row(self, limit: Limit) -> Row:
+        """Fewer or cheaper at a limit; a budget whose finalists are not all judged counts as not searched."""
+        found = None if self.unjudged(limit) else self.at(limit)
+        fits: Mapping[Arm, bool | None] = dict.fromkeys(ARMS) if found is None else found.fits
+        unfound = None if found is None else found.unfound
+        return make_row(self.judged(limit), limit.value / limit.baseline, unfound=unfound, fits=fits)
 
 
 @dataclass(frozen=True)
@@ -56,34 +144,80 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def chosen_delta(delta: float | None, baseline: PlanScores) -> float:
-    """δ as given, else ``DEFAULT_DELTA_SHARE`` of the unaccelerated model's mean score."""
-    return delta if delta is not None else DEFAULT_DELTA_SHARE * abs(mean_score(baseline))
+@dataclass(frozen=True)
+class Choice:
+    """The plan of a profile with what is said of it.
 
-
-def mean_score(plan: PlanScores) -> float:
-    """Mean over the scored prompts."""
-    return float(plan.scores[plan.scores == plan.scores].mean())
-
-
-def finalists(scored: Scored, limit: Limit, guards: Sequence[Guard] = ()) -> list[PlanScores]:
-    """The plans within a limit that go to the held-out prompts: the best few, and the best of each other family.
-
-    With guards, the best few are those that meet them, with one that meets them by more than the noise: readings on
-    other prompts differ a little. The families are compared by score alone, whatever the guards.
+    Attributes:
+        winner: the plan.
+        field: the scores it was chosen and is stated on.
+        confirmed: those are of held-out prompts.
+        comparisons: plan against baseline in each metric of the objective, in order.
+        verdict: over all metrics.
+        kept: every metric is shown not to lose more than δ.
+        bound: the guards that kept a better plan from being chosen.
     """
-    least = min(MIN_PROMPTS, len(scored.baseline.scores))
-    options: dict[str, Any] = {"allows": limit.allows, "min_prompts": least}
-    found = []
-    if guards:
-        enough = [plan for plan in scored.plans if plan.n >= least and limit.allows(plan.cost)]
-        obeying = rails.obeying(guards, enough, scored.baseline)
-        found += select.best(obeying, scored.baseline, count=FINALISTS, **options)
-        found += select.best(rails.surely_obeying(guards, obeying, scored.baseline), scored.baseline, **options)
-    found += select.best(scored.plans, scored.baseline, count=1 if guards else FINALISTS, **options)
-    for arm in select.ARMS[:2]:
-        found += select.best(scored.plans, scored.baseline, arm=arm, **options)
-    return list({plan.plan.content: plan for plan in found}.values())
+
+    winner: PlanScores
+    field: Scored
+    confirmed: bool
+    comparisons: tuple[stats.Comparison, ...]
+    verdict: Verdict
+    kept: bool
+    bound: tuple[Guard, ...]
+
+
+def mean_score(plan: PlanScores, metric: str) -> float:
+    """Mean of a metric over the scored prompts."""
+    return float(np.nanmean(plan.metric(metric)))
+
+
+def choose(budget: Budget, limit: Limit, evidence: Evidence, guards: Sequence[Guard] = ()) -> Choice:
+    """The best plan within the budget that meets the guards.
+
+    Plans that are shown to lose no more than δ in every metric (one-sided 95 %) come before others; among them the
+    objective's highest mean wins. The lower ends of the intervals allow for the choice among all of them, in all
+    metrics; the upper ends for the number of metrics.
+
+    Raises:
+        BudgetError: no plan within the budget is scored on enough prompts.
+        CheckError: none of those meets the guards.
+        StudyError: a guarded metric was not measured.
+    """
+    judged = evidence.judged(limit)
+    confirmed = judged is not None
+    field = evidence.calibration if judged is None else replace(evidence.held_out, plans=judged.plans)
+    where = "on the held-out prompts" if confirmed else "scored"
+    allowed = require_obeying(guards, budget, limit, field, where)
+    objective, baseline = evidence.objective, field.baseline
+    inside = _inside(field, limit)
+    kept = {id(p) for p in inside if _non_inferior(p, baseline, objective)}
+
+    def rank(plan: PlanScores) -> tuple[bool, float]:
+        return id(plan) in kept, select.merit(plan, baseline, objective)
+
+    winner = max(allowed, key=rank)
+    free = max(inside, key=rank)
+    bound = [] if free is winner else rails.broken(guards, free, baseline)
+    names = objective.metrics
+    low = stats.largest_t(np.array([p.metric(m) - baseline.metric(m) for p in inside for m in names]))
+    high = stats.largest_t(np.array([winner.metric(m) - baseline.metric(m) for m in names]))
+    comparisons = tuple(stats.compare(winner.metric(m), baseline.metric(m), low, high) for m in names)
+    verdict = stats.overall(comparisons, [term.delta for term in objective.terms])
+    if not confirmed and verdict.kind in ("better", "equivalent"):
+        verdict = Verdict("undecided")  # chosen and judged on the same prompts
+    return Choice(winner, field, confirmed, comparisons, verdict, id(winner) in kept, tuple(bound))
+
+
+def _inside(field: Scored, limit: Limit) -> list[PlanScores]:
+    return [p for p in field.plans if p.n >= field.least and limit.allows(p.cost)]
+
+
+def _non_inferior(plan: PlanScores, baseline: PlanScores, objective: Objective) -> bool:
+    return all(
+        stats.non_inferior(stats.compare(plan.metric(t.metric), baseline.metric(t.metric)), t.delta)
+        for t in objective.terms
+    )
 
 
 def require_obeying(
@@ -102,8 +236,7 @@ def require_obeying(
         CheckError: none of those meets the guards; names the nearest, and by how much it misses.
         StudyError: a guarded metric was not measured in this study.
     """
-    least = min(MIN_PROMPTS, len(field.baseline.scores))
-    inside = [plan for plan in field.plans if plan.n >= least and limit.allows(plan.cost)]
+    least, inside = field.least, _inside(field, limit)
     if not inside:
         raise BudgetError(
             f"budget {budget.text}",
@@ -116,7 +249,9 @@ def require_obeying(
         nearest = rails.nearest(guards, inside, field.baseline)
         if nearest is None:
             raise StudyError(
-                f"guards ({told})", "this study holds no such measurements", "drop the guard, or start anew (--fresh)"
+                f"guards ({told})",
+                "this study did not measure every one of them",
+                "measure them: postdiff calibrate with the same options and --fresh",
             )
         raise CheckError(
             f"guards ({told})",
@@ -127,44 +262,29 @@ def require_obeying(
 
 
 def conclude(
-    budget: Budget,
-    limit: Limit,
-    calibration: Scored,
-    confirmed: Scored | None,
-    ladder: Sequence[Limit],
-    facts: Facts,
-    delta: float | None = None,
-    guards: Sequence[Guard] = (),
+    budget: Budget, limit: Limit, evidence: Evidence, rows: Sequence[Limit], facts: Facts, guards: Sequence[Guard] = ()
 ) -> Profile:
     """The profile of the best plan within the budget.
 
     Args:
         budget, limit: as asked for, and resolved.
-        calibration: every plan the search scored.
-        confirmed: the finalists on held-out prompts; None when the search was stopped before.
-        ladder: other budgets of the trade-off table.
+        evidence: the scores.
+        rows: the budgets of the trade-off table, cheapest first.
         facts: the sections that do not follow from scores.
-        delta: δ, the score difference one cares about; one per cent of the baseline's mean score by default.
         guards: what the plan must meet.
 
     Raises:
-        BudgetError: no plan within the budget is scored on enough prompts.
-        CheckError: none of those meets the guards.
-        StudyError: a guarded metric was not measured.
+        BudgetError, CheckError, StudyError: as ``choose``.
     """
-    if confirmed is not None and guards:
-        require_obeying(guards, budget, limit, calibration)
-    field, baseline = confirmed or calibration, (confirmed or calibration).baseline
-    least = min(MIN_PROMPTS, len(baseline.scores))
-    obeying = require_obeying(guards, budget, limit, field, "on the held-out prompts" if confirmed else "scored")
-    winner = select.best(obeying, baseline, allows=limit.allows, min_prompts=least)[0]
-    bound = _bound(guards, winner, field, limit, least)
-    comparison = select.compare(winner.scores, baseline.scores)
-    mean_baseline = mean_score(baseline)
-    delta = chosen_delta(delta, baseline)
-    verdict = select.verdict(comparison, delta)
-    rungs = _rungs(calibration, confirmed, limit, ladder)
+    choice = choose(budget, limit, evidence, guards)
+    winner, baseline, objective = choice.winner, choice.field.baseline, evidence.objective
     content, n_low, gate_step, refresh_steps = plan_facts(winner.plan)
+    table = [evidence.row(row) for row in rows]
+    metrics = [
+        _metric_result(term.metric, comparison, winner, baseline, objective, choice.confirmed)
+        for term, comparison in zip(objective.terms, choice.comparisons, strict=True)
+    ]
+    first = metrics[0]
     data = {
         "schema_version": SCHEMA_VERSION,
         "model": dict(facts.model),
@@ -176,7 +296,7 @@ def conclude(
             "share": limit.value / limit.baseline,
             "unit": "s per image" if limit.kind == "seconds" else "MACs per image",
             "batch_size": facts.batch_size,
-            "guards": [_guard(guard, winner, baseline, guard in bound) for guard in guards],
+            "guards": [_guard(guard, winner, baseline, guard in choice.bound) for guard in guards],
         },
         "knobs": winner.knobs.as_dict(),
         "plan": {
@@ -193,37 +313,58 @@ def conclude(
             "relative_macs": winner.cost.macs / baseline.cost.macs,
             "relative_seconds": _ratio(winner.cost.seconds, baseline.cost.seconds),
             "metric": facts.metric,
-            "score": mean_baseline + comparison.mean,
-            "baseline_score": mean_baseline,
-            "difference": comparison_section(comparison),
-            "delta": delta,
-            "verdict": verdict.kind,
-            "prompts_to_decide": verdict.prompts_needed,
-            "confirmed": confirmed is not None,
+            "score": first.score,
+            "baseline_score": first.baseline_score,
+            "difference": first.difference,
+            "delta": first.delta,
+            "verdict": choice.verdict.kind,
+            "prompts_to_decide": _prompts_to_ask_for(choice, facts),
+            "confirmed": choice.confirmed,
             **{name: _reading(name, winner, baseline) for name in rails.MEASURES},
+            "metrics": metrics,
         },
         "tradeoff": {
-            "rows": [tradeoff_row(rung, scored.baseline, scored is confirmed) for rung, scored in rungs],
-            "crossover": _crossover([rung for rung, _ in rungs]),
+            "rows": [tradeoff_row(row, evidence) for row in table],
+            "crossover": crossover_text(crossover(table)),
         },
         "evidence": {
             **facts.evidence,
-            "smallest_difference": comparison.resolvable,
-            "notes": [*facts.notes, *_notes(winner, limit, calibration, confirmed is not None), *_bound_notes(bound)],
+            "smallest_difference": choice.comparisons[0].detectable,
+            "notes": [*facts.notes, *_notes(choice, budget, limit, evidence)],
         },
         "environment": dict(facts.environment),
     }
     return Profile.model_validate(data)
 
 
-def _bound(guards: Sequence[Guard], winner: PlanScores, field: Scored, limit: Limit, least: int) -> list[Guard]:
-    """The guards that kept a better plan from being chosen."""
-    free = select.best(field.plans, field.baseline, allows=limit.allows, min_prompts=least)[0]
-    return [] if free is winner else rails.broken(guards, free, field.baseline)
+def _metric_result(
+    metric: str,
+    comparison: stats.Comparison,
+    winner: PlanScores,
+    baseline: PlanScores,
+    objective: Objective,
+    confirmed: bool,
+) -> MetricResult:
+    term = next(t for t in objective.terms if t.metric == metric)
+    base = mean_score(baseline, metric)
+    kind = stats.verdict(comparison, term.delta)
+    return MetricResult(
+        metric=metric,
+        score=base + comparison.mean,
+        baseline_score=base,
+        difference=comparison_section(comparison),
+        spread=term.spread,
+        weight=term.weight,
+        delta=term.delta,
+        verdict=kind if confirmed or kind == "worse" else "undecided",
+    )
 
 
-def _bound_notes(bound: Sequence[Guard]) -> list[str]:
-    return [f"A plan of a higher score was passed over: {guard}." for guard in bound]
+def _prompts_to_ask_for(choice: Choice, facts: Facts) -> int | None:
+    """The number of prompts that would decide, in the unit of ``--num-prompts``."""
+    needed, n = choice.verdict.prompts_needed, choice.comparisons[0].n
+    asked = int(facts.evidence.get("num_held_out") or 0)
+    return None if needed is None or not asked else max(asked + 1, -(-needed * asked // n))
 
 
 def _guard(guard: Guard, winner: PlanScores, baseline: PlanScores, bound: bool) -> dict[str, Any]:
@@ -247,82 +388,83 @@ def _reachable(field: Scored, limit: Limit, least: int) -> str:
     return f", the cheapest that is ({plan.knobs.describe()}) costs {limit.show(cost)}, {share:.3g}% of the baseline"
 
 
-def _notes(winner: PlanScores, limit: Limit, calibration: Scored, confirmed: bool) -> list[str]:
+def _notes(choice: Choice, budget: Budget, limit: Limit, evidence: Evidence) -> list[str]:
     """What is thin about the evidence, in sentences."""
-    notes = []
-    if not confirmed:
-        notes.append("The winner was chosen and judged on the same calibration prompts, which flatters it.")
-        if not winner.complete:
-            notes.append(f"It is scored on {winner.n} of the {len(winner.scores)} calibration prompts.")
-    share = limit.measure(winner.cost) / limit.value
-    least = min(MIN_PROMPTS, len(calibration.baseline.scores))
-    dearer = [limit.measure(p.cost) for p in calibration.plans if p.n >= least and limit.allows(p.cost)]
-    near = sum(cost > limit.measure(winner.cost) for cost in dearer)
-    if share < THIN_SHARE and near < THIN_COUNT:
-        plans = "plan" if near == 1 else "plans"
+    notes, winner = [], choice.winner
+    if evidence.at(limit) is None:
+        share = limit.measure(winner.cost) / limit.value
         notes.append(
-            f"It costs {share:.0%} of the budget, and only {near} dearer {plans} within the budget were tried."
+            f"The budget of {budget.text} was not searched: this is the best plan that other searches found within it, "
+            f"at {share:.0%} of it. To search there: postdiff calibrate --budget {budget.text}, on the same study."
         )
+    if missing := evidence.unjudged(limit):
+        plans = "1 finalist is" if missing == 1 else f"{missing} finalists are"
+        notes.append(f"{plans} not judged yet: run the same calibrate command again.")
+    if not choice.confirmed:
+        notes.append("The plan was chosen and judged on the same prompts of the search, which flatters it.")
+        sound = len(winner.scores) - choice.field.set_aside
+        if winner.n < sound:
+            notes.append(f"It is scored on {winner.n} of the {sound} calibration prompts.")
+    elif not choice.kept:
+        lost = "every metric" if len(evidence.objective.terms) > 1 else "the score"
+        notes.append(f"No plan within the budget that may be chosen is shown to keep {lost} within delta.")
+    notes += [f"A plan of a higher score was passed over: {guard}." for guard in choice.bound]
+    if len(evidence.objective.terms) == 1 and not winner.plan.is_identity:
+        notes.append(_one_score(winner, choice.field.baseline))
     return notes
 
 
-def _rungs(
-    calibration: Scored, confirmed: Scored | None, limit: Limit, ladder: Sequence[Limit]
-) -> list[tuple[Rung, Scored]]:
-    """A rung per budget, cheapest first, with the scores it rests on: held-out ones for the profile's own budget."""
-    rungs = []
-    least = min(MIN_PROMPTS, len(calibration.baseline.scores))
-    for other in ladder:
-        if abs(other.value - limit.value) > 1e-9 * limit.value:
-            at = select.rung(calibration.plans, calibration.baseline, other.measure, other.value, least)
-            rungs.append((at, calibration))
-    own = confirmed or calibration
-    least = min(MIN_PROMPTS, len(own.baseline.scores))
-    rungs.append((select.rung(own.plans, own.baseline, limit.measure, limit.value, least), own))
-    return sorted(rungs, key=lambda pair: pair[0].share)
-
-
-def tradeoff_row(rung: Rung, baseline: PlanScores, confirmed: bool) -> TradeoffRow:
-    """A rung as a profile states it; ``confirmed`` when its scores are of held-out prompts."""
-    difference = rung.difference
-    return TradeoffRow(
-        share=rung.share,
-        fewer=_arm(rung.fewer, baseline, confirmed),
-        cheaper=_arm(rung.cheaper, baseline, confirmed),
-        joint=_arm(rung.joint, baseline, confirmed),
-        cheaper_minus_fewer=None if difference is None else comparison_section(difference),
-        winner=rung.winner or "undecided",
-        answer=select.answer(rung),
+def _one_score(winner: PlanScores, baseline: PlanScores) -> str:
+    """That one score is not enough, with what else is known of the images."""
+    shown = in_words({name: _reading(name, winner, baseline) for name in rails.MEASURES})
+    near = f" They are this near to the baseline's: {shown}." if shown else ""
+    return (
+        "Quality is judged by the CLIP score alone, and one score is not enough. Until a preference metric is at "
+        f"hand, look at the images as well.{near}"
     )
 
 
-def _arm(plan: PlanScores | None, baseline: PlanScores, confirmed: bool) -> ArmResult | None:
+def tradeoff_row(row: Row, evidence: Evidence) -> TradeoffRow:
+    """A row as a profile states it."""
+    baseline, objective = evidence.held_out.baseline, evidence.objective
+    return TradeoffRow(
+        share=row.share,
+        searched=row.searched,
+        fewer=_arm(row.fewer, baseline, objective, row.reach),
+        cheaper=_arm(row.cheaper, baseline, objective, row.reach),
+        joint=_arm(row.joint, baseline, objective, row.reach),
+        cheaper_minus_fewer=None if row.difference is None else comparison_section(row.in_points(objective)),
+        unit=objective.unit,
+        metrics={name: comparison_section(c) for name, c in row.metrics.items()},
+        winner=row.winner,
+        answer=row_answer(row, objective),
+    )
+
+
+def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, low: float | None) -> ArmResult | None:
+    """A plan as a row names it, with the interval that a profile of the plan would state."""
     if plan is None:
         return None
+    names = objective.metrics
+    high = stats.largest_t(np.array([plan.metric(m) - baseline.metric(m) for m in names]))
+    metrics = {m: comparison_section(stats.compare(plan.metric(m), baseline.metric(m), low, high)) for m in names}
     return ArmResult(
         knobs=plan.knobs.describe(),
         content=plan.plan.content,
         relative_macs=plan.cost.macs / baseline.cost.macs,
         seconds=plan.cost.seconds,
-        difference=comparison_section(select.compare(plan.scores, baseline.scores)),
-        confirmed=confirmed,
+        difference=metrics[objective.metrics[0]],
+        metrics=metrics,
+        confirmed=True,
     )
 
 
-def _crossover(rungs: Sequence[Rung]) -> str | None:
-    found = select.crossover(rungs)
-    if found is None:
-        return None
-    low, high = found
-    return f"The better family changes between {100 * low:.3g}% and {100 * high:.3g}% of the unaccelerated cost."
-
-
-def comparison_section(c: select.Comparison) -> Comparison:
+def comparison_section(c: stats.Comparison) -> Comparison:
     """A paired comparison as a profile states it."""
     return Comparison(mean=c.mean, low=c.low, high=c.high, num_prompts=c.n)
 
 
-def _cost(cost: PlanCost) -> dict[str, Any]:
+def _cost(cost: Any) -> dict[str, Any]:
     return {
         "macs": cost.macs,
         "macs_paper": cost.macs_paper,

@@ -39,7 +39,7 @@ class ExportJob:
         out: the file; by default ``profile`` with the format's ending.
         format: a key of ``FORMATS``.
         latency_table: a file that ``postdiff cost --measure --out`` wrote on another machine.
-        delta: the score difference that is cared about; the study's own where None.
+        delta: differences that are cared about, as ``--delta`` gives them; the study's own where empty.
     """
 
     study: Path
@@ -48,7 +48,7 @@ class ExportJob:
     out: Path | None = None
     format: str = "yaml"
     latency_table: Path | None = None
-    delta: float | None = None
+    delta: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,6 @@ def run_export(job: ExportJob) -> list[Exported]:
         raise UsageError(f"--format {job.format}", f"formats are {', '.join(FORMATS)}", "take yaml")
     if job.budget is not None and job.budgets is not None:
         raise UsageError("--budget with --budgets", "they say the same thing", "leave one out")
-    if job.delta is not None and not job.delta > 0:
-        raise UsageError(f"--delta {job.delta:g}", "it must be above 0", "give the score difference you care about")
     study = Study.load(job.study).require_scores()
     several = parse_budgets(job.budgets) if job.budgets is not None else None
     budgets = several or [parse_budget(job.budget if job.budget is not None else str(study.record.job["budget"]))]

@@ -15,9 +15,11 @@ from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.quality.metrics import quality_metrics
 from postdiff_calib.record import Study
 from postdiff_calib.search.guards import Guard, parse_guards
 from postdiff_calib.search.names import STUDY_NAME
+from postdiff_calib.search.objective import parse_per_metric
 from postdiff_calib.workbench import SCENE, Workbench, generation_settings
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def check_job(job: CalibrateJob) -> None:
         raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
-    if job.delta is not None and job.delta <= 0:
-        raise StudyError(f"delta {job.delta:g}", "it must be above 0", "give the score difference you care about")
+    for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
+        parse_per_metric(option, texts, [m.name for m in quality_metrics()])
     for folder, what in ((job.out.parent, f"output {job.out}"), (job.folder, f"study folder {job.folder}")):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,14 @@ calibration and on the held-out prompts), ``study.db`` (Optuna's trials).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from postdiff_calib.budget import Budget, Limit
-from postdiff_calib.conclude import Facts, Scored, conclude, finalists
+from postdiff_calib.conclude import Evidence, Facts, Scored, SearchedBudget, conclude
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import ModelError, StudyError
 from postdiff_calib.files import without_passwords, write_atomically
@@ -26,17 +27,47 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.search.evaluate import FileStore, ScoreBook
 from postdiff_calib.search.guards import Guard, parse_guards
 from postdiff_calib.search.names import HELD_OUT, SCORES
+from postdiff_calib.search.objective import Objective, parse_per_metric
+from postdiff_calib.search.rows import Unfound
 from postdiff_calib.search.select import PlanScores
 
 RECORD = "study.json"
-RECORD_VERSION = 1
-#: Shares of the unaccelerated cost at which the three families are compared beside the asked-for budget.
-LADDER_SHARES = (0.25, 0.4, 0.8)
+RECORD_VERSION = 2
+#: Shares of the unaccelerated cost at which both arms are searched beside the asked-for budget.
+FURTHER_SHARES = (0.25, 0.4, 0.8)
+_SAME_SHARE = 1e-6
 
 
-def ladder(limit: Limit) -> tuple[Limit, ...]:
-    """The trade-off table's other budgets, in the terms of ``limit``."""
-    return tuple(Limit(limit.kind, limit.quantile, share * limit.baseline, limit.baseline) for share in LADDER_SHARES)
+def further_limits(limit: Limit) -> tuple[Limit, ...]:
+    """The trade-off's other budgets, in the terms of ``limit``."""
+    own = limit.value / limit.baseline
+    return tuple(
+        Limit(limit.kind, limit.quantile, share * limit.baseline, limit.baseline)
+        for share in FURTHER_SHARES
+        if abs(share - own) > _SAME_SHARE
+    )
+
+
+def searched_data(budget: SearchedBudget) -> dict[str, Any]:
+    """A searched budget as plain data; the inverse of ``searched_budget``."""
+    limit, unfound = budget.limit, budget.unfound
+    return {
+        "limit": [limit.kind, limit.quantile, limit.value, limit.baseline],
+        "finalists": list(budget.finalists),
+        "unfound": None
+        if unfound is None
+        else [None if math.isinf(v) else v for v in (unfound.cheaper, unfound.fewer)],
+        "fits": dict(budget.fits),
+    }
+
+
+def searched_budget(data: Mapping[str, Any]) -> SearchedBudget:
+    """A searched budget from ``searched_data``'s data."""
+    unfound = data["unfound"]
+    if unfound is not None:
+        cheaper, fewer = unfound
+        unfound = Unfound(-math.inf if cheaper is None else cheaper, math.inf if fewer is None else fewer)
+    return SearchedBudget(Limit(*data["limit"]), tuple(data["finalists"]), unfound, data["fits"])
 
 
 @dataclass(frozen=True)
@@ -45,7 +76,7 @@ class StudyRecord:
 
     Args:
         job: what ``calibrate`` was asked for: model, budget, prompts, num_prompts, seed, trials, sampler, noise, dtype,
-            delta, max_drop, guards.
+            delta, weight, max_drop, guards.
         settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
         fingerprint: what scores depend on.
         num_inference_steps: T of the unaccelerated model.
@@ -54,6 +85,8 @@ class StudyRecord:
         cost: prices of plans on the machine that calibrated.
         trials: finished trials of the search.
         failed: (knobs, reason) of plans whose pictures were broken.
+        objective: the metrics with their spreads, weights and δ, as ``Objective.as_data`` gives them.
+        searched: the budgets that were searched, as ``searched_data`` gives them; those of earlier calls are kept.
     """
 
     job: Mapping[str, Any]
@@ -68,6 +101,18 @@ class StudyRecord:
     cost: CostTable
     trials: int = 0
     failed: tuple[tuple[str, str], ...] = field(default=())
+    objective: Sequence[Mapping[str, Any]] = field(default=())
+    searched: Sequence[Mapping[str, Any]] = field(default=())
+
+    @property
+    def quality(self) -> Objective:
+        """What the search improves."""
+        return Objective.from_data(self.objective) if self.objective else Objective()
+
+    @property
+    def searched_budgets(self) -> tuple[SearchedBudget, ...]:
+        """The budgets that were searched."""
+        return tuple(searched_budget(data) for data in self.searched)
 
     @property
     def baseline(self) -> Knobs:
@@ -164,7 +209,7 @@ class Study:
         def scores(knobs: Knobs) -> PlanScores:
             return book.plan_scores(knobs, table.price(compile_plan(knobs)))
 
-        return Scored(scores(baseline), [scores(knobs) for knobs in book.plans.values()])
+        return Scored(scores(baseline), [scores(knobs) for knobs in book.plans.values()], len(book.set_aside))
 
     def require_scores(self) -> Study:
         """The study itself, once it is known to hold scores.
@@ -179,24 +224,34 @@ class Study:
             )
         return self
 
-    def confirmed(self, calibration: Scored, held_out: Scored, limit: Limit) -> Scored | None:
-        """A limit's finalists on the held-out prompts; None where not all of them were scored there."""
-        wanted = [plan.plan.content for plan in finalists(calibration, limit, self.record.guards)]
-        known = {plan.plan.content: plan for plan in held_out.plans if plan.complete}
-        if wanted and held_out.baseline.complete and known.keys() >= set(wanted):
-            return Scored(held_out.baseline, [known[content] for content in wanted])
-        return None
+    def evidence(self, cost: CostTable | None = None, deltas: Sequence[str] = ()) -> Evidence:
+        """All that answers rest on.
 
-    def conclude(self, budget: Budget, cost: CostTable | None = None, delta: float | None = None) -> Profile:
-        """The profile of the best scored plan within a budget; no picture is made.
+        Args:
+            cost: prices of another machine; this study's own by default.
+            deltas: ``--delta`` options that stand in for the study's own.
 
-        Where the budget's finalists all have held-out scores, the winner is chosen and stated on those; else on the
+        Raises:
+            UsageError: a δ is nonsense.
+        """
+        calibration, held_out = self.scored(cost)
+        objective = self.record.quality
+        objective = objective.with_deltas(parse_per_metric("--delta", deltas, objective.metrics))
+        searched = self.record.searched_budgets
+        if cost is not None:  # seconds of another machine: what was searched here was searched in other terms
+            searched = tuple(budget for budget in searched if budget.limit.kind == "macs")
+        return Evidence(calibration, held_out, searched, objective)
+
+    def conclude(self, budget: Budget, cost: CostTable | None = None, deltas: Sequence[str] = ()) -> Profile:
+        """The profile of the best scored plan within a budget; no image is made.
+
+        Where plans within the budget have held-out scores, the winner is chosen and stated on those; else on the
         calibration prompts, and the profile says so.
 
         Args:
             budget: any budget.
             cost: prices of another machine; this study's own by default.
-            delta: the score difference one cares about; the study's own by default.
+            deltas: ``--delta`` options that stand in for the study's own.
 
         Raises:
             BudgetError: the budget needs seconds and none were measured, or no scored plan is within it.
@@ -204,19 +259,10 @@ class Study:
         """
         record, table = self.record, cost or self.record.cost
         limit = budget.resolve(table.price(compile_plan(record.baseline)))
-        calibration, held_out = self.scored(cost)
-        confirmed = self.confirmed(calibration, held_out, limit)
-        images = sum(plan.n for plan in (*calibration.plans, *held_out.plans))
-        return conclude(
-            budget,
-            limit,
-            calibration,
-            confirmed,
-            ladder(limit),
-            self._facts(images, confirmed is not None, table),
-            delta if delta is not None else record.job.get("delta"),
-            record.guards,
-        )
+        evidence = self.evidence(cost, deltas)
+        images = sum(plan.n for plan in (*evidence.calibration.plans, *evidence.held_out.plans))
+        facts = self._facts(images, evidence.judged(limit) is not None, table)
+        return conclude(budget, limit, evidence, evidence.rows_beside(limit), facts, record.guards)
 
     def _facts(self, images: int, confirmed: bool, table: CostTable) -> Facts:
         record = self.record
@@ -240,9 +286,45 @@ class Study:
             latent_multiple=int(record.settings["latent_multiple"]),
         )
 
-    def with_search(self, trials: int, failed: Sequence[tuple[str, str]]) -> Study:
-        """The same study after its search, saved."""
-        study = replace(self, record=replace(self.record, trials=trials, failed=tuple(failed)))
+    def with_search(
+        self, trials: int, failed: Sequence[tuple[str, str]], searched: Sequence[SearchedBudget] = ()
+    ) -> Study:
+        """The same study after its search, saved; budgets searched earlier are kept beside the new ones."""
+        new = [searched_data(budget) for budget in searched]
+        limits = [data["limit"][:3] for data in new]
+        kept = [data for data in self.record.searched if list(data["limit"][:3]) not in limits]
+        record = replace(self.record, trials=trials, failed=tuple(failed), searched=(*kept, *new))
+        study = replace(self, record=record)
+        study.save()
+        return study
+
+    def with_objective(self, objective: Objective) -> Study:
+        """The same study with what its search improves; nothing is saved yet."""
+        return replace(self, record=replace(self.record, objective=objective.as_data()))
+
+    def with_earlier_searches(self) -> Study:
+        """The same study with the budgets that an earlier call on this folder searched; nothing is saved yet."""
+        if not (self.folder / RECORD).exists():
+            return self
+        earlier = Study.load(self.folder).record
+        if dict(earlier.fingerprint) != json.loads(json.dumps(dict(self.record.fingerprint))):
+            return self
+        return replace(self, record=replace(self.record, searched=earlier.searched))
+
+    def without(self, broken: Mapping[str, tuple[str, str]]) -> Study:
+        """The same study without finalists whose images are broken, saved.
+
+        Args:
+            broken: (knobs in words, reason) by content hash.
+        """
+        if not broken:
+            return self
+        searched = [
+            {**data, "finalists": [plan for plan in data["finalists"] if plan not in broken]}
+            for data in self.record.searched
+        ]
+        failed = tuple(dict.fromkeys((*self.record.failed, *broken.values())))
+        study = replace(self, record=replace(self.record, searched=searched, failed=failed))
         study.save()
         return study
 

@@ -248,13 +248,17 @@ def in_turn(
 
 def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress) -> list[Check]:
     """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
+    import numpy as np
+
     from postdiff_calib.models.cards import get_card
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.health import HealthError
+    from postdiff_calib.quality.metrics import SCORE
+    from postdiff_calib.search.compare import compare
     from postdiff_calib.search.guards import Guard, read
-    from postdiff_calib.search.select import compare
 
-    stated, evidence = profile.expected.difference, profile.evidence
+    expected, evidence = profile.expected, profile.evidence
+    stated = {m.metric: m.difference for m in expected.metrics} or {SCORE: expected.difference}
     name = get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer
     scorer = ClipScorer(name, device=loaded.device)
     same = checks.same(
@@ -269,7 +273,12 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
     rails = [Guard(entry.metric, entry.limit) for entry in profile.budget.guards]
     return [
         same,
-        checks.quality(stated, compare(ours.scores, theirs.scores), fresh.what),
+        *(
+            checks.quality(m, stated[m], compare(ours.metric(m), theirs.metric(m)), fresh.what, len(stated))
+            if np.isfinite(theirs.metric(m)).sum() > 1
+            else checks.not_judged(f"quality {m}", "as stated", "it cannot be measured here")
+            for m in stated
+        ),
         *(checks.guard_rail(guard, read(guard.metric, ours, theirs), fresh.what) for guard in rails),
     ]
 

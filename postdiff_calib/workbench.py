@@ -71,6 +71,11 @@ class Workbench:
         return (*self.calibration.prompts, *self.held_out.prompts)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Quality metrics that are measured, the score first; names of ``quality.METRICS``."""
+        return tuple(m for m in self.loaded.card.metrics if m != SCENE or self.judge is not None)
+
+    @property
     def held_out_seed(self) -> int:
         """Seed of the first held-out prompt."""
         return self.seed + len(self.calibration)

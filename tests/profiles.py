@@ -6,8 +6,18 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
 
 
-def difference(mean: float = -0.1) -> dict[str, Any]:
-    return {"mean": mean, "low": mean - 0.2, "high": mean + 0.2, "num_prompts": 250}
+def difference(mean: float = -0.1, half: float = 0.2) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "num_prompts": 250}
+
+
+def metrics() -> list[dict[str, Any]]:
+    """The score, and the share of right scenes in per cent."""
+    clip = {"metric": "clip", "score": 70.1, "baseline_score": 70.2, "difference": difference(), "spread": 7.0}
+    scene = {"metric": "scene", "score": 87.6, "baseline_score": 88.0, "difference": difference(-0.4, 1.5)}
+    return [
+        {**clip, "weight": 1.0, "delta": 0.7, "verdict": "equivalent"},
+        {**scene, "spread": 30.0, "weight": 1.0, "delta": 3.0, "verdict": "equivalent"},
+    ]
 
 
 def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
@@ -18,6 +28,7 @@ def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
         "seconds": 0.06,
         "difference": difference(),
         "confirmed": True,
+        "metrics": {"clip": difference(), "scene": difference(-0.4, 1.5)},
     }
 
 
@@ -25,7 +36,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
     knobs = knobs or Knobs(20, 0.3, 0.5, 2, 0.75)
     content, n_low, gate_step, refresh_steps = plan_facts(compile_plan(knobs))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "model": {
             "id": "shapes",
             "card": "shapes",
@@ -77,6 +88,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "ssim": 0.75,
             "psnr": 19.5,
             "lpips": None,
+            "metrics": metrics(),
         },
         "tradeoff": {
             "rows": [
@@ -85,7 +97,10 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
                     "fewer": arm(Knobs(12), 0.6),
                     "cheaper": arm(knobs, 0.58),
                     "joint": None,
-                    "cheaper_minus_fewer": difference(0.3),
+                    "cheaper_minus_fewer": difference(0.03, 0.02),
+                    "searched": True,
+                    "unit": "spreads",
+                    "metrics": {"clip": difference(0.3), "scene": difference(0.2, 1.0)},
                     "winner": "cheaper",
                     "answer": "Cheaper steps win at 60%.",
                 }

@@ -1,18 +1,25 @@
 """A study's folder made without a model: scores of known means, prices of a network that is easy to count."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from profiles import profile_data
 
+from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.record import Study, StudyRecord
+from postdiff_calib.record import Study, StudyRecord, further_limits, searched_data
 from postdiff_calib.search.evaluate import FileStore
 from postdiff_calib.search.names import HELD_OUT, SCORES
+from postdiff_calib.search.objective import Objective, Term
+from postdiff_calib.search.rows import Unfound
+from postdiff_calib.search.select import ARMS, Arm, PlanScores
+from postdiff_calib.search.strategy import FURTHER_FINALISTS, OWN_FINALISTS
 
 N, N_HELD_OUT = 80, 60
 BASELINE = Knobs(20)
@@ -31,13 +38,8 @@ LOSSES = {
     Knobs(12, cache_interval=2): 0.4,  # 36 %
     Knobs(16, cache_interval=2): 0.15,  # 48 %
 }
-#: The finalists of the study's own budget of 60 %: best two of all, best of fewer and of cheaper steps.
-FINALISTS = (
-    Knobs(12),
-    Knobs(20, cache_interval=2),
-    Knobs(20, cache_interval=3),
-    Knobs(16, cache_interval=2),
-)
+#: The metrics that the study's search improves: spreads of 5 points and of a fifth of the scenes, δ a tenth of each.
+CLIP, SCENE = Term("clip", 5.0, 1.0, 0.5), Term("scene", 0.2, 1.0, 0.02)
 
 
 class EasyMeter(Meter):
@@ -85,45 +87,104 @@ def cost_table(times: Latency | None = None, **changes: object) -> CostTable:
     return table
 
 
-def write_scores(path: Path, losses: dict[Knobs, float], n: int, seed: int) -> None:
-    """A block per plan: the baseline's score less the loss, with a noise of 0.5."""
-    random = np.random.default_rng(seed)
-    base, store = random.normal(80, 5, n), FileStore(path)
+def finalists(limit: Limit, counts: Mapping[Arm, int]) -> tuple[str, ...]:
+    """Content hashes of the plans of the least loss within a budget, so many of each arm."""
+    table, found = cost_table(latency(1e-6)), {}
+    for arm, count in counts.items():
+        plans = [PlanScores(knobs, table.price(compile_plan(knobs)), np.zeros(1)) for knobs in LOSSES]
+        plans = [p for p in plans if p.knobs != BASELINE and limit.allows(p.cost) and arm in p.arms(20)]
+        found |= {p.plan.content: p for p in sorted(plans, key=lambda p: LOSSES[p.knobs])[:count]}
+    return tuple(found)
+
+
+def searched(budget: str, widened: Unfound | None = None) -> tuple[dict[str, object], ...]:
+    """What the searches of the own budget and of the further ones (25, 40 and 80 %) came to, the own one first.
+
+    Every plan counts as judged, so nothing better may lie elsewhere, but for what ``widened`` says of the own budget.
+    """
+    own = parse_budget(budget).resolve(cost_table(latency(1e-6)).price(compile_plan(BASELINE)))
+    fits = dict.fromkeys(ARMS, True)
+    budgets = [SearchedBudget(own, finalists(own, OWN_FINALISTS), widened or Unfound(), fits)]
+    budgets += [
+        SearchedBudget(limit, finalists(limit, FURTHER_FINALISTS), Unfound(), fits) for limit in further_limits(own)
+    ]
+    return tuple(searched_data(budget) for budget in budgets)
+
+
+def write_scores(path: Path, losses: dict[Knobs, float], n: int, seed: int, *, scene: bool = False) -> None:
+    """A block per plan: the baseline's score less the loss, with a noise of 0.5.
+
+    With ``scene``, a second metric beside it loses a twentieth of the loss, with a noise of 0.03.
+    """
+    random, other = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    base, scenes, store = random.normal(80, 5, n), other.normal(0.8, 0.1, n), FileStore(path)
     for knobs, loss in losses.items():
         noise = np.zeros(n) if knobs == BASELINE else random.normal(0, 0.5, n)
         scores = base - loss + noise - noise.mean()
         block = {"plan": compile_plan(knobs).content, "knobs": knobs.as_dict(), "prompts": list(range(n))}
-        store.append({**block, "scores": [float(score) for score in scores]})
+        block["scores"] = [float(score) for score in scores]
+        if scene:
+            noise = np.zeros(n) if knobs == BASELINE else other.normal(0, 0.03, n)
+            block["measures"] = {"scene": [float(v) for v in scenes - loss / 20 + noise - noise.mean()]}
+        store.append(block)
 
 
-def study_record(budget: str = "60%", **changes: object) -> StudyRecord:
-    """What the study is about."""
+def study_record(
+    budget: str = "60%", *, scene: bool = False, widened: Unfound | None = None, **changes: object
+) -> StudyRecord:
+    """What the study is about.
+
+    Args:
+        budget: its own.
+        scene: the search improves the share of right scenes beside the score.
+        widened: what may not have been found at the own budget; nothing where None.
+        changes: other fields of the record.
+    """
     data = profile_data()
     model = {**data["model"], "scheduler": "DDIMScheduler", "guidance_scale": 3.6}
     derived = ("num_held_out", "trials", "images", "smallest_difference", "notes")
+    given = {"model": "shapes", "budget": budget, "prompts": None, "num_prompts": N_HELD_OUT, "trials": None, "seed": 0}
+    options = {"noise": "coupled", "sampler": "postdiff", "dtype": "float32"}
     fields = {
-        "job": {"model": "shapes", "budget": budget, "seed": 0, "dtype": "float32", "delta": None},
+        "job": {**given, **options, "delta": [], "weight": [], "max_drop": [], "guards": []},
         "settings": {"batch_size": 10, "noise": "coupled", "latent_multiple": 2},
         "fingerprint": {"model": "0123abcd"},
         "num_inference_steps": 20,
         "model": model,
-        "evidence": {key: value for key, value in data["evidence"].items() if key not in derived},
+        "evidence": {
+            **{key: value for key, value in data["evidence"].items() if key not in derived},
+            "num_prompts": N_HELD_OUT,
+        },
         "environment": {key: value for key, value in data["environment"].items() if key != "latency_device"},
         "calibration": tuple(f"prompt {i}" for i in range(N)),
         "held_out": tuple(f"unseen prompt {i}" for i in range(N_HELD_OUT)),
         "cost": cost_table(latency(1e-6)),
         "trials": len(LOSSES),
+        "objective": Objective((CLIP, SCENE) if scene else (CLIP,)).as_data(),
+        "searched": searched(budget, widened),
     }
     return StudyRecord(**{**fields, **changes})
 
 
-def make_study(folder: Path, *, scores: bool = True, held_out: bool = True, **changes: object) -> Study:
-    """Write a study's folder; in it, cheaper steps win at the study's 60 % and fewer steps at 25 and 40 %."""
+def make_study(
+    folder: Path, *, scores: bool = True, held_out: bool = True, scene: bool = False, **changes: object
+) -> Study:
+    """Write a study's folder; in it, cheaper steps win at the study's 60 % and fewer steps at 25 and 40 %.
+
+    All plans but ``T=20 s=0.5 β=0.5`` are finalists of a budget, so the held-out prompts have their scores.
+
+    Args:
+        folder: to be made.
+        scores, held_out: whether there are scores on the calibration and on the held-out prompts.
+        scene, changes: as ``study_record``.
+    """
     folder.mkdir(parents=True)
-    study = Study(folder, study_record(**changes))
+    study = Study(folder, study_record(scene=scene, **changes))
     study.save()
     if scores:
-        write_scores(folder / SCORES, LOSSES, N, 0)
+        write_scores(folder / SCORES, LOSSES, N, 0, scene=scene)
     if scores and held_out:
-        write_scores(folder / HELD_OUT, {knobs: LOSSES[knobs] for knobs in (BASELINE, *FINALISTS)}, N_HELD_OUT, 1)
+        judged = {plan for budget in study.record.searched_budgets for plan in budget.finalists}
+        losses = {k: loss for k, loss in LOSSES.items() if k == BASELINE or compile_plan(k).content in judged}
+        write_scores(folder / HELD_OUT, losses, N_HELD_OUT, 1, scene=scene)
     return study

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from studies import study_record
 
 from postdiff_calib.accelerate import accelerated
 from postdiff_calib.budget import Limit
-from postdiff_calib.calibrate import CalibrateJob, run_calibrate
+from postdiff_calib.calibrate import CalibrateJob, run_calibrate, spread_stage
 from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
 from postdiff_calib.generate import generate
@@ -16,10 +17,13 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.profile import load_profile
-from postdiff_calib.prompts import draw, load_prompt_set
+from postdiff_calib.progress import Silent
+from postdiff_calib.prompts import PromptSet, draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.record import Study, ladder
-from postdiff_calib.search.names import HELD_OUT, SCORES
+from postdiff_calib.quality.health import HealthError
+from postdiff_calib.record import Study, further_limits
+from postdiff_calib.search.measured import Measured
+from postdiff_calib.search.names import HELD_OUT, OTHER_SEEDS, SCORES
 from postdiff_calib.search.pictures import PictureEvaluator
 
 
@@ -38,8 +42,80 @@ def settings(card):
     }
 
 
-def test_ladder_shares_are_of_the_baseline():
-    assert [rung.value for rung in ladder(Limit("macs", "median", 60.0, 100.0))] == [25.0, 40.0, 80.0]
+def test_further_budgets_are_shares_of_the_baseline_and_never_the_own_one():
+    assert [at.value for at in further_limits(Limit("macs", "median", 60.0, 100.0))] == [25.0, 40.0, 80.0]
+    assert [at.value for at in further_limits(Limit("macs", "median", 40.0, 100.0))] == [25.0, 80.0]
+    assert {(at.kind, at.quantile) for at in further_limits(Limit("seconds", "p95", 1.0, 4.0))} == {("seconds", "p95")}
+
+
+# --- the spread of each metric -------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Two values a prompt that are ``apart`` from each other; scenes that are right with one seed in two."""
+
+    metrics = ("clip", "scene")
+
+    def __init__(self, apart=4.0, broken=(), size=12):
+        self.calibration = PromptSet(tuple(f"prompt {i}" for i in range(size)), "c", name="some")
+        self.held_out = PromptSet(tuple(f"unseen {i}" for i in range(2 * size)), "h", name="others")
+        self.apart, self.broken, self.size, self.asked = apart, set(broken), size, []
+
+    def evaluator(self, prompts, seed, on_images=None, folder=None):
+        self.asked.append((prompts.prompts, seed, folder))
+        return self
+
+    def measured(self, knobs, indices):
+        if self.broken & set(indices):
+            raise HealthError("1 of 10 images", "are constant", "use float32")
+        n = min(30, self.size)
+        second = [i >= n for i in indices]
+        scores = [50.0 + 10 * (i % n) + self.apart * s for i, s in zip(indices, second, strict=True)]
+        return Measured(scores, {"scene": [100.0 * s for s in second]})
+
+    def scores(self, knobs, indices):
+        return self.measured(knobs, indices).scores
+
+
+def spread(folder, bench, **job):
+    given = {**study_record().job, **job}
+    study = Study(folder, study_record(job=given, calibration=bench.calibration.prompts))
+    return spread_stage(study, bench, Silent())
+
+
+def test_the_spread_is_that_of_two_seeds_and_delta_a_tenth_of_it(tmp_path):
+    bench = Bench()
+    terms = spread(tmp_path, bench).record.quality.terms
+    # differences of 4 points and of 100 % between two seeds: spreads of 4 / √2 and 100 / √2
+    assert [t.spread for t in terms] == pytest.approx([4 / 2**0.5, 100 / 2**0.5])
+    assert [t.delta for t in terms] == pytest.approx([0.4 / 2**0.5, 10 / 2**0.5])
+    assert [t.weight for t in terms] == [1.0, 1.0]
+    # the same prompts twice, with seeds that neither the search nor the judgement uses
+    assert bench.asked == [(bench.calibration.prompts * 2, 12 + 24, None)]
+    # what is known is not measured again
+    assert spread(tmp_path, Bench(apart=9.0)).record.quality.terms == terms
+
+
+def test_given_deltas_and_weights_stand(tmp_path):
+    terms = spread(tmp_path, Bench(), delta=["clip=0.25"], weight=["scene=3"]).record.quality.terms
+    assert [t.delta for t in terms] == pytest.approx([0.25, 10 / 2**0.5])
+    assert [t.weight for t in terms] == [1.0, 3.0]
+
+
+def test_thirty_prompts_are_enough_for_the_spread(tmp_path):
+    bench = Bench(size=40)
+    spread(tmp_path, bench)
+    assert bench.asked[0][0] == bench.calibration.prompts[:30] * 2
+
+
+def test_a_broken_image_of_the_baseline_leaves_its_prompt_out_of_the_spread(tmp_path):
+    terms = spread(tmp_path / "one", Bench(broken=[15])).record.quality.terms
+    assert terms[0].spread == pytest.approx(4 / 2**0.5)
+    with pytest.raises(StudyError, match="the baseline's images of 3 of 24 prompts: they are broken"):
+        spread(tmp_path / "many", Bench(broken=[0, 1, 2]))
+
+
+# --- the embedded model --------------------------------------------------------------------------------------------
 
 
 def test_scores_are_paired_by_seed_and_do_not_depend_on_the_order(shapes):
@@ -72,27 +148,38 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert profile == result.profile
     assert profile.expected.confirmed
     assert profile.expected.cost.macs <= profile.budget.limit
-    assert profile.evidence.num_held_out == 6
+    assert profile.evidence.num_held_out == 12
     own = next(row for row in profile.tradeoff.rows if row.share == pytest.approx(profile.budget.share))
     assert own.fewer is not None
     assert own.cheaper is not None
+    assert [row.share for row in profile.tradeoff.rows] == pytest.approx([0.25, 0.4, 0.6, 0.8])
+    assert all(row.searched for row in profile.tradeoff.rows)
+    # the spread of each metric is measured, and a tenth of it is what is cared about
+    study = Study.load(job.folder)
+    assert [t.metric for t in study.record.quality.terms] == ["clip", "scene"]
+    assert [m.metric for m in profile.expected.metrics] == ["clip", "scene"]
+    for term, stated in zip(study.record.quality.terms, profile.expected.metrics, strict=True):
+        assert term.delta == pytest.approx(term.spread / 10)
+        assert (stated.spread, stated.delta, stated.weight) == (term.spread, term.delta, 1.0)
+    assert len(study.record.searched_budgets) == 4
+    assert (job.folder / OTHER_SEEDS).exists()
 
-    # The profile makes the very pictures that were scored: same prompts, seeds and batches, bit for bit.
+    # The profile makes the images that were scored: with the same prompts, seeds and batches, bit for bit.
     _, held_out = draw(load_prompt_set("shapes"), 12, 0)
     options = {**settings(shapes.card), "batch_size": profile.budget.batch_size}
-    first = torch.cat(list(generate(shapes.pipe, profile.knobs, held_out.prompts, range(12, 18), **options)))
+    first = torch.cat(list(generate(shapes.pipe, profile.knobs, held_out.prompts[:6], range(6, 12), **options)))
     again = load_pipeline("shapes", device="cpu", dtype="float32")
     with accelerated(again.pipe, profile):
-        generators = [torch.Generator().manual_seed(seed) for seed in range(12, 18)]
+        generators = [torch.Generator().manual_seed(seed) for seed in range(6, 12)]
         second = again.pipe(
-            list(held_out.prompts),
+            list(held_out.prompts[:6]),
             generator=generators,
             output_type="pt",
             guidance_scale=profile.model.guidance_scale,
         ).images
     assert torch.equal(first, second)
 
-    # The same command makes no new picture; another seed is another study.
+    # The same command makes no new image; another seed is another study.
     assert run_calibrate(job).profile == profile
     with pytest.raises(StudyError, match="seed"):
         run_calibrate(CalibrateJob(num_prompts=12, trials=6, seed=1, study=job.folder, device="cpu"))

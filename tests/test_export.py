@@ -24,6 +24,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, json_schema, load_profile, parse_profile
 from postdiff_calib.record import Study
+from postdiff_calib.search.rows import Unfound
 
 SCHEMA = Path(__file__).parent.parent / "postdiff_calib" / "profile" / "profile.schema.json"
 NASTY = 'a"""\'\n\\x {0} %s\nimport os; os.abort() #'
@@ -53,11 +54,27 @@ def test_thin_evidence_is_told_apart(study):
     (own,) = export(study)
     assert own.profile.expected.confirmed
     assert own.profile.expected.difference.num_prompts == 60
-    assert own.profile.evidence.notes == []
-    (other,) = export(study, budget="40%")
-    assert not other.profile.expected.confirmed
-    assert other.profile.expected.difference.num_prompts == 80
-    assert any("calibration prompts" in note for note in other.profile.evidence.notes)
+    assert [note[:21] for note in own.profile.evidence.notes] == ["Quality is judged by "]
+    (searched,) = export(study, budget="40%")
+    assert searched.profile.expected.confirmed
+    (other,) = export(study, budget="48%")
+    assert other.profile.expected.confirmed
+    assert sum(note.startswith("The budget of 48% was not searched") for note in other.profile.evidence.notes) == 1
+    (whole,) = export(study, budget="100%")
+    assert whole.profile.knobs == BASELINE
+    assert any("The budget of 100% was not searched" in note for note in whole.profile.evidence.notes)
+
+
+def test_what_is_not_confirmed_is_never_better_or_equivalent(tmp_path):
+    study = make_study(tmp_path / "study", held_out=False).folder
+    verdicts = []
+    for budget in ("25%", "40%", "60%", "100%"):
+        (file,) = export(study, budget=budget)
+        assert not file.profile.expected.confirmed
+        assert file.profile.expected.difference.num_prompts == 80
+        assert any("same prompts of the search" in note for note in file.profile.evidence.notes)
+        verdicts.append(file.profile.expected.verdict)
+    assert verdicts == ["worse", "worse", "undecided", "undecided"]
 
 
 def test_several_budgets_go_to_a_file_each(study):
@@ -79,10 +96,38 @@ def test_what_is_reachable_is_said(study):
 
 
 def test_delta_decides_what_is_equivalent(study):
-    assert export(study, budget="48%", delta=0.5)[0].profile.expected.verdict == "equivalent"
-    assert export(study, budget="48%", delta=1e-3)[0].profile.expected.verdict in ("worse", "undecided")
-    with pytest.raises(UsageError, match="delta"):
-        export(study, delta=0.0)
+    assert export(study, budget="48%", delta=("0.5",))[0].profile.expected.verdict == "equivalent"
+    assert export(study, budget="48%", delta=("clip=0.001",))[0].profile.expected.verdict in ("worse", "undecided")
+    with pytest.raises(UsageError, match="--delta 0: it must be above 0"):
+        export(study, delta=("0",))
+    with pytest.raises(UsageError, match="the metrics of this study are clip"):
+        export(study, delta=("scene=1",))
+
+
+def test_two_metrics_are_stated_and_their_deltas_can_be_set(tmp_path):
+    study = make_study(tmp_path / "study", scene=True).folder
+    (own,) = export(study)
+    assert [m.metric for m in own.profile.expected.metrics] == ["clip", "scene"]
+    assert [m.delta for m in own.profile.expected.metrics] == [0.5, 0.02]
+    assert own.profile.expected.metrics[1].difference.mean == pytest.approx(-0.0025)  # a twentieth of 0.05
+    assert own.profile.expected.verdict == "equivalent"
+    (strict,) = export(study, delta=("scene=0.001",))
+    assert [m.delta for m in strict.profile.expected.metrics] == [0.5, 0.001]
+    assert strict.profile.expected.verdict == "undecided"
+    assert own.profile.tradeoff.rows[2].unit == "spreads"
+    assert own.profile.tradeoff.rows[2].metrics["scene"].mean == pytest.approx(0.0275)
+
+
+def test_another_machine_does_not_inherit_searches_in_seconds(tmp_path):
+    study = make_study(tmp_path / "study", budget="24ms").folder
+    table = table_file(tmp_path / "h100.json", latency(1e-9, "H100"))
+    (here,) = export(study, budget="24ms")
+    assert here.profile.tradeoff.crossover is not None
+    assert not any("not searched" in note for note in here.profile.evidence.notes)
+    (there,) = export(study, budget="0.024ms", latency_table=table)
+    assert there.profile.knobs == here.profile.knobs
+    assert [row.winner for row in there.profile.tradeoff.rows] == ["undecided"]
+    assert any("was not searched" in note for note in there.profile.evidence.notes)
 
 
 def table_file(path, times, **changes):
@@ -299,31 +344,44 @@ def test_a_script_of_a_local_pipeline(tmp_path):
 
 def test_the_question_at_every_budget(study):
     tradeoff = compare_arms(Study.load(study))
-    assert round(100 * tradeoff.rows[0].share) == 18
-    assert tradeoff.rows[-1].share == 1.0
-    assert len(tradeoff.rows) == 10
-    by_share = {
-        round(100 * row.share): row for row in compare_arms(Study.load(study), parse_budgets("18%,25%,40%,60%")).rows
-    }
-    assert by_share[18].fewer is None
-    assert by_share[18].winner == "cheaper"
-    assert by_share[25].winner == by_share[40].winner == "fewer"
-    assert by_share[40].fewer.difference.mean == pytest.approx(-0.8)
-    assert by_share[40].cheaper_minus_fewer.mean == pytest.approx(-1.2)
-    assert by_share[40].joint.knobs == "T=12 k=2"
-    assert by_share[60].winner == "cheaper"
-    assert [by_share[share].fewer.confirmed for share in (25, 40, 60)] == [False, False, True]
+    assert [row.share for row in tradeoff.rows] == pytest.approx([0.25, 0.4, 0.6, 0.8])
+    low, medium, own, high = tradeoff.rows
+    assert [row.winner for row in tradeoff.rows] == ["fewer", "fewer", "cheaper", "cheaper"]
+    assert medium.fewer.difference.mean == pytest.approx(-0.8)
+    assert medium.cheaper_minus_fewer.mean == pytest.approx(-1.2)
+    assert medium.joint.knobs == "T=12 k=2"
+    assert (low.fewer.knobs, low.cheaper.knobs) == ("T=5", "T=20 k=10 m=0.25")
+    assert own.cheaper_minus_fewer.mean == pytest.approx(0.55)
+    assert high.cheaper_minus_fewer.mean == pytest.approx(0.25)
+    assert all(row.fewer.confirmed and row.cheaper.confirmed and row.searched for row in tradeoff.rows)
+    profile = export(study)[0].profile
+    assert [row.answer for row in profile.tradeoff.rows] == [row.answer for row in tradeoff.rows]
+
+
+def test_a_budget_that_was_not_searched_decides_nothing(study):
+    (row,) = compare_arms(Study.load(study), parse_budgets("48%")).rows
+    assert (row.winner, row.searched, row.cheaper_minus_fewer) == ("undecided", False, None)
+    assert (row.fewer.knobs, row.cheaper.knobs) == ("T=8", "T=20 k=3")
+    assert "were not searched" in row.answer
+
+
+def test_plans_that_may_not_have_been_found_keep_a_budget_open(tmp_path):
+    study = make_study(tmp_path / "study", widened=Unfound(fewer=-1.0))
+    own = compare_arms(study).rows[2]
+    assert own.winner == "tie"
+    assert own.cheaper_minus_fewer.low == pytest.approx(-5.0)  # one spread of 5 points
+    assert compare_arms(study).crossover == pytest.approx((0.4, 0.8))
 
 
 def test_the_answer_is_one_sentence(study):
     found = compare_arms(Study.load(study), parse_budgets("18%,25%,40%,60%,80%,100%"))
     assert found.answer == (
-        "Fewer steps win at 25% to 40% of the unaccelerated MACs, cheaper steps win at 60% to 80%, "
-        "only cheaper steps fit at 18%, elsewhere neither is shown to be better."
+        "Fewer steps win at 25% to 40% of the baseline's MACs, cheaper steps win at 60% to 80%, "
+        "not searched at 18% and 100%."
     )
     assert found.crossover == pytest.approx((0.4, 0.6))
     assert compare_arms(Study.load(study), parse_budgets("100%")).answer == (
-        "Neither fewer nor cheaper steps are shown to be better at 100% of the unaccelerated MACs."
+        "Not searched at 100% of the baseline's MACs."
     )
 
 
@@ -338,6 +396,11 @@ def test_points_and_frontiers(study):
     assert not joint["T=8"].on_frontier
     assert joint["T=12 k=2"].on_frontier
     assert joint["T=12 k=2"].arms == ("joint",)
+    # what was not judged is shown by its scores of the search, on a frontier of its own
+    assert [knobs for knobs, point in joint.items() if not point.held_out] == ["T=20 s=0.5 β=0.5"]
+    assert joint["T=8"].difference.num_prompts == 60
+    assert joint["T=20 s=0.5 β=0.5"].difference.num_prompts == 80
+    assert joint["T=20 s=0.5 β=0.5"].on_frontier
     json.dumps(tradeoff.as_dict(), allow_nan=False)
 
 
@@ -350,13 +413,17 @@ def test_budgets_of_one_kind(study):
     assert seconds.rows[1].cheaper.seconds == pytest.approx(0.024)
     with pytest.raises(BudgetError, match="not in both"):
         compare_arms(loaded, parse_budgets("40%,24ms"))
-    with pytest.raises(BudgetError, match=r"costs 17.6%"):
-        compare_arms(loaded, parse_budgets("5%,10%"))
+    # the study was searched in MACs
+    assert [row.winner for row in seconds.rows] == ["undecided", "undecided"]
+    cheapest = compare_arms(loaded, parse_budgets("5%,10%"))
+    assert all(row.fewer is row.cheaper is row.joint is None for row in cheapest.rows)
 
 
 def test_an_incomplete_study_is_compared_on_what_it_has(tmp_path):
     tradeoff = compare_arms(make_study(tmp_path / "study", held_out=False))
-    assert not any(row.joint.confirmed for row in tradeoff.rows)
+    assert {row.winner for row in tradeoff.rows} == {"undecided"}
+    assert tradeoff.points["joint"]
+    assert not any(point.held_out for points in tradeoff.points.values() for point in points)
     with pytest.raises(StudyError, match="holds no scores"):
         compare_arms(make_study(tmp_path / "empty", scores=False))
 
@@ -367,19 +434,3 @@ def test_the_fixture_costs_what_it_says():
         table.price(compile_plan(k)).macs / table.price(compile_plan(BASELINE)).macs for k in (Knobs(8), BASELINE)
     ]
     assert shares == [0.4, 1.0]
-
-
-def test_a_cheap_winner_is_thin_evidence_only_where_little_else_was_tried(tmp_path):
-    # Within 48 and 70 % the best plan costs most of the budget; within 35.9 % it costs 25 %, and nothing dearer fits.
-    study = make_study(tmp_path / "study").folder
-    thin = [
-        any("of the budget" in note for note in export(study, budget=b)[0].profile.evidence.notes)
-        for b in ("48%", "70%")
-    ]
-    assert thin == [False, False]
-    (low,) = export(study, budget="35.9%")
-    assert low.profile.knobs == Knobs(5)
-    assert (
-        "It costs 70% of the budget, and only 0 dearer plans within the budget were tried."
-        in low.profile.evidence.notes
-    )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,6 +13,10 @@ from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.profile import COMMENTS, Profile, json_schema, load_profile, parse_profile
+from postdiff_calib.report.terminal import profile_facts
+from postdiff_calib.report.wording import results, verdict, winner
+
+VERSION_1 = Path(__file__).parent / "data" / "profile_version_1.yaml"
 
 
 def as_text(data):
@@ -91,9 +96,52 @@ def test_rules_between_knobs_are_the_knobs_own(data):
 
 
 def test_a_newer_schema_is_refused(data):
-    data["schema_version"] = 2
-    with pytest.raises(ProfileError, match="line 1, schema_version: 2: this postdiff reads up to 1"):
+    data["schema_version"] = 3
+    with pytest.raises(ProfileError, match="line 1, schema_version: 3: this postdiff reads up to 2"):
         parse_profile(as_text(data), "p.yaml")
+
+
+def test_version_1_is_still_read_and_shown():
+    profile = load_profile(VERSION_1)
+    assert profile.schema_version == 1
+    assert profile.expected.metrics == []
+    assert not any(row.searched for row in profile.tradeoff.rows)
+    (only,) = results(profile)
+    assert (only.metric, only.difference, only.verdict) == ("clip", profile.expected.difference, "better")
+    facts = profile_facts(profile)
+    assert facts["CLIP score"] == "86.70, baseline 86.08: +0.62 [+0.14, +1.10] better"
+    assert facts["verdict"] == "better on 100 held-out prompts"
+    assert "scenes right" not in facts
+
+
+def test_version_1_counted_prompts_that_are_scored():
+    data = load_profile(VERSION_1).to_dict()
+    data["expected"] |= {"verdict": "undecided", "prompts_to_decide": 480}
+    assert verdict(Profile.model_validate(data)) == "undecided; about 480 prompts would decide"
+
+
+def test_version_1_rows_keep_what_they_decided():
+    rows = load_profile(VERSION_1).tradeoff.rows
+    assert [winner(row) for row in rows] == ["fewer steps", "fewer steps", "neither", "cheaper steps"]
+
+
+def test_delta_of_another_size_is_not_called_a_tenth(data):
+    profile = Profile.model_validate(data)
+    tenth = "CLIP score within 0.70, scenes right within 3.0 (a tenth of what another seed changes)"
+    assert verdict(profile) == f"equivalent: {tenth}"
+    assert verdict(profile, "on 250 held-out prompts") == f"equivalent on 250 held-out prompts, {tenth}"
+    data["expected"]["metrics"][1]["delta"] = 2.0
+    assert verdict(Profile.model_validate(data)) == "equivalent: CLIP score within 0.70, scenes right within 2.0"
+    data["expected"]["metrics"] = data["expected"]["metrics"][:1]
+    assert verdict(Profile.model_validate(data)) == "equivalent within 0.70 (a tenth of what another seed changes)"
+    data["expected"] |= {"verdict": "undecided", "prompts_to_decide": 1200}
+    assert verdict(Profile.model_validate(data)) == "undecided; --num-prompts 1200 would decide"
+
+
+def test_a_metric_that_is_not_known_here_is_shown_by_its_name(data):
+    data["expected"]["metrics"][1]["metric"] = "taste"
+    facts = profile_facts(Profile.model_validate(data))
+    assert facts["taste"] == "87.60, baseline 88.00: −0.40 [−1.90, +1.10] equivalent"
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", "- a list", "", "!!python/object/apply:os.system ['true']"])

@@ -19,11 +19,21 @@ def calibrate_command(
     ] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option("--num-prompts", min=10, help="Prompts to calibrate with.  [default: 500; shapes: 200]"),
+        typer.Option(
+            "--num-prompts",
+            min=10,
+            help="Prompts that finalists are judged on; half as many more are for the search.  "
+            "[default: 500; shapes: 120]",
+        ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", min=0, help="Looks at plans, most at ten prompts.  [default: half the prompts]"),
+        typer.Option(
+            "--trials",
+            min=0,
+            help="Evaluations at the budget, of ten prompts each; other budgets get a twelfth each.  "
+            "[default: 0.7 of the prompts]",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
@@ -39,7 +49,17 @@ def calibrate_command(
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
     delta: Annotated[
-        float | None, typer.Option("--delta", help="Score difference you care about.  [default: 1% of the score]")
+        list[str] | None,
+        typer.Option(
+            "--delta",
+            metavar="NAME=NUMBER",
+            help="Difference you care about: clip=0.3, scene=2; repeatable.  "
+            "[default: a tenth of what another seed changes]",
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option("--weight", metavar="NAME=NUMBER", help="Weight of a metric in what is improved.  [default: 1]"),
     ] = None,
     max_drop: Annotated[
         list[str] | None,
@@ -93,7 +113,8 @@ def calibrate_command(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        delta=delta,
+        delta=tuple(delta or ()),
+        weight=tuple(weight or ()),
         max_drop=tuple(max_drop or ()),
         guards=tuple(guard or ()),
         fresh=fresh,

@@ -12,7 +12,7 @@ def compare_command(
     what: Annotated[list[Path], typer.Argument(help="A study's folder, or two profiles.", show_default=False)],
     budgets: Annotated[
         str | None,
-        typer.Option("--budgets", help="Such as 20%,40%,80%.  [default: from the cheapest plan to 100%]"),
+        typer.Option("--budgets", help="Such as 20%,40%,80%.  [default: those that were searched]"),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw quality against cost into this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

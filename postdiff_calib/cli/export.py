@@ -26,7 +26,8 @@ def export_command(
         typer.Option("--latency-table", help="Seconds of another machine: a file of cost --measure --out."),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option("--delta", help="Score difference you care about.  [default: the study's]")
+        list[str] | None,
+        typer.Option("--delta", metavar="NAME=NUMBER", help="Difference you care about.  [default: the study's]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -44,6 +45,6 @@ def export_command(
         out=out,
         format=file_format,
         latency_table=latency_table,
-        delta=delta,
+        delta=tuple(delta or ()),
     )
     print_exported(run_export(job), as_json=as_json)

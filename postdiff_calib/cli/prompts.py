@@ -11,7 +11,9 @@ import typer
 def sample_command(
     corpus: Annotated[Path, typer.Option("--from", help="Captions: .jsonl, .txt, .csv, .parquet, or COCO's .json.")],
     out: Annotated[Path, typer.Option("--out", help="File to write, .jsonl.")],
-    size: Annotated[int, typer.Option("--size", help="Calibration prompts; half as many are held out.")] = 500,
+    size: Annotated[
+        int, typer.Option("--size", help="Held-out prompts, to judge finalists on; half as many are for the search.")
+    ] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
     stratify: Annotated[
         Literal["length", "embedding"], typer.Option("--stratify", help="What the sample keeps the proportions of.")

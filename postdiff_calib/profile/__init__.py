@@ -13,6 +13,7 @@ from postdiff_calib.profile.sections import (
     Comparison,
     Cost,
     GuardEntry,
+    MetricResult,
     TradeoffRow,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "Cost",
     "GuardEntry",
+    "MetricResult",
     "Profile",
     "TradeoffRow",
     "json_schema",

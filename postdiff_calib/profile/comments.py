@@ -31,20 +31,22 @@ COMMENTS: dict[str, str] = {
         "deep blocks run on refresh_steps. content is a hash of it. noise: how a seed's low-resolution start is made."
     ),
     "expected": (
-        "Cost per image and score, with the same for the unaccelerated model. macs are multiply-accumulates of all\n"
+        "Cost per image and quality, with the same for the unaccelerated model. macs are multiply-accumulates of all\n"
         "denoising steps (macs_paper leaves out attention's own products), seconds are medians of a whole call.\n"
-        "difference: this plan's score minus the unaccelerated model's on the same prompts and seeds, mean and 95 %\n"
-        "interval. verdict: better, equivalent (within delta), worse, or undecided. confirmed: on prompts that the\n"
-        "search never saw. cmmd (lower is nearer), ssim, psnr (higher) and lpips (lower) compare pictures with the\n"
-        "unaccelerated model's."
+        "difference: this plan minus the unaccelerated model on the same prompts and seeds, mean and 95 % interval;\n"
+        "its lower end allows for the choice among finalists. verdict: better, equivalent (within delta), worse, or\n"
+        "undecided, over all metrics. delta: a tenth of the spread, which is how much the baseline's own value moves\n"
+        "with the seed. confirmed: on prompts that the search never saw. cmmd (lower is nearer), ssim, psnr (higher)\n"
+        "and lpips (lower) compare images with the unaccelerated model's."
     ),
     "tradeoff": (
-        "Fewer steps, cheaper steps, or both? The best plan of each kind at several budgets (share of the\n"
-        "unaccelerated cost), and between which budgets the better kind changes, if it does."
+        "Fewer steps, cheaper steps, or both? The best plan found of each arm at several budgets (share of the\n"
+        "unaccelerated cost), and between which budgets the better arm changes, if that is shown. A row that was not\n"
+        "searched decides nothing. The interval of cheaper minus fewer covers the best plans of both arms."
     ),
     "evidence": (
-        "What the figures rest on: prompts, seeds, the scoring model, the search. Score differences below\n"
-        "smallest_difference cannot be told from zero with this many prompts. notes say what is thin."
+        "What the figures rest on: prompts, seeds, the scoring model, the search. A true difference of\n"
+        "smallest_difference would be told from zero in four cases of five. notes say what is thin."
     ),
     "environment": (
         "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."

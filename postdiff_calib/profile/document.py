@@ -24,7 +24,8 @@ from postdiff_calib.profile.sections import (
     TradeoffSection,
 )
 
-SCHEMA_VERSION = 1
+#: Written; version 1, which lacks single metrics and what was searched, is still read.
+SCHEMA_VERSION = 2
 
 
 class Profile(Section):

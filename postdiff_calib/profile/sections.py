@@ -109,7 +109,10 @@ class Cost(Section):
 
 
 class Comparison(Section):
-    """A paired difference to the unaccelerated model: mean over prompts and 95 % confidence interval."""
+    """A paired difference, mostly to the unaccelerated model: mean over prompts and 95 % confidence interval.
+
+    The interval allows for the choice among finalists: its lower end lies further from the mean than its upper end.
+    """
 
     mean: float
     low: float
@@ -117,10 +120,28 @@ class Comparison(Section):
     num_prompts: Annotated[int, Field(ge=1)]
 
 
+class MetricResult(Section):
+    """One quality metric of the plan, in the metric's unit.
+
+    ``spread`` is how much the baseline's own value moves with the seed alone (standard deviation), ``weight`` counts in
+    what the search improves, ``delta`` is the difference that ``equivalent`` means to stay within.
+    """
+
+    metric: str
+    score: float
+    baseline_score: float
+    difference: Comparison
+    spread: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0)]
+    verdict: Verdict
+
+
 class ExpectedSection(Section):
     """What the settings cost and lose, on prompts that the search did not see where ``confirmed``.
 
-    ``delta`` is the difference that ``equivalent`` means to stay within. ``cmmd`` (of all pictures; noisy with few
+    ``metrics`` has every quality metric; ``score``, ``difference`` and ``delta`` repeat the first of them. ``verdict``
+    is over all: *better* means better in one and significantly worse in none. ``cmmd`` (of all pictures; noisy with few
     prompts), ``ssim``, ``psnr`` in dB and ``lpips`` (means over prompts) compare pictures with those that the
     unaccelerated model makes for the same prompts and seeds; None where not measured.
     """
@@ -141,10 +162,11 @@ class ExpectedSection(Section):
     ssim: float | None = None
     psnr: float | None = None
     lpips: float | None = None
+    metrics: list[MetricResult] = Field(default_factory=list)
 
 
 class ArmResult(Section):
-    """The best plan of one family under a budget."""
+    """The best plan found of one arm under a budget; ``difference`` repeats the first of ``metrics``."""
 
     knobs: str
     content: str
@@ -152,29 +174,43 @@ class ArmResult(Section):
     seconds: float | None
     difference: Comparison
     confirmed: bool
+    metrics: dict[str, Comparison] = Field(default_factory=dict)
 
 
 class TradeoffRow(Section):
-    """The paper's question at one budget: fewer steps, cheaper steps, or both?"""
+    """The paper's question at one budget: fewer steps, cheaper steps, or both?
+
+    ``searched``: both arms were searched at this budget and their finalists judged on held-out prompts; else nothing is
+    decided. ``cheaper_minus_fewer`` is the best of one arm minus the best of the other, in ``unit``: points of the one
+    metric, or spreads of the baseline over all ``metrics``, whose own differences are of the two named plans.
+    """
 
     share: Annotated[float, Field(gt=0)]
     fewer: ArmResult | None
     cheaper: ArmResult | None
     joint: ArmResult | None
     cheaper_minus_fewer: Comparison | None
+    searched: bool = False
+    unit: Literal["points", "spreads"] = "points"
+    metrics: dict[str, Comparison] = Field(default_factory=dict)
     winner: Literal["fewer", "cheaper", "tie", "undecided"]
     answer: str
 
 
 class TradeoffSection(Section):
-    """The three families compared at a ladder of budgets, and where the better one changes."""
+    """The three arms compared at several budgets, and where the better one changes."""
 
     rows: list[TradeoffRow]
     crossover: str | None
 
 
 class EvidenceSection(Section):
-    """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin."""
+    """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin.
+
+    ``num_prompts`` is the number that was asked for; the search used half as many, and ``num_held_out`` judged the plan
+    (0 where none did). ``smallest_difference`` is the smallest true difference of the score that is found in four such
+    studies of five.
+    """
 
     prompt_set: Address
     prompt_set_sha256: str

@@ -1,8 +1,11 @@
 """Drawing the calibration set and a disjoint held-out set from a prompt set.
 
+The search looks at calibration prompts, many plans on few prompts each; its finalists are judged on held-out prompts,
+which it never saw, few plans on all of them. So the size that is asked for is that of the held-out set, and the
+calibration set is half as large.
+
 One seeded shuffle orders the whole set; calibration is taken from its front and held-out prompts from its back. So a
-larger draw with the same seed begins with the smaller one, and the same numbers always mean the same prompts. Held-out
-is half the size of calibration: enough to choose among a handful of finalists.
+larger draw with the same seed begins with the smaller one, and the same numbers always mean the same prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from postdiff_calib.prompts.read import PromptSet, content_hash
 
 
 def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, PromptSet]:
-    """Draw ``size`` calibration prompts and max(1, size // 2) held-out prompts that share none.
+    """Draw max(1, size // 2) calibration prompts and ``size`` held-out prompts that share none.
 
     Where the file marks held-out rows, those alone are used for it.
 
@@ -27,15 +30,15 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise PromptError(f"num_prompts={size!r}", "it must be a whole number of at least 1", "the default is 500")
-    n_held = max(1, size // 2)
+    n_search = max(1, size // 2)
     front = _shuffled(prompt_set.prompts, seed)
     back = _shuffled(prompt_set.held_out, seed) if prompt_set.held_out else front[::-1]
-    enough = (size <= len(front) and n_held <= len(back)) if prompt_set.held_out else size + n_held <= len(front)
+    enough = (n_search <= len(front) and size <= len(back)) if prompt_set.held_out else size + n_search <= len(front)
     if not enough:
         reserved = f" and {len(back)} held-out ones" if prompt_set.held_out else ""
         raise PromptError(
             f"prompt set {prompt_set.name!r} with {len(front)} distinct prompts{reserved}",
-            f"{size} for calibration and {n_held} disjoint ones for confirmation are needed",
+            f"{n_search} for the search and {size} disjoint held-out ones for its finalists are needed",
             f"ask for at most {_largest(prompt_set)} (--num-prompts), or give a larger set",
         )
 
@@ -44,7 +47,7 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
             prompt_set, prompts=prompts, held_out=(), sha256=content_hash(prompts), name=f"{prompt_set.name}/{name}"
         )
 
-    return part(front[:size], "calibration"), part(back[:n_held], "held-out")
+    return part(front[:n_search], "calibration"), part(back[:size], "held-out")
 
 
 def left_over(prompt_set: PromptSet, size: int, seed: int) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ def _shuffled(prompts: tuple[str, ...], seed: int) -> tuple[str, ...]:
 
 def _largest(prompt_set: PromptSet) -> int:
     if prompt_set.held_out:
-        return min(len(prompt_set), 2 * len(prompt_set.held_out) + 1)
+        return min(len(prompt_set.held_out), 2 * len(prompt_set) + 1)
     best = 2 * len(prompt_set) // 3
     while best + 1 + max(1, (best + 1) // 2) <= len(prompt_set):
         best += 1

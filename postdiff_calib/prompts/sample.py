@@ -57,11 +57,11 @@ class Sample(NamedTuple):
 def sample(
     corpus: Source, size: int, seed: int, *, stratify: Stratify = "length", embed: Embed | None = None
 ) -> Sample:
-    """Draw a calibration set and a disjoint held-out set of half the size.
+    """Draw a held-out set to judge finalists on, and a disjoint calibration set of half the size to search on.
 
     Args:
         corpus: prompts; repeats (ignoring case) count once.
-        size: calibration prompts.
+        size: held-out prompts.
         seed: of everything random.
         stratify: by ``length`` in words, or by clusters of text embeddings and length within them.
         embed: prompts → (N, D) embeddings; needed for ``embedding``, called with ``BATCH`` prompts at most.
@@ -71,13 +71,13 @@ def sample(
     """
     if size < 1:
         raise PromptError(f"size={size}", "it must be at least 1", "such as 500")
-    held_out = max(1, size // 2)
-    wanted = size + held_out
+    n_search = max(1, size // 2)
+    wanted = size + n_search
     rows, lengths = _distinct_rows(corpus)
     if wanted > len(rows):
         raise PromptError(
             f"corpus {corpus.name!r} with {len(rows)} distinct prompts",
-            f"{size} for calibration and {held_out} held-out ones are needed",
+            f"{n_search} for the search and {size} held-out ones are needed",
             "ask for fewer (--size), or give a larger corpus",
         )
     generator = np.random.default_rng(seed)
@@ -94,8 +94,8 @@ def sample(
     texts = {places[row]: text for row, text in enumerate(corpus) if row in places}
     if len(texts) < wanted:
         raise PromptError(f"corpus {corpus.name!r}", "it changed while it was read", "sample again")
-    held = {int((i + 0.5) * wanted / held_out) for i in range(held_out)}  # at equal distances
-    parts = [texts[i] for i in range(wanted) if i not in held], [texts[i] for i in range(wanted) if i in held]
+    searched = {int((i + 0.5) * wanted / n_search) for i in range(n_search)}  # at equal distances
+    parts = [texts[i] for i in range(wanted) if i in searched], [texts[i] for i in range(wanted) if i not in searched]
     rng = Random(seed)
     for part in parts:
         rng.shuffle(part)

@@ -18,7 +18,7 @@ the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embed
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -255,6 +255,12 @@ def metric(name: str) -> Metric:
         if candidate.name == name:
             return candidate
     raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in METRICS)}")
+
+
+def in_words(values: Mapping[str, float | None]) -> str:
+    """Values by metric's name in a line, e.g. ``SSIM 0.750, PSNR 19.5 dB``; what was not measured is left out."""
+    known = [(metric(name), value) for name, value in values.items() if value is not None]
+    return ", ".join(f"{m.label} {m.show(value)} {m.difference_unit}".rstrip() for m, value in known)
 
 
 def quality_metrics() -> tuple[Metric, ...]:

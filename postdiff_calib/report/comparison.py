@@ -12,17 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
-from postdiff_calib.report.terminal import (
-    ARM_NAMES,
-    interval,
-    print_json,
-    profile_facts,
-    seconds,
-    signed,
-    verdict,
-    wide_console,
-)
+from postdiff_calib.profile import Profile
+from postdiff_calib.report.terminal import arms_table, metric_facts, print_json, profile_facts, wide_console
+from postdiff_calib.report.wording import result_text, results, shown, signed, verdict
+from postdiff_calib.search.answers import crossover_text
 
 if TYPE_CHECKING:
     from postdiff_calib.arms import Tradeoff
@@ -39,8 +32,7 @@ def print_tradeoff(
     console = console or wide_console()
     console.print(f"[bold]Fewer or cheaper?[/bold] {escape(tradeoff.answer)}", highlight=False)
     if tradeoff.crossover:
-        low, high = tradeoff.crossover
-        console.print(f"The better of the two changes between {low:.0%} and {high:.0%}.", highlight=False)
+        console.print(crossover_text(tradeoff.crossover), highlight=False, markup=False)
     console.print()
     console.print(tradeoff_table(tradeoff), highlight=False)
     if plot is not None:
@@ -48,57 +40,12 @@ def print_tradeoff(
 
 
 def tradeoff_table(tradeoff: Tradeoff) -> Table:
-    """A line per budget and arm; the paper's comparison and its winner stand with each budget."""
-    table = Table(
-        title=f"{escape(tradeoff.model)} {tradeoff.height}×{tradeoff.width}: best plan of each kind within a budget; "
-        f"scores by {escape(tradeoff.scorer)}, with 95 % intervals",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    """A line per budget and arm, with the winner under each budget."""
+    title = (
+        f"{tradeoff.model} {tradeoff.height}×{tradeoff.width}: best plan found of each arm, difference to the baseline "
+        f"on {tradeoff.num_held_out} held-out prompts, 95 % interval; scores by {tradeoff.scorer}"
     )
-    for name in ("budget", "kind", "plan", tradeoff.unit, "against unaccelerated", "cheaper − fewer", "better"):
-        table.add_column(name, justify="right" if name in (tradeoff.unit, "against unaccelerated") else "left")
-    marked = False
-    for row in tradeoff.rows:
-        results = {arm: getattr(row, arm) for arm in ARM_NAMES if getattr(row, arm) is not None}
-        compared = [_compared(row), *[("", "")] * len(ARM_NAMES)]
-        for i, (arm, result) in enumerate(results.items()):
-            mark = "" if result.confirmed else " *"
-            marked = marked or not result.confirmed
-            table.add_row(
-                f"{row.share:.0%}" if i == 0 else "",
-                ARM_NAMES[arm].removesuffix(" steps"),
-                escape(result.knobs),
-                _cost(result, tradeoff),
-                (interval(result.difference) if result.difference.low < result.difference.high else "itself") + mark,
-                *compared[i],
-            )
-        if not results:
-            table.add_row(f"{row.share:.0%}", "none", "no scored plan fits", "", "", "", "")
-        table.add_section()
-    if marked:
-        held_out = f"; the others are of {tradeoff.num_held_out} held-out prompts" if _any_confirmed(tradeoff) else ""
-        table.caption = f"* on the {tradeoff.num_prompts} calibration prompts, where plans were chosen{held_out}"
-    return table
-
-
-def _any_confirmed(tradeoff: Tradeoff) -> bool:
-    return any(r is not None and r.confirmed for row in tradeoff.rows for r in (row.fewer, row.cheaper, row.joint))
-
-
-def _compared(row: TradeoffRow) -> tuple[str, str]:
-    """Cheaper minus fewer steps, and who wins, in words."""
-    difference = "" if row.cheaper_minus_fewer is None else interval(row.cheaper_minus_fewer)
-    if row.cheaper_minus_fewer is None and row.winner in ARM_NAMES:
-        return difference, f"only {row.winner}"
-    return difference, "neither" if row.winner in ("tie", "undecided") else row.winner
-
-
-def _cost(result: ArmResult, tradeoff: Tradeoff) -> str:
-    if tradeoff.kind == "seconds" and result.seconds is not None and tradeoff.baseline.seconds:
-        return f"{seconds(result.seconds)} ({result.seconds / tradeoff.baseline.seconds:.0%})"
-    return f"{result.relative_macs:.0%}"
+    return arms_table(tradeoff.rows, title, tradeoff.baseline.seconds if tradeoff.kind == "seconds" else None)
 
 
 def profile_warnings(first: Profile, second: Profile) -> list[str]:
@@ -106,7 +53,7 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
     warnings = []
     for what, one, other in (
         ("models", first.model.fingerprint, second.model.fingerprint),
-        ("picture sizes", (first.model.height, first.model.width), (second.model.height, second.model.width)),
+        ("image sizes", (first.model.height, first.model.width), (second.model.height, second.model.width)),
         ("prompt sets", first.evidence.prompt_set_sha256, second.evidence.prompt_set_sha256),
         ("scoring models", first.evidence.scorer_sha256, second.evidence.scorer_sha256),
         ("seeds", first.evidence.seed, second.evidence.seed),
@@ -133,12 +80,16 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
             "cost per image": known["cost per image"],
             "share of MACs": f"{e.relative_macs:.0%}",
             "share of time": relative,
-            "score": f"{e.score:.2f}",
-            "unaccelerated": f"{e.baseline_score:.2f}",
-            "difference": f"{interval(e.difference)}, {e.difference.num_prompts} prompts",
+            **metrics(profile),
             "verdict": verdict(profile),
+            "prompts judged on": f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'}",
         }
 
+    def metrics(profile: Profile) -> dict[str, str]:
+        lines = {result.metric: result_text(result) for result in results(profile)}
+        return {shown(name).label: lines.get(name, "–") for name in names}
+
+    names = dict.fromkeys(result.metric for profile in (first, second) for result in results(profile))
     one, other = facts(first), facts(second)
     return {name: (one[name], other[name]) for name in one}
 
@@ -168,14 +119,24 @@ def print_profiles(
         table.add_row(name, Text(one), Text(other), "≠" if one != other else "")
     console.print(table, highlight=False)
     if not warnings:
-        gap = second.expected.difference.mean - first.expected.difference.mean
         console.print(
-            f"Second minus first: {signed(gap)} points, {second.expected.relative_macs:.0%} against "
-            f"{first.expected.relative_macs:.0%} of the unaccelerated MACs.",
+            f"Second minus first: {_gaps(first, second)}; {second.expected.relative_macs:.0%} against "
+            f"{first.expected.relative_macs:.0%} of the baseline's MACs.",
             highlight=False,
+            markup=False,
         )
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+
+
+def _gaps(first: Profile, second: Profile) -> str:
+    """How much the second profile's differences to the baseline are above the first's, in each metric of both."""
+    known = {result.metric: result.difference.mean for result in results(first)}
+    return ", ".join(
+        f"{shown(r.metric).label} {signed(r.difference.mean - known[r.metric], r.metric)}"
+        for r in results(second)
+        if r.metric in known
+    )
 
 
 def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console | None = None) -> None:
@@ -189,7 +150,7 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         facts = Table(box=None, show_header=False, pad_edge=False)
         facts.add_column(style="bold")
         facts.add_column(overflow="fold")
-        for name in ("budget", "plan", "cost per image", "difference"):
+        for name in ("budget", "plan", "cost per image", *metric_facts(file.profile)):
             facts.add_row(name, Text(known[name]))
         console.print(facts, highlight=False)
         for note in notes:
@@ -197,6 +158,6 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         console.print(f"written to {file.path}\n", highlight=False, markup=False)
     if any(not file.profile.expected.confirmed for file in files):
         console.print(
-            "No image was made. To search and confirm there, run the study's calibrate command with that --budget.",
+            "No image was made. To search there, run the study's calibrate command with that --budget.",
             highlight=False,
         )

@@ -57,7 +57,8 @@ def plot_tradeoff(tradeoff: Tradeoff, path: Path) -> None:
 def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     """The picture as a matplotlib figure.
 
-    The frontier of an arm is a staircase: at a budget, the best plan that costs at most that much.
+    Plans that were judged on held-out prompts are drawn with their intervals; the frontier of an arm is a staircase
+    through them: at a budget, the best plan that costs at most that much. Other plans are pale.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,15 +76,15 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
         look = {**style.line, "marker": style.marker, "markersize": 7, "markeredgecolor": "white"}
         handles.append(Line2D([], [], color=style.colour, label=style.label, **look))
     handles += axes.plot(
-        [100], [0], marker="*", markersize=15, color="black", linestyle="none", label="unaccelerated model", zorder=6
+        [100], [0], marker="*", markersize=15, color="black", linestyle="none", label="baseline", zorder=6
     )
     handles += _mark_budgets(axes, tradeoff)
     band.set_label(f"within ±{tradeoff.delta:.2g} points")
     axes.legend(handles=[*handles, band], loc="lower right", framealpha=0.92, edgecolor="#cccccc", fontsize=9)
     cheapest = min((p.share for p in tradeoff.points["joint"]), default=0.0)
     axes.set(
-        xlabel=f"{tradeoff.unit} per image, in % of the unaccelerated model's",
-        ylabel="score minus the unaccelerated model's, in points",
+        xlabel=f"{tradeoff.unit} per image, in % of the baseline's",
+        ylabel="CLIP score minus the baseline's, in points",
         xlim=(max(0.0, 100 * cheapest - 4), 104),
         ylim=(low, high),
     )
@@ -98,18 +99,28 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
         fontsize=13,
         fontweight="bold",
     )
-    hidden = sum(p.difference.mean < low for p in tradeoff.points["joint"])
-    figure.supxlabel(
-        f"Paired means over {tradeoff.num_prompts} calibration prompts with 95 % intervals; lines: best plan within a "
-        "budget; small pale marks: plans off the line"
-        + (f" ({hidden} more below the picture)" if hidden else "")
-        + ".",
-        x=0.01,
-        ha="left",
-        fontsize=7.5,
-        color=_GREY,
-    )
+    figure.supxlabel(_caption(tradeoff, low), x=0.01, ha="left", fontsize=7.5, color=_GREY)
     return figure
+
+
+def _caption(tradeoff: Tradeoff, low: float) -> str:
+    """What marks and lines mean, on which prompts, and how many plans lie under the lower edge."""
+    points = tradeoff.points["joint"]
+    pale = f"pale: the {tradeoff.num_prompts} prompts of the search"
+    text = f"{pale}, on which no plan is judged"
+    if _judged(points):
+        together = " by all metrics together" if len(tradeoff.metrics) > 1 else ""
+        text = (
+            f"Means of paired differences on {tradeoff.num_held_out} held-out prompts with 95 % intervals; lines: best "
+            f"plan within a budget{together}; {pale}"
+        )
+    hidden = sum(p.difference.mean < low for p in points)
+    text = f"{text[0].upper()}{text[1:]}{f' ({hidden} more below the edge)' if hidden else ''}."
+    return "\n".join(textwrap.wrap(text, 130))
+
+
+def _judged(points: Sequence[PlanPoint]) -> list[PlanPoint]:
+    return [p for p in points if p.held_out]
 
 
 def _title(model: str) -> str:
@@ -118,26 +129,26 @@ def _title(model: str) -> str:
 
 
 def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) -> None:
-    """The frontier, its plans with their intervals, and the plans off it; each plan is marked as its narrowest arm."""
-    frontier = [p for p in points if p.on_frontier]
+    """The frontier, the judged plans with their intervals, the others pale; a plan is marked as its narrowest arm."""
+    frontier = [p for p in _judged(points) if p.on_frontier]
     if frontier:
         x, y = [100 * p.share for p in frontier], [p.difference.mean for p in frontier]
         # The best plan stays the best at every larger budget.
         axes.step([*x, 100.0], [*y, y[-1]], where="post", color=style.colour, **style.line)
-    own = [p for p in points if arm != "joint" or p.arms == ("joint",)]
-    others = [p for p in own if not p.on_frontier]
+    # The baseline is at 0 by definition and has a mark of its own.
+    own = [p for p in points if (arm != "joint" or p.arms == ("joint",)) and p.difference.low < p.difference.high]
+    pale = [p for p in own if not p.held_out]
     mark = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
     axes.plot(
-        [100 * p.share for p in others], [p.difference.mean for p in others], markersize=4, alpha=0.4, zorder=2, **mark
+        [100 * p.share for p in pale], [p.difference.mean for p in pale], markersize=4, alpha=0.3, zorder=2, **mark
     )
-    # The unaccelerated model is at 0 by definition and has a mark of its own.
-    best = [p for p in own if p.on_frontier and p.difference.low < p.difference.high]
+    judged = _judged(own)
     axes.errorbar(
-        [100 * p.share for p in best],
-        [p.difference.mean for p in best],
+        [100 * p.share for p in judged],
+        [p.difference.mean for p in judged],
         yerr=[
-            [p.difference.mean - p.difference.low for p in best],
-            [p.difference.high - p.difference.mean for p in best],
+            [p.difference.mean - p.difference.low for p in judged],
+            [p.difference.high - p.difference.mean for p in judged],
         ],
         markersize=7,
         markeredgecolor="white",
@@ -164,8 +175,9 @@ def _mark_budgets(axes: Any, tradeoff: Tradeoff) -> list[Any]:
 
 
 def _limits(tradeoff: Tradeoff) -> tuple[float, float]:
-    """Of the vertical axis: all that is on a frontier, with its interval, and some room."""
-    shown = [p.difference for points in tradeoff.points.values() for p in points if p.on_frontier]
-    low = min([-tradeoff.delta, *(d.low for d in shown)])
-    high = max([tradeoff.delta, *(d.high for d in shown)])
+    """Of the vertical axis: every judged plan with its interval, or where none is, the frontiers; and some room."""
+    points = [p for found in tradeoff.points.values() for p in found]
+    counting = _judged(points) or [p for p in points if p.on_frontier]
+    low = min([-tradeoff.delta, *(p.difference.low for p in counting)])
+    high = max([tradeoff.delta, *(p.difference.high for p in counting)])
     return low - 0.06 * (high - low), high + 0.06 * (high - low)

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from postdiff_calib.budget import format_macs, format_seconds
-from postdiff_calib.profile import ArmResult, Comparison, Profile
+from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
+from postdiff_calib.report.wording import (
+    ARM_NAMES,
+    arm_difference,
+    arm_results,
+    fidelity,
+    interval,
+    own_row,
+    power,
+    prompts,
+    result_text,
+    results,
+    row_difference,
+    row_metrics,
+    shown,
+    verdict,
+    winner,
+)
+from postdiff_calib.search.select import Arm
 
 if TYPE_CHECKING:
     from postdiff_calib.deploy import GenerateResult
     from postdiff_calib.worker import WorkerResult
-
-ARM_NAMES = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
-
-
-def signed(value: float) -> str:
-    """A score difference with its sign, e.g. ``−0.12``."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def interval(difference: Comparison) -> str:
-    """Mean and 95 % interval, e.g. ``−0.12 [−0.30, +0.06]``."""
-    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
 
 
 def seconds(value: float | None) -> str:
@@ -70,13 +78,13 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         facts.add_row(name, Text(text))
     console.print(facts, highlight=False)
     console.print()
-    console.print(arms_table(profile), highlight=False)
+    console.print(arms_table(profile.tradeoff.rows), highlight=False)
     row = own_row(profile)
     if row is not None:
         console.print(f"\n[bold]Fewer or cheaper?[/bold] {escape(row.answer)}", highlight=False)
     if profile.tradeoff.crossover:
         console.print(profile.tradeoff.crossover, highlight=False, markup=False)
-    for note in (*profile.model.notes, *profile.evidence.notes):
+    for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
@@ -89,83 +97,94 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     if cost.seconds is not None:
         saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
         saving += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
-    prompts = f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'} prompts"
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",
         "plan": profile.knobs.describe(),
         "cost per image": saving,
-        "score": f"{e.score:.2f}, unaccelerated {e.baseline_score:.2f} ({e.metric})",
-        "difference": f"{interval(e.difference)} over {prompts}: {verdict(profile)}",
+        **metric_facts(profile),
         **_kept(profile),
-        "resolution": f"differences under {profile.evidence.smallest_difference:.2f} cannot be told from zero",
+        "power": power(profile),
     }
 
 
+def metric_facts(profile: Profile) -> dict[str, str]:
+    """The quality metrics by label, then the verdict over all of them, each a line of text."""
+    metrics = {shown(result.metric).label: result_text(result) for result in results(profile)}
+    return {**metrics, "verdict": verdict(profile, f"on {prompts(profile)}")}
+
+
 def _kept(profile: Profile) -> dict[str, str]:
-    """How near the pictures are to the unaccelerated ones, and what the guards asked for; only what there is."""
-    e = profile.expected
-    shown = (
-        ("CMMD", e.cmmd, "{:.3g}"),
-        ("SSIM", e.ssim, "{:.3f}"),
-        ("PSNR", e.psnr, "{:.1f} dB"),
-        ("LPIPS", e.lpips, "{:.3f}"),
-    )
-    measures = ", ".join(f"{name} {form.format(value)}" for name, value, form in shown if value is not None)
+    """How near the images are to the baseline's, and what the guards asked for; only what there is."""
+    measures = fidelity(profile)
     guards = "; ".join(
-        f"{'CLIP difference' if g.metric == 'clip' else g.metric.upper()} {g.rule} {g.limit:g}"
+        f"{shown(g.metric).label}{' difference' if shown(g.metric).quality else ''} {g.rule} {g.limit:g}"
         + ("" if g.value is None else f", has {g.value:.3g}")
         + (" (kept a plan of a higher score out)" if g.bound else "")
         for g in profile.budget.guards
     )
-    lines = {"pictures": f"{measures} against the unaccelerated ones" if measures else "", "guards": guards}
+    lines = {"images": f"{measures} against the baseline's" if measures else "", "guards": guards}
     return {name: line for name, line in lines.items() if line}
 
 
-def verdict(profile: Profile) -> str:
-    """The verdict in words."""
-    e = profile.expected
-    if e.verdict == "equivalent":
-        return f"equivalent within {e.delta:.2f}"
-    if e.verdict == "undecided" and e.prompts_to_decide:
-        return f"undecided; about {e.prompts_to_decide} prompts would decide"
-    return e.verdict
+def _old_rows(profile: Profile) -> tuple[str, ...]:
+    """What a reader must know of rows that version 1 stated; now all of them are on held-out prompts."""
+    if all(result.confirmed for row in profile.tradeoff.rows for result in arm_results(row).values()):
+        return ()
+    return ("Some plans in the table are judged on calibration prompts, which flatters them. Calibrate again.",)
 
 
-def own_row(profile: Profile) -> Any:
-    """The trade-off row of the profile's own budget, or ``None``."""
-    return next((r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9), None)
+def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_seconds: float | None = None) -> Table:
+    """The three arms at every budget, a line each, and under them which is better.
 
-
-def arms_table(profile: Profile) -> Table:
-    """The three families at every budget of the ladder."""
+    Args:
+        rows: cheapest budget first.
+        title: above the table.
+        baseline_seconds: shares of it stand beside the seconds, where budgets are in seconds.
+    """
+    metrics = row_metrics(rows)
     table = Table(
-        title="best of each family (difference to the unaccelerated model, 95 % interval)", title_justify="left"
+        title=escape(title or "best plan found of each arm: difference to the baseline, 95 % interval"),
+        caption="better: cheaper minus fewer steps, best found of each"
+        + (", in spreads of the baseline" if any(row.unit == "spreads" for row in rows) else ""),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in ("budget", "family", "plan", "MACs", "time", "difference"):
-        table.add_column(name, justify="right" if name in ("MACs", "time", "difference") else "left")
-    for row in profile.tradeoff.rows:
-        first = True
-        for arm, label in ARM_NAMES.items():
-            result: ArmResult | None = getattr(row, arm)
-            if result is None:
-                continue
-            won = " ←" if row.winner == arm else ""
-            mark = "" if result.confirmed else " *"
-            table.add_row(
-                f"{row.share:.0%}" if first else "",
-                label + won,
-                escape(result.knobs),
-                f"{result.relative_macs:.0%}",
-                seconds(result.seconds),
-                interval(result.difference) + mark,
-            )
-            first = False
+    for name in ("budget", "arm", "plan"):
+        table.add_column(name)
+    for name in ("MACs", "time", *(shown(metric).label for metric in metrics)):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    for row in rows:
+        lines = [_arm_line(arm, result, metrics, baseline_seconds) for arm, result in arm_results(row).items()]
+        lines.append(_better_line(row, metrics))
+        for i, line in enumerate(lines):
+            table.add_row(f"{row.share:.0%}" if i == 0 else "", *(Text(cell) for cell in line))
         table.add_section()
-    if any(r and not r.confirmed for row in profile.tradeoff.rows for r in (row.fewer, row.cheaper, row.joint)):
-        table.caption = "* on calibration prompts only; the others are confirmed on held-out prompts"
-        table.caption_justify = "left"
     return table
+
+
+def _arm_line(arm: Arm, result: ArmResult, metrics: Sequence[str], baseline_seconds: float | None) -> list[str]:
+    time = seconds(result.seconds)
+    if result.seconds is not None and baseline_seconds:
+        time += f" ({result.seconds / baseline_seconds:.0%})"
+    found = [arm_difference(result, metric) for metric in metrics]
+    itself = all(c is None or c.low == c.high for c in found)
+    differences = [
+        "–" if c is None else "itself" if itself else interval(c, metric)
+        for metric, c in zip(metrics, found, strict=True)
+    ]
+    return [ARM_NAMES[arm].removesuffix(" steps"), result.knobs, f"{result.relative_macs:.0%}", time, *differences]
+
+
+def _better_line(row: TradeoffRow, metrics: Sequence[str]) -> list[str]:
+    """Who wins; the difference of one metric stands in its column, that of several metrics beside the winner."""
+    said, difference = winner(row), row_difference(row).removesuffix(" spreads")
+    if row.unit == "points":
+        return ["better", said, "", "", difference, *("" for _ in metrics[1:])]
+    cells = [interval(row.metrics[metric], metric) if metric in row.metrics else "" for metric in metrics]
+    return ["better", f"{said}: {difference}" if difference else said, "", "", *cells]
 
 
 def print_generated(result: GenerateResult, *, as_json: bool, console: Console | None = None) -> None:
@@ -180,7 +199,7 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
             console.print(f"{image.pair}  baseline | {result.knobs}", highlight=False, markup=False, soft_wrap=True)
     line = f"{result.knobs}: {seconds(result.seconds_per_image)} per image"
     if result.baseline_seconds_per_image is not None:
-        line += f", unaccelerated {seconds(result.baseline_seconds_per_image)}"
+        line += f", baseline {seconds(result.baseline_seconds_per_image)}"
     console.print(line, highlight=False, markup=False)
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)

@@ -4,9 +4,6 @@ A plan's difference to the unaccelerated model on prompt i is modelled as d = a 
 the prompt that plans share (where the unaccelerated picture was unlucky, most other plans gain), and the rest. Removing
 g_i leaves less noise to each plan, and makes plans comparable that have seen different prompts. Both are estimated in
 turns by weighted least squares; g_i is shrunk towards 0, the more the fewer plans have seen the prompt.
-
-What is sought is the mean over the whole calibration set, which is finite: a mean over n of its N prompts has variance
-σ²/n · (1 − n/N).
 """
 
 from __future__ import annotations
@@ -47,8 +44,4 @@ def observations(differences: Mapping[str, Array]) -> list[Observation]:
         precision = known / variance[:, None]
         effect = (np.where(known, filled - mean[:, None], 0.0) * precision).sum(0) / (precision.sum(0) + 1 / typical)
         mean = np.where(known, filled - effect, 0.0).sum(1) / n
-    whole = rows.shape[1]
-    return [
-        Observation(plan, int(n[i]), float(mean[i]), float(variance[i]) * max(1 - n[i] / whole, 1e-3))
-        for i, plan in enumerate(plans)
-    ]
+    return [Observation(plan, int(n[i]), float(mean[i]), float(variance[i])) for i, plan in enumerate(plans)]

@@ -5,50 +5,44 @@ The best of many noisy means is flattered by its noise; held-out prompts are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.quality.health import HealthError
 from postdiff_calib.search.evaluate import Evaluator, FileStore, ScoreBook
 from postdiff_calib.search.names import HELD_OUT
-from postdiff_calib.search.select import PlanScores
 
 
 def confirm(
-    evaluator: Evaluator,
-    num_prompts: int,
-    plans: Sequence[PlanScores],
-    baseline: PlanScores,
-    folder: Path,
-    *,
-    block: int = 10,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[PlanScores, list[PlanScores]]:
-    """Score the best plans and the baseline on the held-out prompts; resumable like the search.
+    evaluator: Evaluator, num_prompts: int, plans: Sequence[Knobs], baseline: Knobs, folder: Path, *, block: int = 10
+) -> dict[str, str]:
+    """Score the finalists and the baseline on the held-out prompts; resumable like the search.
 
     Args:
         evaluator: of the held-out prompts.
         num_prompts: how many they are.
-        plans: finalists, usually the best 3 to 5 by ``select.best`` and the best of each arm.
+        plans: the finalists.
         baseline: the unaccelerated model.
         folder: the study's folder; scores are kept in ``held_out.jsonl``.
         block: prompts stored at once.
-        progress: called with (pictures done, pictures in all) after every block.
 
     Returns:
-        The baseline and the plans, in the given order, with their held-out scores and measures.
+        Plans whose images are broken, with the reason, by content hash; the others are scored on every prompt of which
+        the baseline's own image is sound.
+
+    Raises:
+        StudyError: too many of the baseline's own images are broken.
     """
-    book = ScoreBook(evaluator, num_prompts, baseline.knobs, FileStore(folder / HELD_OUT))
-    unique = {p.plan.content: p for p in [baseline, *plans]}
-    done, total = 0, len(unique) * num_prompts
-    for plan in unique.values():
-        for start in range(0, num_prompts, block):
-            indices = list(range(start, min(start + block, num_prompts)))
-            book.scores(plan.knobs, indices)
-            done += len(indices)
-            if progress is not None:
-                progress(done, total)
-
-    def scored(plan: PlanScores) -> PlanScores:
-        return book.plan_scores(plan.knobs, plan.cost)
-
-    return scored(baseline), [scored(plan) for plan in plans]
+    book = ScoreBook(evaluator, num_prompts, baseline, FileStore(folder / HELD_OUT))
+    blocks = [list(range(start, min(start + block, num_prompts))) for start in range(0, num_prompts, block)]
+    broken: dict[str, str] = {}
+    for knobs in [baseline, *plans]:
+        plan = compile_plan(knobs).content
+        try:
+            for indices in blocks:
+                book.scores(knobs, indices)
+        except HealthError as error:
+            broken[plan] = str(error)
+    return broken

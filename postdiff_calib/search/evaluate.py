@@ -29,10 +29,15 @@ from postdiff_calib.errors import OutputError, StudyError
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.quality.health import HealthError
 from postdiff_calib.search.measured import Embeddings, Measured
+from postdiff_calib.search.objective import Objective
 from postdiff_calib.search.select import PlanScores
 
 Scores = npt.NDArray[np.float64]
+
+#: Share of the prompts that may be set aside because the baseline's own image is broken.
+SET_ASIDE_SHARE = 0.1
 
 
 class Evaluator(Protocol):
@@ -144,13 +149,23 @@ class ScoreBook:
         num_prompts: N, size of the prompt set.
         baseline: knobs of the unaccelerated model.
         store: where blocks are kept; a file in the study's folder by default of ``study.run_search``.
+        objective: what ``differences`` are of.
 
     Attributes:
         images_made: pictures made by this process; remembered ones do not count.
+        set_aside: prompts of which the baseline's own image is broken, with the reason; they are scored for no plan.
     """
 
-    def __init__(self, evaluator: Evaluator, num_prompts: int, baseline: Knobs, store: ScoreStore) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        num_prompts: int,
+        baseline: Knobs,
+        store: ScoreStore,
+        objective: Objective = Objective(),  # noqa: B008  # immutable
+    ) -> None:
         self._evaluator = evaluator
+        self.objective = objective
         self.num_prompts = num_prompts
         self.baseline = compile_plan(baseline).content
         self._baseline_knobs = baseline
@@ -159,12 +174,14 @@ class ScoreBook:
         self._measures: dict[str, dict[str, Scores]] = {}
         self._features: dict[str, Embeddings] = {}
         self._knobs: dict[str, Knobs] = {}
+        self.set_aside: dict[int, str] = {}
         self.images_made = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Take in what other processes have stored."""
         for block in self._store.read():
+            self.set_aside |= {int(i): str(reason) for i, reason in block.get("set_aside", {}).items()}
             self._note(block["plan"], Knobs.from_dict(block["knobs"]), block["prompts"], Measured.from_block(block))
 
     def _note(self, plan: str, knobs: Knobs, indices: Sequence[int], measured: Measured) -> None:
@@ -186,17 +203,52 @@ class ScoreBook:
             self._features.setdefault(plan, np.full(shape, math.nan, np.float16))[where] = measured.features
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        """Scores of these prompts, made where they are not known yet; one block is stored at once."""
+        """Scores of these prompts, made where they are not known yet; one block is stored at once.
+
+        A prompt of which the baseline's own image is broken is set aside: its score is NaN for every plan.
+
+        Raises:
+            StudyError: more than one prompt in ten had to be set aside: the model itself does not work here.
+        """
         plan = compile_plan(knobs).content
-        row = self._scores.get(plan)
-        missing = [i for i in dict.fromkeys(indices) if row is None or math.isnan(row[i])]
+        row = self.known(plan)
+        missing = [i for i in dict.fromkeys(indices) if math.isnan(row[i]) and i not in self.set_aside]
         if missing:
-            made = self._make(knobs, missing)
-            self._store.append({"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, **made.as_block()})
+            aside: dict[int, str] = {}
+            try:
+                made = self._make(knobs, missing)
+            except HealthError:
+                if plan != self.baseline:
+                    raise
+                aside = self._broken(knobs, missing)
+                missing = [i for i in missing if i not in aside]
+                made = self._make(knobs, missing) if missing else Measured([])
+            block = {"plan": plan, "knobs": knobs.as_dict(), "prompts": missing, **made.as_block()}
+            self._store.append({**block, "set_aside": aside} if aside else block)
+            self.set_aside |= aside
             self._note(plan, knobs, missing, made)
             self.images_made += len(missing)
-        row = self._scores[plan] if indices else np.empty(0)
+            self._refuse_broken_model()
+        row = self.known(plan)
         return [float(row[i]) for i in indices]
+
+    def _broken(self, knobs: Knobs, indices: list[int]) -> dict[int, str]:
+        """Which of these prompts give broken images, and why, found one by one."""
+        found = {}
+        for i in indices:
+            try:
+                self._make(knobs, [i])
+            except HealthError as error:
+                found[i] = str(error)
+        return found
+
+    def _refuse_broken_model(self) -> None:
+        if len(self.set_aside) > max(1, SET_ASIDE_SHARE * self.num_prompts):
+            raise StudyError(
+                f"the baseline's images of {len(self.set_aside)} of {self.num_prompts} prompts",
+                f"they are broken, and at most one in ten may be ({next(iter(self.set_aside.values()))})",
+                "check the model and --dtype",
+            )
 
     def _make(self, knobs: Knobs, indices: list[int]) -> Measured:
         if isinstance(self._evaluator, MeasuringEvaluator):
@@ -240,15 +292,22 @@ class ScoreBook:
         return sum(int(np.isfinite(row).sum()) for row in self._scores.values())
 
     def complete(self, plan: str) -> bool:
-        """Whether every prompt of a plan is scored."""
-        return self.count(plan) == self.num_prompts
+        """Whether every prompt of a plan is scored, those set aside left out."""
+        return self.count(plan) >= self.num_prompts - len(self.set_aside)
+
+    def quality(self, plan: str) -> Scores:
+        """The objective's value of a plan on each prompt: (N,), NaN where a metric of it is unknown."""
+        return self.objective.values(self.known(plan), self._measures.get(plan, {}))
 
     def differences(self, plan: str) -> Scores:
-        """Score minus the unaccelerated model's, prompt by prompt: (N,), NaN where either is unknown."""
-        return self.known(plan) - self.known(self.baseline)
+        """Objective minus the unaccelerated model's, prompt by prompt: (N,), NaN where either is unknown."""
+        return self.quality(plan) - self.quality(self.baseline)
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Everything known, one block for the prompts of a plan of which the same things are known."""
+        if self.set_aside:
+            empty = {"plan": self.baseline, "knobs": self._baseline_knobs.as_dict(), "prompts": [], "scores": []}
+            yield {**empty, "set_aside": dict(self.set_aside)}
         for plan, knobs in self._knobs.items():
             rows = self._measures.get(plan, {})
             features = self._features.get(plan)

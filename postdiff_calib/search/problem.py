@@ -5,13 +5,16 @@ A *problem* is the grid of knobs, the price of a plan, the budget and the evalua
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from postdiff_calib.budget import Limit
 from postdiff_calib.search.evaluate import Evaluator
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.search.objective import Objective
+from postdiff_calib.search.rows import Unfound
+from postdiff_calib.search.select import Arm, PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
-from postdiff_calib.search.strategy import Role
+from postdiff_calib.search.strategy import Finalist, Role
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class Problem:
     Args:
         space: the grid of knobs.
         price: cost of a plan, e.g. ``CostTable.price``.
-        limit: the budget; plans above it are never run (except the unaccelerated model, for reference).
+        limit: the budget.
         evaluator: makes and scores pictures of the calibration prompts.
         num_prompts: N of them.
-        ladder: further budgets at which the best plan of each arm is scored on some prompts, for the trade-off.
+        further: further budgets at which both arms are searched, for the trade-off; plans up to the largest of all
+            budgets are run.
+        objective: what is to be improved.
     """
 
     space: SearchSpace
@@ -32,7 +37,8 @@ class Problem:
     limit: Limit
     evaluator: Evaluator
     num_prompts: int
-    ladder: tuple[Limit, ...] = ()
+    further: tuple[Limit, ...] = ()
+    objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,24 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """One budget that was searched.
+
+    Attributes:
+        limit: the budget.
+        finalists: the plans to judge on held-out prompts.
+        unfound: what better plans may lie elsewhere; None where the arms were not searched one by one (Optuna's own
+            samplers), so that the budget decides nothing between them.
+        fits: whether any plan of each arm fits the budget.
+    """
+
+    limit: Limit
+    finalists: tuple[Finalist, ...]
+    unfound: Unfound | None
+    fits: Mapping[Arm, bool]
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """Everything that was scored; ``select`` reads the answer off it.
 
@@ -66,6 +90,7 @@ class SearchResult:
         failed: knobs and reason of the trials that failed.
         interrupted: stopped by Ctrl-C; the same call resumes.
         own_trials: trials that this call finished, which are fewer than ``trials`` beside other workers.
+        searched: what each budget's search came to, the study's own first; empty after Ctrl-C and for a worker.
     """
 
     baseline: PlanScores
@@ -75,3 +100,4 @@ class SearchResult:
     failed: tuple[tuple[str, str], ...] = ()
     interrupted: bool = False
     own_trials: int = 0
+    searched: tuple[Searched, ...] = ()

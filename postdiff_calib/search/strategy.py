@@ -1,45 +1,60 @@
-"""What to try next: Thompson sampling over the plans within the budget, then finalists that are run in full.
+"""What to try next: Thompson sampling within each budget, then the finalists that are judged on unseen prompts.
 
-*Exploring*, a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken)
-and scored on the next few prompts; its mean paired difference and the variance of that mean feed the surrogate.
-Then come *finalists*: the plan of the highest expected value is run on all prompts, racing against the best complete
-plan.
+A plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken) and scored on
+the next few prompts of the search; its mean paired difference and the variance of that mean feed the surrogate (Russo
+et al., "A Tutorial on Thompson Sampling", arXiv 1707.02038). One evaluation in three is drawn from the belief of a
+sceptic, for whom the knobs explain little and every plan is its own: it looks at plans that nobody looked at, and again
+at those that did well beyond expectation.
 
-Both steps serve the arms: the last of the exploration and some of the finalists come from the cheaper-steps arm alone
-(T at the model's default), so that the best plan of each arm is known and not just the best of all. The fewer-steps arm
-needs no search: its best plan is the largest T that fits, and one finalist is that.
+The question "fewer or cheaper?" is asked at several budgets, and each of them is searched: first at the study's own
+budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm within each
+further budget. The fewer-steps arm is small: every plan of it is scored on some prompts.
 
-Plans that guards rule out (``keeping``) are passed over; those *known* to break one lose their race and never are the
-incumbent.
+In the end the plans of the highest expected value at each budget and of each arm are the *finalists*. They are judged
+on held-out prompts, so what was seen in the search cannot flatter them.
 
-All of it is a function of what is already scored and of (seed, trial number), so a resumed search goes on as it would
-have, and no two workers propose from the same draw. This file knows no Optuna.
+Plans that guards rule out (``keeping``) are passed over. All of it is a function of what is already scored and of
+(seed, budget, number of the evaluation), so a resumed search goes on as it would have, and no two workers propose from
+the same draw. This file knows no Optuna.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.budget import Limit
 from postdiff_calib.search.adjust import observations
 from postdiff_calib.search.evaluate import ScoreBook
 from postdiff_calib.search.guards import Guard
 from postdiff_calib.search.keeping import Keeper
-from postdiff_calib.search.racing import FIRST_LOOK, Race
+from postdiff_calib.search.rows import Unfound
+from postdiff_calib.search.select import Arm
 from postdiff_calib.search.space import Candidate, coordinate_matrix
-from postdiff_calib.search.surrogate import Features, Observation, Posterior
+from postdiff_calib.search.surrogate import Features, Observation, Posterior, Scales
 
-Arm = Literal["fewer", "cheaper", "joint"]
-Role = Literal["baseline", "explore", "final", "ladder"]
+#: ``whole`` evaluations score all prompts of the search; only Optuna's own samplers ask for them.
+Role = Literal["baseline", "explore", "whole"]
+Mask = npt.NDArray[np.bool_]
 
-#: This last share of the exploration, and one in so many finalists, is taken from the cheaper-steps arm.
-_CHEAPER_SHARE = 0.2
-_FINALIST_CHEAPER_EVERY = 3
-_LEAST_TRIALS = 36
+#: One in so many evaluations at the study's own budget is of the cheaper-steps arm, and one in so many of all is drawn
+#: from the belief of a sceptic, for whom plans deviate strongly from what the knobs explain.
+_CHEAPER_EVERY, _SCEPTIC_EVERY = 3, 3
+_SCEPTIC = Scales(own=1.2)
+#: Plans never looked at whose own deviation is drawn at each evaluation.
+_SURPRISING = 40
+#: Draws behind what was not found, and up to which of their quantiles it is held possible: with this one nearly all
+#: rows cover the true arms in worlds where these are known (``benchmarks/README.md``).
+_DRAWS, _BEYOND = 400, 0.95
+#: Finalists by arm: at the study's own budget, and at each further one.
+OWN_FINALISTS: Mapping[Arm, int] = {"joint": 3, "cheaper": 2, "fewer": 2}
+FURTHER_FINALISTS: Mapping[Arm, int] = {"joint": 1, "cheaper": 2, "fewer": 2}
+_LEAST_TRIALS, _MOST_TRIALS = 36, 400
 
 
 @dataclass(frozen=True)
@@ -47,44 +62,54 @@ class SearchSettings:
     """How a search is run; none of it changes what a score means.
 
     Args:
-        n_trials: trials in all, the enqueued ones included.
+        n_trials: evaluations at the study's own budget, the enqueued ones included but for the fewer-steps arm's.
         sampler: ``postdiff``, or one of Optuna's for comparison: ``tpe``, ``gp``, ``random``, ``nsga2``.
         seed: of the proposals.
         block: prompts that are scored and stored at once.
-        explore_prompts: prompts of a plan's first look.
-        finalists: plans that are raced over all prompts, within ``n_trials``. Four are enough: for the same pictures,
-            more short looks find better plans than more finalists (``benchmarks/README.md``).
-        false_stop: highest chance that a race stops a plan as good as the incumbent.
-        ladder_prompts: prompts per plan at the ladder's other budgets.
-        guards: what a chosen plan must meet; the incumbent and the races keep to it.
+        explore_prompts: prompts of one evaluation.
+        further_trials: evaluations at each further budget; a twelfth of ``n_trials`` where None.
+        guards: what a chosen plan must meet.
     """
 
-    n_trials: int = 60
+    n_trials: int = 100
     sampler: str = "postdiff"
     seed: int = 0
     block: int = 10
     explore_prompts: int = 10
-    finalists: int = 4
-    false_stop: float = 0.10
-    ladder_prompts: int = 100
+    further_trials: int | None = None
     guards: tuple[Guard, ...] = ()
+
+    @property
+    def at_further_budgets(self) -> int:
+        """Evaluations at each further budget."""
+        return max(2, self.n_trials // 12) if self.further_trials is None else self.further_trials
 
 
 def default_trials(num_prompts: int, sampler: str = "postdiff") -> int:
-    """Trials of a search where nobody asks for another number: most are short looks, at ten prompts each.
+    """Evaluations of a search where nobody asks for another number, at ten prompts each.
 
-    Half as many as there are prompts, which makes the pictures of the looks about as many as the finalists'. A sampler
-    that scores every plan on all prompts gets what can be waited for.
+    Seven for ten prompts that finalists are judged on, so that the images of both are about as many
+    (``benchmarks/README.md`` has what more or fewer find). A sampler that scores every plan on all prompts gets what
+    can be waited for.
     """
-    return max(_LEAST_TRIALS, num_prompts // 2) if sampler == "postdiff" else _LEAST_TRIALS
+    return min(_MOST_TRIALS, max(_LEAST_TRIALS, 7 * num_prompts // 10)) if sampler == "postdiff" else _LEAST_TRIALS
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a trial is to do."""
+    """What a trial is to do; ``budget`` numbers the budget it is made for, 0 being the study's own."""
 
     candidate: Candidate
     role: Role
+    arm: Arm
+    budget: int = 0
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A plan to be judged on held-out prompts, and the arm it stands for."""
+
+    candidate: Candidate
     arm: Arm
 
 
@@ -92,8 +117,8 @@ class Strategy:
     """Proposes trials from what is scored.
 
     Args:
-        candidates: every plan of the space, within the budget or not: scores made for another budget teach too.
-        allowed: those within the budget.
+        candidates: every plan of the space, within a budget or not: scores made for another budget teach too.
+        limits: the study's own budget, then the further ones.
         reference: the unaccelerated model.
         book: the scores.
         settings: see there.
@@ -102,26 +127,24 @@ class Strategy:
     def __init__(
         self,
         candidates: Sequence[Candidate],
-        allowed: Iterable[Candidate],
+        limits: Sequence[Limit],
         reference: Candidate,
         book: ScoreBook,
         settings: SearchSettings,
     ) -> None:
-        known = {c.content for c in candidates}
         self.candidates: tuple[Candidate, ...] = tuple(candidates)
-        if reference.content not in known:
+        if reference.content not in {c.content for c in candidates}:
             self.candidates += (reference,)
-        self.reference = reference
-        self.settings = settings
+        self.reference, self.settings, self.limits = reference, settings, tuple(limits)
         self._book = book
         self._row = {c.content: i for i, c in enumerate(self.candidates)}
-        within = {c.content for c in allowed}
-        self.allowed = np.array([c.content in within for c in self.candidates])
+        stock = np.array([c.content == reference.content for c in self.candidates])
         steps = np.array([c.knobs.num_inference_steps for c in self.candidates])
-        self._arms: Mapping[Arm, npt.NDArray[np.bool_]] = {
-            "fewer": self.allowed & np.array([c.fewer for c in self.candidates]),
-            "cheaper": self.allowed & (steps == reference.knobs.num_inference_steps),
-            "joint": self.allowed,
+        self._within = [np.array([limit.allows(c.cost) for c in self.candidates]) & ~stock for limit in self.limits]
+        self._arms: Mapping[Arm, Mask] = {
+            "fewer": np.array([c.fewer for c in self.candidates]),
+            "cheaper": steps == reference.knobs.num_inference_steps,
+            "joint": np.ones(len(self.candidates), dtype=np.bool_),
         }
         points = coordinate_matrix(self.candidates)
         features = Features(points, np.array(reference.coordinates()), seed=0)
@@ -129,17 +152,23 @@ class Strategy:
         self._fitted: tuple[int, Posterior] | None = None
         self.keeper = Keeper(settings.guards, self.candidates, reference, book, self._features, self._groups)
 
-    def members(self, arm: Arm) -> list[Candidate]:
-        """The arm's plans within the budget."""
-        return [c for c, member in zip(self.candidates, self._arms[arm], strict=True) if member]
+    def mask(self, arm: Arm, budget: int = 0) -> Mask:
+        """The arm's plans within a budget, the baseline left out, (M,)."""
+        found: Mask = self._within[budget] & self._arms[arm]
+        return found
+
+    def members(self, arm: Arm, budget: int = 0) -> list[Candidate]:
+        """The arm's plans within a budget, the baseline left out."""
+        return [self.candidates[i] for i in np.flatnonzero(self.mask(arm, budget))]
 
     def posterior(self) -> Posterior:
         """The surrogate, fitted to every scored plan."""
-        if self._fitted is None or self._fitted[0] != self._book.images_known:
-            self._fitted = self._book.images_known, self._fit()
+        known = self._book.images_known
+        if self._fitted is None or self._fitted[0] != known:
+            self._fitted = known, self._fit()
         return self._fitted[1]
 
-    def _fit(self) -> Posterior:
+    def _fit(self, scales: Scales | None = None) -> Posterior:
         seen = self.observations()
         return Posterior(
             self._features,
@@ -147,6 +176,7 @@ class Strategy:
             np.array([self._row[o.plan] for o in seen], dtype=np.intp),
             np.array([o.mean for o in seen]),
             np.array([o.variance / o.n for o in seen]),
+            scales,
         )
 
     def observations(self) -> list[Observation]:
@@ -154,130 +184,116 @@ class Strategy:
         plans = [plan for plan in self._book.plans if plan in self._row and plan != self.reference.content]
         return observations({plan: self._book.differences(plan) for plan in plans})
 
-    def choice(self, arm: Arm) -> str | None:
+    def choice(self, arm: Arm = "joint", budget: int = 0) -> str | None:
         """The arm's plan believed best among those looked at, by content hash; None before any."""
-        looked = [plan for plan in self._book.plans if self._book.count(plan) and not self.keeper.known_to_break(plan)]
-        rows = np.array([self._row[plan] for plan in looked if plan in self._row], dtype=np.intp)
-        rows = np.unique(rows[self._arms[arm][rows]])
-        if not len(rows):
+        looked = np.zeros(len(self.candidates), dtype=np.bool_)
+        for plan in self._book.plans:
+            if plan in self._row and self._book.count(plan) and not self.keeper.known_to_break(plan):
+                looked[self._row[plan]] = True
+        looked &= self.mask(arm, budget)
+        if not looked.any():
             return None
-        return self.candidates[int(rows[self.posterior().mean()[rows].argmax()])].content
+        return self.candidates[int(np.where(looked, self.posterior().mean(), -np.inf).argmax())].content
 
-    def incumbent(self, arm: Arm) -> str | None:
-        """The arm's best mean among plans scored on every prompt that meet the guards, by content hash."""
-        member = self._arms[arm]
-        complete = [
-            plan
-            for plan in self._book.plans
-            if plan in self._row
-            and member[self._row[plan]]
-            and self._book.complete(plan)
-            and not self.keeper.known_to_break(plan)
-        ]
-        if not complete:
-            return None
-        return max(complete, key=lambda plan: float(self._book.known(plan).mean()))
+    def planned(self, budget: int, enqueued: int) -> int:
+        """How many evaluations are to be proposed at a budget, when so many were enqueued at the study's own."""
+        if budget == 0:
+            return max(0, self.settings.n_trials - enqueued)
+        if self.settings.sampler != "postdiff" or not self.mask("cheaper", budget).any():
+            return 0
+        return self.settings.at_further_budgets
 
-    def propose(self, number: int, history: Sequence[Role], planned: int, busy: Collection[str] = ()) -> Proposal:
-        """What trial ``number`` is to do.
+    def propose(self, budget: int, number: int, busy: Collection[str] = ()) -> Proposal:
+        """The next evaluation at a budget.
 
         Args:
-            number: the trial's number, not counting trials cut short; with the settings' seed it fixes the draw.
-            history: roles of the trials that this strategy proposed so far (finished or running).
-            planned: how many it will have proposed in the end.
+            budget: which one.
+            number: how many were proposed there before; with the settings' seed and the limit it fixes the draw.
             busy: plans that other workers have in hand, and plans that failed.
         """
-        rng = np.random.default_rng([self.settings.seed, number])
-        explored, finals = history.count("explore"), history.count("final")
-        total = max(planned, len(history) + 1)
-        n_final = min(self.settings.finalists, total)
-        n_explore = total - n_final
-        posterior = self.posterior()
-        if explored >= n_explore:
-            for arm in self._final_arms(finals):
-                chosen = self._finalist(posterior, arm, busy)
-                if chosen is not None:
-                    return Proposal(chosen, "final", arm)
-        arms = self._order("cheaper" if explored >= (1 - _CHEAPER_SHARE) * n_explore else "joint")
-        for arm in arms:
-            open_plans = self._open(arm, busy)
+        limit = self.limits[budget]
+        rng = np.random.default_rng([self.settings.seed, number, round(1e6 * limit.value / limit.baseline)])
+        cheaper = budget > 0 or number % _CHEAPER_EVERY == _CHEAPER_EVERY - 1
+        arms: tuple[Arm, ...] = ("cheaper", "joint") if cheaper else ("joint", "cheaper")
+        for arm in arms if budget == 0 else arms[:1]:
+            open_plans = self._open(arm, budget, busy)
             if open_plans.any():
-                value = np.where(open_plans, posterior.draw(rng)[0], -np.inf)
-                value = np.where(self.keeper.keeping(open_plans, rng), value, -np.inf)
-                return Proposal(self.candidates[int(value.argmax())], "explore", arm)
-        # everything within the budget is complete: repeat the best, at no cost
-        best = self.incumbent("joint")
-        row = self._row[best] if best is not None else int(np.flatnonzero(self.allowed)[0])
-        return Proposal(self.candidates[row], "explore", "joint")
+                return Proposal(self.candidates[self._drawn(open_plans, number, rng)], "explore", arm, budget)
+        # every plan is scored on every prompt: repeat the best, at no cost
+        best = self.choice("joint", budget)
+        row = self._row[best] if best is not None else int(self.mask("joint", budget).argmax())
+        return Proposal(self.candidates[row], "explore", "joint", budget)
 
-    @classmethod
-    def _final_arms(cls, finals: int) -> tuple[Arm, ...]:
-        """Whose finalist is next, with who stands in for it: all three arms first, then mostly the joint one."""
-        if finals == 1:
-            return "fewer", "joint", "cheaper"
-        return cls._order("cheaper" if finals % _FINALIST_CHEAPER_EVERY == 2 else "joint")
+    def _drawn(self, open_plans: Mask, number: int, rng: np.random.Generator) -> int:
+        new = open_plans.copy()
+        new[[self._row[plan] for plan in self._book.plans if plan in self._row]] = False
+        surprising = np.zeros(len(new), dtype=np.bool_)
+        rows = np.flatnonzero(new)
+        surprising[rng.choice(rows, min(_SURPRISING, len(rows)), replace=False)] = True
+        if number % _SCEPTIC_EVERY == _SCEPTIC_EVERY - 1:
+            posterior, eligible = self._fit(_SCEPTIC), open_plans & (~new | surprising)
+        else:
+            posterior, eligible = self.posterior(), open_plans
+        value = np.where(eligible, posterior.draw(rng, surprising=surprising)[0], -np.inf)
+        value = np.where(self.keeper.keeping(eligible, rng), value, -np.inf)
+        return int(value.argmax())
 
-    @staticmethod
-    def _order(first: Arm) -> tuple[Arm, Arm]:
-        return ("cheaper", "joint") if first == "cheaper" else ("joint", "cheaper")
-
-    def _open(self, arm: Arm, busy: Collection[str]) -> npt.NDArray[np.bool_]:
+    def _open(self, arm: Arm, budget: int, busy: Collection[str]) -> Mask:
         """The arm's plans that can still teach something."""
-        mask = self._arms[arm].copy()
+        mask = self.mask(arm, budget)
         for plan in (*self._book.plans, *busy):
             row = self._row.get(plan)
             if row is not None and (plan in busy or self._book.complete(plan) or self.keeper.known_to_break(plan)):
                 mask[row] = False
         return mask
 
-    def _finalist(self, posterior: Posterior, arm: Arm, busy: Collection[str]) -> Candidate | None:
-        mask = self._open(arm, busy)
-        if arm == "fewer":
-            most = _most_steps(self.members("fewer"))
-            return most if most is not None and mask[self._row[most.content]] else None
-        for plan in self._book.plans:
-            row = self._row.get(plan)
-            if row is not None and mask[row] and self.race_lost(plan, arm):
-                mask[row] = False
-        rows = np.flatnonzero(self.keeper.keeping(mask))
-        if not len(rows):
-            return None
-        return self.candidates[int(rows[posterior.mean()[rows].argmax()])]
+    def finalists(self, budget: int = 0, failed: Collection[str] = ()) -> list[Finalist]:
+        """The plans to judge at a budget: those of the highest expected value in each arm.
 
-    def race_lost(self, plan: str, arm: Arm) -> bool:
-        """Whether a plan has lost its race against the arm's best complete plan, or breaks a guard."""
-        if self.keeper.known_to_break(plan):
-            return True
-        best = self.incumbent(arm)
-        if best is None or best == plan or self._book.count(plan) < FIRST_LOOK:
-            return False
-        race = Race(self._book.num_prompts, self.settings.block, self.settings.false_stop)
-        return race.lost(self._book.known(plan), self._book.known(best))
+        Of the fewer-steps arm the plan of the most steps that fit is always one. Guards rule over the plans that may be
+        chosen (*joint*); the two arms are compared by quality alone.
 
-    def best_guess(self, arm: Arm, allowed: Collection[str]) -> Candidate | None:
-        """The arm's plan of the highest posterior mean among ``allowed`` content hashes (of any budget).
-
-        Of the fewer-steps arm it is the plan of most steps.
+        Args:
+            budget: which one.
+            failed: plans whose images were broken.
         """
-        if arm == "fewer":
-            return _most_steps([c for c in self.candidates if c.fewer and c.content in allowed])
-        default = self.reference.knobs.num_inference_steps
-        rows = [
-            i
-            for i, c in enumerate(self.candidates)
-            if c.content in allowed and (arm == "joint" or c.knobs.num_inference_steps == default)
-        ]
-        if not rows:
-            return None
-        mask = np.zeros(len(self.candidates), dtype=np.bool_)
-        mask[rows] = True
-        mean = np.where(self.keeper.keeping(mask), self.posterior().mean(), -np.inf)
-        return self.candidates[int(mean.argmax())]
+        mean = self.posterior().mean()
+        sound = np.array([c.content not in failed for c in self.candidates])
+        found: dict[str, Finalist] = {}
+        for arm, count in (OWN_FINALISTS if budget == 0 else FURTHER_FINALISTS).items():
+            mask = self.mask(arm, budget) & sound
+            if arm == "joint" and mask.any():
+                mask = self.keeper.keeping(mask)
+            chosen = [self.candidates[i] for i in np.argsort(-np.where(mask, mean, -np.inf))[:count] if mask[i]]
+            if arm == "fewer" and mask.any():
+                most = most_steps([self.candidates[i] for i in np.flatnonzero(mask)])
+                chosen = [*chosen[: count - 1], most] if most not in chosen else chosen
+            for c in chosen:
+                found.setdefault(c.content, Finalist(c, arm))
+        return list(found.values())
+
+    def unfound(self, budget: int, judged: Collection[str]) -> Unfound:
+        """What better plans may lie among those that are not judged at a budget; see ``rows.Unfound``.
+
+        Args:
+            budget: which one.
+            judged: content hashes of the finalists of all budgets.
+        """
+        rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
+        draws = self.posterior().draw(rng, _DRAWS, every)
+        out = np.array([c.content not in judged for c in self.candidates])
+        cheaper, fewer = self.mask("cheaper", budget), self.mask("fewer", budget)
+        bounds = [-math.inf, math.inf]
+        if (cheaper & out).any() and fewer.any():
+            bounds[0] = float(np.quantile(draws[:, cheaper & out].max(1) - draws[:, fewer].max(1), _BEYOND))
+        if (fewer & out).any() and cheaper.any():
+            bounds[1] = float(np.quantile(draws[:, cheaper].max(1) - draws[:, fewer & out].max(1), 1 - _BEYOND))
+        return Unfound(*bounds)
 
 
-def _most_steps(plans: Sequence[Candidate]) -> Candidate | None:
-    """The fewer-steps arm's plan at a budget, known without a search: the most steps that fit."""
-    return max(plans, key=lambda c: c.knobs.num_inference_steps, default=None)
+def most_steps(plans: Sequence[Candidate]) -> Candidate:
+    """The plan of the most steps; ``plans`` must not be empty."""
+    return max(plans, key=lambda c: c.knobs.num_inference_steps)
 
 
 def prompt_order(num_prompts: int, seed: int) -> list[int]:
@@ -286,14 +302,17 @@ def prompt_order(num_prompts: int, seed: int) -> list[int]:
 
 
 def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
-    """The trials that every search starts with: baseline, the fewer-steps arm, the paper's settings, corners.
+    """The trials that every search starts with: baseline, the whole fewer-steps arm, the paper's settings, corners.
 
-    Corners are, at the default T, the mildest value within the budget of each knob used alone.
+    Of the fewer-steps arm every plan within the largest of the budgets is scored, most steps first. Corners are, at the
+    default T, the mildest value within the budget of each knob used alone.
     """
     proposals = [Proposal(strategy.reference, "baseline", "joint")]
-    fewer = _most_steps(strategy.members("fewer"))
-    if fewer is not None:
-        proposals.append(Proposal(fewer, "explore", "fewer"))
+    fewer: dict[str, Proposal] = {}
+    for budget in range(len(strategy.limits)):
+        for c in sorted(strategy.members("fewer", budget), key=lambda c: -c.knobs.num_inference_steps):
+            fewer.setdefault(c.content, Proposal(c, "explore", "fewer", budget))
+    proposals += fewer.values()
     if paper is not None:
         proposals.append(Proposal(paper, "explore", "joint"))
     cheaper = strategy.members("cheaper")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from postdiff_calib.search import database, retry
 from postdiff_calib.search.database import faults
 from postdiff_calib.search.evaluate import FileStore, ScoreBook, ScoreStore
 from postdiff_calib.search.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
-from postdiff_calib.search.problem import Problem, Progress, SearchResult
+from postdiff_calib.search.problem import Problem, Progress, Searched, SearchResult
 from postdiff_calib.search.queue import TrialQueue
 from postdiff_calib.search.sampler import make_sampler
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.search.select import ARMS, PlanScores
 from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.storage import StudyStore, open_study
 from postdiff_calib.search.strategy import Role, SearchSettings, Strategy
@@ -40,7 +40,7 @@ from postdiff_calib.search.trial import TrialRunner
 #: Trials between two looks at the storage for the sake of progress.
 _ASK_EVERY = 8
 
-__all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
+__all__ = ["Problem", "Progress", "Search", "SearchResult", "Searched", "run_search"]
 
 
 def run_search(
@@ -120,13 +120,13 @@ class Search:
     def __post_init__(self) -> None:
         space, price = self.problem.space, self.problem.price
         candidates = space.candidates(price)
-        allowed = {c.content: c for c in within(candidates, self.problem.limit)}
+        within(candidates, self.problem.limit)
         self.reference = candidate(compile_plan(space.baseline), price)
         self.single = self.storage is None
         self._beat = self.heartbeat or database.HEARTBEAT
         self._trial_is_lost = self._stopping = False
         self._own_trials = 0
-        self._listed: tuple[tuple[Role, int], int, list[FrozenTrial]] | None = None
+        self._listed: tuple[int, int, list[FrozenTrial]] | None = None
         self._at_most = math.inf
         self.study, self._backend = open_study(
             self.folder,
@@ -147,12 +147,13 @@ class Search:
                 space.baseline,
                 self.store
                 or (FileStore(self.folder / SCORES) if self.single else StudyStore(self.study, self._backend.engine)),
+                self.problem.objective,
             )
-            self.strategy = Strategy(candidates, allowed.values(), self.reference, self.book, self.settings)
-            self.runner = TrialRunner(self.problem, self.strategy, self.book, allowed, self._show)
+            limits = (self.problem.limit, *self.problem.further)
+            self.strategy = Strategy(candidates, limits, self.reference, self.book, self.settings)
+            self.runner = TrialRunner(self.problem, self.strategy, self.book, self._show)
             self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
             self._known_before = self.book.images_known
-            self._ladder_to_come = bool(self.problem.ladder)
         except BaseException:
             self.close()
             raise
@@ -178,32 +179,10 @@ class Search:
         try:
             if not self.join:
                 self.prepare()
-            self._optimize(self.settings.n_trials)
-            self._climb()
+            self._optimize(self.queue.total)
         except KeyboardInterrupt:
             interrupted = True
         return self.result(interrupted)
-
-    def _climb(self) -> None:
-        """Score the ladder's plans. The guesses depend on what is scored, so a ladder that is done stays done."""
-        rungs = [[limit.kind, limit.quantile, limit.value] for limit in self.problem.ladder]
-        climbed = self.study.user_attrs.get("ladders", [])
-        if not rungs or rungs in climbed:
-            self._ladder_to_come = False
-            return
-        if self.join:
-            # Only the leader guesses; it gets as long as a process may be silent before it counts as dead.
-            for _ in range(int(database.SILENCE * self._beat / self._pause)):
-                if self.study.user_attrs.get("climbing") == rungs:
-                    break
-                time.sleep(self._pause)
-        else:
-            self.queue.enqueue(self.queue.ladder())
-            self.study.set_user_attr("climbing", rungs)
-        self._ladder_to_come = False
-        self._optimize(0)
-        if not self.join:
-            self.study.set_user_attr("ladders", [*climbed, rungs])
 
     @property
     def _pause(self) -> float:
@@ -272,35 +251,39 @@ class Search:
     def _show(self, role: Role, trying: Candidate) -> None:
         if self.progress is None:
             return
-        best = self.strategy.incumbent("joint") or self.strategy.choice("joint")
-        done, left = self._standing(role)
+        best = self.strategy.choice()
+        done, left = self._standing()
         made = self.book.images_known - self._known_before
         self._at_most = min(self._at_most, made + left)
         self.progress(
             Progress(
                 stage=role,
                 trials_done=done,
-                trials_total=max(self.settings.n_trials, done),
+                trials_total=max(self.queue.total, done),
                 images_made=made,
                 images_at_most=int(self._at_most),
                 trying=trying,
                 best=None if best is None else self.runner.by_content[best],
-                best_difference=None if best is None else float(np.nanmean(self.book.differences(best))),
+                best_difference=None if best is None else self._mean_score(best),
             )
         )
 
-    def _standing(self, role: Role) -> tuple[int, int]:
+    def _mean_score(self, plan: str) -> float:
+        """Mean paired difference of a plan's score, in points."""
+        return float(np.nanmean(self.book.known(plan) - self.book.known(self.book.baseline)))
+
+    def _standing(self) -> tuple[int, int]:
         """Trials begun, and pictures still to be made at most.
 
         To ask the storage costs as much as it takes to make some small pictures, so a process that works alone asks
         every few trials and counts its own in between.
         """
-        now = role, self._own_trials if role == "ladder" else self._own_trials // _ASK_EVERY
+        now = self._own_trials // _ASK_EVERY
         if self._listed is None or self._listed[0] != now or not self.single:
             self._listed = now, self._own_trials, self.queue.trials()
         _, own, trials = self._listed
         begun = len(self.queue.begun(trials)) + self._own_trials - own
-        return begun, self.queue.images_left(trials, self._ladder_to_come)
+        return begun, self.queue.images_left(trials)
 
     def result(self, interrupted: bool = False) -> SearchResult:
         """Everything scored so far."""
@@ -310,7 +293,7 @@ class Search:
         def scores(c: Candidate) -> PlanScores:
             return self.book.plan_scores(c.knobs, c.cost)
 
-        trials = self.queue.trials()
+        trials, failed = self.queue.trials(), self.queue.failed()
         return SearchResult(
             baseline=scores(self.reference),
             plans={
@@ -319,11 +302,24 @@ class Search:
             },
             images_made=self.book.images_made,
             trials=sum(t.state == TrialState.COMPLETE for t in trials),
-            failed=tuple(
-                (known[t.user_attrs["plan"]].knobs.describe(), str(t.user_attrs["failed"]))
-                for t in trials
-                if "failed" in t.user_attrs and t.user_attrs.get("plan") in known
-            ),
+            failed=tuple((known[plan].knobs.describe(), reason) for plan, reason in failed.items() if plan in known),
             interrupted=interrupted,
             own_trials=self._own_trials,
+            searched=() if interrupted or self.join else self._searched(failed),
+        )
+
+    def _searched(self, failed: Collection[str]) -> tuple[Searched, ...]:
+        """What each budget's search came to: the finalists, what may not have been found, which arms have plans."""
+        full = self.settings.sampler == "postdiff"
+        budgets = range(len(self.strategy.limits)) if full else range(1)
+        finalists = {budget: self.strategy.finalists(budget, failed) for budget in budgets}
+        judged = {f.candidate.content for found in finalists.values() for f in found}
+        return tuple(
+            Searched(
+                limit=self.strategy.limits[budget],
+                finalists=tuple(finalists[budget]),
+                unfound=self.strategy.unfound(budget, judged) if full else None,
+                fits={arm: bool(self.strategy.mask(arm, budget).any()) for arm in ARMS},
+            )
+            for budget in budgets
         )

@@ -75,13 +75,13 @@ def test_a_search_finds_what_is_plain(world, name):
         truth=np.minimum(world.truth, np.median(world.truth)),
         noise=lambda rng, columns: lambda row: noise(rng, columns)(row) / 100,
     )
-    scores = quiet.draw(np.random.default_rng(1), PROMPTS)
+    scores = quiet.draw(np.random.default_rng(1), PROMPTS + PROMPTS // 2)
     if name == "postdiff":
-        choice, curve, used = replayed_search.run_postdiff(quiet, scores, 0.4, PROMPTS, None, 0)
+        choice, curve, used = replayed_search.run_postdiff(quiet, scores, 0.4, PROMPTS, 0)
         assert curve[-1] == (used, choice)
     else:
         search, setting = r.RIVALS[name]
-        choice = search(quiet, r.Purse(quiet, scores, PROMPTS, 700), 0.4, 0, setting)
+        choice = search(quiet, r.Purse(quiet, scores.split(PROMPTS)[0], PROMPTS, 700), 0.4, 0, setting)
     assert quiet.truth[quiet.best(0.4)] - quiet.truth[choice] < 0.1
 
 

@@ -9,6 +9,7 @@ from studies import make_study
 
 from postdiff_calib.cli.main import main
 from postdiff_calib.profile import json_schema, load_profile
+from postdiff_calib.report.wording import result_text, results
 
 
 def run(capsys, *argv):
@@ -26,18 +27,31 @@ def here(tmp_path, monkeypatch):
 
 
 def test_export_prints_what_it_promises_and_what_is_thin(capsys, here):
-    code, out, _ = run(capsys, "export", "study", "--budget", "40%", "--out", "fast.yaml")
+    code, out, _ = run(capsys, "export", "study", "--budget", "38%", "--out", "fast.yaml")
     assert code == 0
     assert "T=12 k=2" in out
-    assert "note: The winner was chosen and judged on the same calibration prompts" in out
+    assert "note: The budget of 38% was not searched" in out
+    assert "postdiff calibrate --budget 38%" in out
     assert "written to fast.yaml" in out
-    assert "No image was made." in out
-    assert load_profile("fast.yaml").budget.text == "40%"
+    assert load_profile("fast.yaml").budget.text == "38%"
     code, out, _ = run(capsys, "export", "study")
     assert code == 0
-    assert "note" not in out
+    profile = load_profile("profile.yaml")
+    assert result_text(results(profile)[0]) in out
+    assert f"{profile.expected.verdict} on 60 held-out prompts" in out
+    assert "not searched" not in out
     assert "No image" not in out
-    assert load_profile("profile.yaml").budget.text == "60%"
+    assert profile.budget.text == "60%"
+
+
+def test_export_without_held_out_scores_promises_nothing(capsys, here):
+    make_study(here / "other", held_out=False)
+    code, out, _ = run(capsys, "export", "other")
+    assert code == 0
+    assert "note: The plan was chosen and judged on the same prompts of the search" in out
+    assert "on 80 calibration prompts" in out
+    assert "No image was made." in out
+    assert load_profile("profile.yaml").expected.verdict in ("undecided", "worse")
 
 
 def test_export_for_a_script(capsys, here):
@@ -64,14 +78,21 @@ def test_compare_a_study(capsys, here):
     assert [row["winner"] for row in data["rows"]] == ["fewer", "cheaper"]
     assert data["crossover"] == pytest.approx([0.4, 0.6])
     assert data["answer"].endswith(".")
+    code, out, _ = run(capsys, "compare", "study", "--budgets", "1%")
+    assert code == 0
+    assert out.startswith("Fewer or cheaper? Not searched at 1% of the baseline's MACs.")
 
 
 def test_compare_two_profiles(capsys, here):
     run(capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.yaml")
     code, out, _ = run(capsys, "compare", "p-40pct.yaml", "p-60pct.yaml")
     assert code == 0
-    assert "warning" in out
-    code, out, _ = run(capsys, "compare", "p-40pct.yaml", "p-60pct.yaml", "--json")
+    assert "Second minus first: CLIP score +0.35" in out
+    make_study(here / "other", held_out=False)
+    run(capsys, "export", "other", "--out", "q.yaml")
+    code, out, _ = run(capsys, "compare", "p-40pct.yaml", "q.yaml")
+    assert "warning: the profiles are of different prompts" in out
+    code, out, _ = run(capsys, "compare", "p-40pct.yaml", "q.yaml", "--json")
     data = json.loads(out)
     assert "budget" in data["differs"]
     assert "model" not in data["differs"]
@@ -85,6 +106,7 @@ def test_profile_show_and_schema(capsys, here):
     assert code == 0
     assert "held-out prompts" in out
     assert "Fewer or cheaper?" in out
+    assert "would be found in 4 of 5 such studies" in out
     code, out, _ = run(capsys, "profile", "show", "p.yaml", "--json")
     assert json.loads(out) == load_profile("p.yaml").to_dict()
     code, out, _ = run(capsys, "profile", "schema")
@@ -117,7 +139,6 @@ def test_profile_show_names_line_and_key(capsys, here):
         (["export", "study", "--latency-table", "none.json"], "none.json"),
         (["export", "study", "--delta", "-1"], "delta"),
         (["compare", "none"], "none"),
-        (["compare", "study", "--budgets", "1%"], "17.6%"),
         (["compare", "study", "--budgets", "40%,9ms"], "not in both"),
         (["compare", "study", "--plot", "none/c.png"], "c.png"),
         (["compare", "study", "study"], "cannot be read"),

@@ -47,12 +47,20 @@ BAD = Check("latency", "p50 at most 1 s", "p50 2 s", "failed", "p50 is 100% over
 
 
 def test_a_profile_that_holds_leaves_with_zero(capsys, monkeypatch, path):
-    asked = outcome(monkeypatch, GOOD, WARNED, not_judged("quality", "[as stated]", "why"), notes=("a remark",))
+    asked = outcome(monkeypatch, GOOD, WARNED, not_judged("quality scene", "[as stated]", "why"), notes=("a remark",))
     code, out, err = run(capsys, str(path), "--prompts", "30", "--model", "here", "--prompt-set", "there.txt")
     assert code == 0
     assert "timing" in err  # progress
     assert "postdiff:" not in err
-    for text in ("DDIMScheduler", "✓ passed", "! warning", "– not judged", "[as stated]", "note: a remark"):
+    for text in (
+        "DDIMScheduler",
+        "✓ passed",
+        "! warning",
+        "– not judged",
+        "[as stated]",
+        "quality scene: why",
+        "note: a remark",
+    ):
         assert text in out
     assert out.splitlines()[-1] == f"profile {path} holds on this machine, with 1 warning"
     assert (asked[0].num_prompts, asked[0].model, asked[0].prompt_set) == (30, "here", "there.txt")

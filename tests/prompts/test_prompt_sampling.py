@@ -33,10 +33,17 @@ def run(capsys, *argv):
 def test_sample_is_seeded_disjoint_and_of_the_asked_sizes():
     source = corpus()
     drawn = sample(source, 300, seed=1)
-    assert (len(drawn.calibration), len(drawn.held_out), drawn.corpus_prompts) == (300, 150, 4000)
+    assert (len(drawn.calibration), len(drawn.held_out), drawn.corpus_prompts) == (150, 300, 4000)
     assert len({*drawn.calibration, *drawn.held_out}) == 450
     assert sample(source, 300, seed=1) == drawn
     assert set(sample(source, 300, seed=2).calibration) != set(drawn.calibration)
+
+
+@pytest.mark.parametrize(("size", "searched"), [(1, 1), (2, 1), (3, 1), (4, 2), (7, 3)])
+def test_half_of_the_size_is_for_the_search_and_at_least_one_prompt(size, searched):
+    drawn = sample(corpus(30), size, seed=1)
+    assert (len(drawn.calibration), len(drawn.held_out)) == (searched, size)
+    assert len({*drawn.calibration, *drawn.held_out}) == size + searched
 
 
 def test_every_length_is_represented_in_proportion():
@@ -59,8 +66,8 @@ def test_every_cluster_is_represented_in_proportion():
         return noise + np.array([[3.0 * (p in rare)] for p in prompts])
 
     drawn = sample(source, 100, seed=0, stratify="embedding", embed=embed)
-    assert len(rare & set(drawn.calibration)) == pytest.approx(10, abs=2)
-    assert len(rare & set(drawn.held_out)) == pytest.approx(5, abs=2)
+    assert len(rare & set(drawn.calibration)) == pytest.approx(5, abs=2)
+    assert len(rare & set(drawn.held_out)) == pytest.approx(10, abs=2)
     assert max(sizes) == BATCH
 
 
@@ -154,7 +161,7 @@ def test_written_set_keeps_its_split_and_provenance(tmp_path):
     assert set(second) == {" ".join(p.split()) for p in drawn.held_out}
     assert set(first) == set(loaded.prompts)
     header = json.loads(path.read_text().splitlines()[0])
-    assert (header["held_out"], header["corpus_prompts"]) == (10, 60)
+    assert (header["held_out"], header["corpus_prompts"]) == (20, 60)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write_set(tmp_path / "file" / "x.jsonl", Sample(["a"], ["b"], 2), {})
@@ -168,8 +175,8 @@ def test_command_samples_a_coco_sized_file(capsys, tmp_path):
     out = tmp_path / "x.jsonl"
     code, said, _ = run(capsys, "--from", str(tmp_path / "captions.json"), "--size", "500", "--out", str(out))
     assert code == 0
-    assert "500 calibration and 250 held-out prompts of 40000" in said
-    assert len(load_prompt_set(out)) == 500
+    assert "250 calibration and 500 held-out prompts of 40000" in said
+    assert len(load_prompt_set(out)) == 250
     header = json.loads(out.read_text().splitlines()[0])
     assert header["corpus"] == "captions.json"
     assert len(header["corpus_sha256"]) == 64

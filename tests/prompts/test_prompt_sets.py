@@ -119,19 +119,39 @@ def test_unknown_name_lists_the_shipped_sets(tmp_path):
 def test_draw_is_disjoint_seeded_and_nested():
     source = prompt_set(100)
     calibration, held_out = draw(source, 40, seed=3)
-    assert (len(calibration), len(held_out)) == (40, 20)
+    assert (len(calibration), len(held_out)) == (20, 40)
     assert not set(calibration) & set(held_out)
     assert draw(source, 40, seed=3) == (calibration, held_out)
     assert draw(source, 40, seed=4)[0] != calibration
-    assert draw(source, 60, seed=3)[0].prompts[:40] == calibration.prompts
+    assert draw(source, 60, seed=3)[0].prompts[:20] == calibration.prompts
+    assert draw(source, 60, seed=3)[1].prompts[:40] == held_out.prompts
     assert calibration.sha256 == content_hash(calibration.prompts)
     assert calibration.sha256 != held_out.sha256
 
 
 def test_draw_uses_marked_held_out_rows_only():
-    calibration, held_out = draw(prompt_set(40, held_out=20), 40, seed=0)
+    calibration, held_out = draw(prompt_set(40, held_out=20), 20, seed=0)
+    assert len(calibration) == 10
     assert all(p.startswith("prompt") for p in calibration)
     assert sorted(held_out) == sorted(f"held {i}" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("size", "n", "held_out", "searched"),
+    [(1, 2, 0, 1), (2, 3, 0, 1), (3, 4, 0, 1), (4, 6, 0, 2), (7, 10, 0, 3), (7, 3, 7, 3), (1, 1, 1, 1)],
+)
+def test_the_size_is_that_of_the_held_out_set_and_half_as_many_are_searched_on(size, n, held_out, searched):
+    calibration, judged = draw(prompt_set(n, held_out), size, seed=0)
+    assert (len(calibration), len(judged)) == (searched, size)
+    if n > 1:
+        with pytest.raises(PromptError, match="are needed"):
+            draw(prompt_set(n - 1, held_out), size, seed=0)
+
+
+@pytest.mark.parametrize(("n", "held_out", "largest"), [(6, 0, 4), (10, 0, 7), (3, 20, 7), (40, 20, 20)])
+def test_the_largest_size_is_two_thirds_of_the_set_or_what_was_reserved(n, held_out, largest):
+    with pytest.raises(PromptError, match=f"at most {largest} "):
+        draw(prompt_set(n, held_out), 100, seed=0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10, 11, 12, 100])

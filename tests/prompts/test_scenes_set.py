@@ -47,7 +47,7 @@ def test_scenes_vary_in_length_subject_and_style():
     words = Counter(w for p in prompts for w in set(p.lower().replace(",", "").split()))
     assert len(words) > 1000
     calibration, held_out = draw(load_prompt_set("scenes"), 500, seed=0)
-    assert (len(calibration), len(held_out)) == (500, 250)
+    assert (len(calibration), len(held_out)) == (250, 500)
 
 
 def latent_semantics(prompts, dimensions=400):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,29 @@ import numpy as np
 from PIL import Image
 from profiles import profile_data
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.cost import table_for_card
 from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.record import Study, StudyRecord
+from postdiff_calib.record import Study, StudyRecord, further_limits, searched_data
 from postdiff_calib.report.html.content import Findings
 from postdiff_calib.report.html.pictures import Album, choose
 from postdiff_calib.search.evaluate import FileStore
 from postdiff_calib.search.names import HELD_OUT, SCORES
+from postdiff_calib.search.objective import Objective, Term
+from postdiff_calib.search.rows import Unfound
+from postdiff_calib.search.select import ARMS, Arm, PlanScores
 
 N = 60
 SCRIPT = "a red circle <script>window.hacked=1</script>"
 BREAKOUT = 'a "blue" square \'"><img src=x onerror=window.hacked=2>'
 #: The two prompts on which every plan loses most, so that the report shows them.
 ATTACKS = (SCRIPT, BREAKOUT)
+#: The metrics that the study measures, with their spreads and δ.
+CLIP, SCENE = Term("clip", 7.0, 1.0, 0.7), Term("scene", 30.0, 1.0, 3.0)
 WINNER, FEWER = Knobs(20, cache_interval=2, guidance_fraction=0.9), Knobs(11)
 
 
@@ -44,11 +51,23 @@ def plans() -> list[Knobs]:
     return [WINNER, *fewer, *cheaper, *joint]
 
 
+def judged() -> list[Knobs]:
+    """The finalists: these have scores on held-out prompts."""
+    return [p for p in plans() if p.cache_interval < 3 or p.num_inference_steps == 20]
+
+
 def loss(knobs: Knobs) -> float:
     """Mean loss in points: steps matter most, guidance not at all."""
     plan = compile_plan(knobs)
     low = (1 - knobs.low_res_scale) * plan.n_low / len(plan)
     return 20 * (1 / len(plan) - 1 / 20) + 4 * low + 1.6 * (1 - len(plan.refresh_steps) / len(plan)) ** 2
+
+
+def fits(limit: Limit, table: CostTable) -> dict[Arm, bool]:
+    """Whether any plan of each arm is within a budget."""
+    costs = {knobs: table.price(compile_plan(knobs)) for knobs in plans()}
+    within = [PlanScores(knobs, cost, np.zeros(1)) for knobs, cost in costs.items() if limit.allows(cost)]
+    return {arm: any(arm in plan.arms(20) for plan in within) for arm in ARMS}
 
 
 @cache
@@ -75,14 +94,30 @@ def timed(table: CostTable) -> CostTable:
 
 
 def make_study(
-    folder: Path, *, with_held_out: bool = True, seconds: bool = False, scored: list[Knobs] | None = None, **job: Any
+    folder: Path,
+    *,
+    with_held_out: bool = True,
+    seconds: bool = False,
+    scored: list[Knobs] | None = None,
+    scene: bool = True,
+    **job: Any,
 ) -> Study:
+    """Write a study's folder.
+
+    Args:
+        folder: to be made.
+        with_held_out: finalists have scores on held-out prompts.
+        seconds: something was timed.
+        scored: the plans that have scores, ``plans`` by default.
+        scene: scenes are judged beside the score.
+        job: what else was asked for.
+    """
     data = profile_data()
     card = get_card("shapes")
     table = CostTable.from_dict(counted())
     rng = np.random.default_rng(0)
     record = StudyRecord(
-        job={"model": "shapes", "budget": "60%", "seed": 100, "dtype": "float32", "delta": None, **job},
+        job={"model": "shapes", "budget": "60%", "seed": 100, "dtype": "float32", **job},
         settings={
             "height": 64,
             "width": 64,
@@ -107,20 +142,29 @@ def make_study(
         trials=len(plans()),
         failed=(("T=4 s=0.5 β=0.25", "<b>all pictures are black</b>"),),
     )
+    own = parse_budget(str(record.job["budget"])).resolve(table.price(compile_plan(Knobs(20))))
+    searched = [SearchedBudget(limit, (), Unfound(), fits(limit, table)) for limit in (own, *further_limits(own))]
+    terms = (CLIP, SCENE) if scene else (CLIP,)
+    record = replace(
+        record, objective=Objective(terms).as_data(), searched=[searched_data(budget) for budget in searched]
+    )
     study = Study(folder, record)
     folder.mkdir(parents=True, exist_ok=True)
     study.save()
     for name in (SCORES, HELD_OUT) if with_held_out else (SCORES,):
         level = 85 + 5 * rng.standard_normal(N)
         store = FileStore(folder / name)
-        for knobs in [Knobs(20), *(plans() if scored is None else scored)]:
+        scenes = 88 + 8 * rng.standard_normal(N)
+        for knobs in [Knobs(20), *((plans() if name == SCORES else judged()) if scored is None else scored)]:
             plan = compile_plan(knobs)
             scores = level - (0 if plan.is_identity and len(plan) == 20 else loss(knobs) + 0.3 * rng.standard_normal(N))
             if knobs != Knobs(20):
                 scores[:2] -= 15
             count = 20 if knobs == Knobs(8, 0.4, 0.75, 3) else N  # one was stopped early
             block = {"plan": plan.content, "knobs": knobs.as_dict(), "prompts": list(range(count))}
-            store.append({**block, "scores": scores[:count].tolist()})
+            lost = 0 if knobs == Knobs(20) else 4 * loss(knobs) + 2 * rng.standard_normal(N)
+            measures = {"measures": {"scene": (scenes - lost)[:count].tolist()}} if scene else {}
+            store.append({**block, "scores": scores[:count].tolist(), **measures})
     return study
 
 

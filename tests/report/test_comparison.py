@@ -3,6 +3,7 @@
 import io
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from profiles import profile_data
@@ -10,9 +11,9 @@ from rich.console import Console
 from studies import make_study
 
 from postdiff_calib.arms import compare_arms
-from postdiff_calib.budget import parse_budgets
+from postdiff_calib.budget import parse_budget, parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
-from postdiff_calib.profile import Profile
+from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.report.comparison import (
     compared_facts,
     print_profiles,
@@ -21,6 +22,7 @@ from postdiff_calib.report.comparison import (
 )
 from postdiff_calib.report.plots import draw_tradeoff, plot_tradeoff
 from postdiff_calib.report.terminal import print_profile
+from postdiff_calib.report.wording import interval, own_row, result_text, results, row_difference
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,13 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def two_metrics(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("comparison") / "two", scene=True)
+
+
+@pytest.fixture(scope="module")
 def tradeoff(study):
-    return compare_arms(study, parse_budgets("18%,40%,60%,100%"))
+    return compare_arms(study)
 
 
 def printed(show, *arguments):
@@ -45,26 +52,83 @@ def line_with(text, *words):
     return found[0]
 
 
+def block(text, share):
+    """The lines of a budget, down to the next one's."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{share} "))
+    end = next(i for i in range(start, len(lines)) if not lines[i].strip())
+    return lines[start:end]
+
+
 def test_the_answer_comes_first_and_every_budget_has_its_lines(tradeoff):
     text = printed(print_tradeoff, tradeoff)
-    assert text.startswith("Fewer or cheaper? Fewer steps win at 40% of the unaccelerated MACs")
+    assert text.startswith("Fewer or cheaper? Fewer steps win at 25% to 40% of the baseline's MACs")
     assert "changes between 40% and 60%" in text
-    fewer = line_with(text, "40%", "fewer", "T=8")
+    fewer, cheaper, both, better = block(text, "40%")
     assert "−0.80" in fewer
-    assert "−1.20" in fewer
-    assert fewer.rstrip().endswith("fewer")
-    assert "only cheaper" in line_with(text, "18%", "cheaper", "T=20")
-    assert line_with(text, "60%", "fewer", "T=12").rstrip().endswith("cheaper")
-    assert line_with(text, "100%", "fewer").rstrip().endswith("neither")
+    assert fewer.split()[1:3] == ["fewer", "T=8"]
+    assert cheaper.split()[:2] == ["cheaper", "T=20"]
+    assert both.split()[:2] == ["both", "T=12"]
+    assert better.split()[:3] == ["better", "fewer", "steps"]
+    assert "−1.20 [" in better
+    assert block(text, "60%")[-1].split()[:3] == ["better", "cheaper", "steps"]
+    assert "60 held-out prompts" in " ".join(text.split())
+    assert "*" not in text
     assert max(map(len, text.splitlines())) <= 116
 
 
-def test_calibration_scores_are_marked(tradeoff):
+def test_a_budget_that_was_not_searched_decides_nothing(study):
+    text = printed(print_tradeoff, compare_arms(study, parse_budgets("33%,60%")))
+    assert block(text, "33%")[-1].split() == ["better", "not", "searched"]
+    assert "not searched at 33%" in text
+    assert block(text, "60%")[-1].split()[:3] == ["better", "cheaper", "steps"]
+    (nothing,) = block(printed(print_tradeoff, compare_arms(study, parse_budgets("10%,60%"))), "10%")
+    assert nothing.split() == ["10%", "better", "not", "searched"]
+
+
+def test_every_metric_has_a_column(two_metrics):
+    tradeoff = compare_arms(two_metrics)
     text = printed(print_tradeoff, tradeoff)
-    assert "] *" in line_with(text, "40%", "fewer", "T=8")
-    assert "*" not in line_with(text, "60%", "fewer", "T=12")
-    assert "80 calibration prompts" in text
-    assert "60 held-out prompts" in text
+    assert "CLIP score" in text
+    assert "scenes right" in text
+    row = next(row for row in tradeoff.rows if row.share == pytest.approx(0.6))
+    assert row.unit == "spreads"
+    lines = block(text, "60%")
+    for line, result in zip(lines, (row.fewer, row.cheaper, row.joint), strict=False):
+        assert all(interval(c, name) in line for name, c in result.metrics.items())
+    told = " ".join(" ".join(lines[3:]).split())
+    assert all(interval(c, name) in told for name, c in row.metrics.items())
+    assert f"cheaper steps: {row_difference(row).split()[0]}" in told
+
+
+def test_a_profile_says_each_metric_then_one_verdict(two_metrics):
+    profile = two_metrics.conclude(parse_budget("60%"))
+    text = printed(print_profile, profile)
+    clip, scene = results(profile)
+    assert result_text(clip) in line_with(text, "CLIP score  ", "baseline")
+    assert result_text(scene) in line_with(text, "scenes right  ", "baseline")
+    assert line_with(text, "verdict ").split()[1:5] == [profile.expected.verdict, "on", "60", "held-out"]
+    power = f"a true CLIP score difference of {profile.evidence.smallest_difference:.2f} would be found in 4 of 5"
+    assert power in line_with(text, "power ")
+    assert "cannot be told from zero" not in text
+    assert "one score is not enough" not in text
+    for row in profile.tradeoff.rows:
+        assert interval(row.joint.difference) in text
+    # The plan's interval in the table is the profile's.
+    assert own_row(profile).joint.difference == profile.expected.difference
+
+
+def test_one_score_is_said_to_be_too_few(study):
+    profile = study.conclude(parse_budget("60%"))
+    assert any("one score is not enough" in note for note in profile.evidence.notes)
+    assert "one score is not enough" in printed(print_profile, profile)
+
+
+def test_an_old_profile_is_shown_and_its_rows_are_marked():
+    old = load_profile(Path(__file__).parent.parent / "data" / "profile_version_1.yaml")
+    text = printed(print_profile, old)
+    assert "judged on calibration prompts" in text
+    assert block(text, "60%")[-1].split()[:2] == ["better", "neither"]
 
 
 def test_seconds_are_shown_where_the_budgets_are_in_seconds(study):
@@ -78,23 +142,31 @@ def test_two_profiles_side_by_side():
     assert all(one == other for one, other in compared_facts(first, second).values())
     data = profile_data()
     data["budget"]["text"] = "55%"
-    data["expected"]["difference"] |= {"mean": 0.4}
+    data["expected"]["metrics"][0]["difference"] |= {"mean": 0.4}
     second = Profile.model_validate(data)
     differs = {name for name, (one, other) in compared_facts(first, second).items() if one != other}
-    assert differs == {"budget", "difference"}
+    assert differs == {"budget", "CLIP score"}
     text = printed(print_profiles, ["a.yaml", "[b].yaml"], first, second)
     assert "[b].yaml" in text
     assert "≠" in line_with(text, "budget")
     assert "≠" not in line_with(text, "cache_interval")
-    assert "Second minus first: +0.50 points" in text
+    assert "Second minus first: CLIP score +0.50, scenes right +0.0; 58% against 58%" in text
     assert "warning" not in text
+
+
+def test_profiles_of_different_metrics_have_a_row_for_each(study, two_metrics):
+    one, two = (part.conclude(parse_budget("60%")) for part in (study, two_metrics))
+    facts = compared_facts(one, two)
+    assert facts["scenes right"] == ("–", result_text(results(two)[1]))
+    text = printed(print_profiles, ["a", "b"], one, two)
+    assert "Second minus first: CLIP score +0.00; 60%" in text
 
 
 @pytest.mark.parametrize(
     ("section", "change", "says"),
     [
         ("model", {"fingerprint": "ffff"}, "models"),
-        ("model", {"height": 128}, "picture sizes"),
+        ("model", {"height": 128}, "image sizes"),
         ("evidence", {"prompt_set_sha256": "00"}, "prompt sets"),
         ("evidence", {"scorer_sha256": "00"}, "scoring models"),
         ("evidence", {"seed": 5}, "seeds"),
@@ -127,10 +199,10 @@ def test_the_picture_shows_the_arms_the_budget_and_the_crossover(tradeoff, tmp_p
     pytest.importorskip("matplotlib")
     (axes,) = draw_tradeoff(tradeoff).axes
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"fewer steps", "cheaper steps", "both", "unaccelerated model"} <= set(legend)
+    assert {"fewer steps", "cheaper steps", "both", "baseline"} <= set(legend)
     assert "the study's budget (60 %)" in legend
     assert "cross-over (40 to 60 %)" in legend
-    assert axes.get_title(loc="left").startswith("Fewer steps win at 40%")
+    assert axes.get_title(loc="left").startswith("Fewer steps win at 25% to 40%")
     assert "%" in axes.get_xlabel()
     assert "points" in axes.get_ylabel()
     steps = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
@@ -138,9 +210,27 @@ def test_the_picture_shows_the_arms_the_budget_and_the_crossover(tradeoff, tmp_p
     fewer = steps[0]
     assert list(fewer.get_xdata()) == pytest.approx([25, 40, 60, 80, 100, 100])
     assert list(fewer.get_ydata())[:2] == pytest.approx([-1.0, -0.8])
+    # Plans judged on held-out prompts have intervals; the others are small and pale.
+    held_out = [p for p in tradeoff.points["joint"] if p.held_out and p.difference.low < p.difference.high]
+    bars = [segment for c in axes.collections for segment in c.get_segments()]
+    assert len(bars) == len(held_out)
+    pale = [p for p in tradeoff.points["joint"] if not p.held_out]
+    marks = [line for line in axes.lines if line.get_alpha() == 0.3 and line.get_linestyle() == "None"]
+    assert sum(len(line.get_xdata()) for line in marks) == len(pale) == 1
+    caption = " ".join(draw_tradeoff(tradeoff).get_supxlabel().split())
+    assert caption.startswith("Means of paired differences on 60 held-out prompts with 95 % intervals")
+    assert "pale: the 80 prompts of the search" in caption
     plot_tradeoff(tradeoff, tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     plot_tradeoff(tradeoff, tmp_path / "c.svg")
+
+
+def test_without_judged_plans_the_picture_says_so(tmp_path):
+    pytest.importorskip("matplotlib")
+    made = make_study(tmp_path / "study", held_out=False)
+    figure = draw_tradeoff(compare_arms(made))
+    assert "on which no plan is judged" in figure.get_supxlabel()
+    assert not [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
 
 
 def test_a_picture_that_cannot_be_drawn_is_one_line(tradeoff, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from report_study import ATTACKS, FEWER, WINNER, make_study, paint, plans
+from report_study import ATTACKS, FEWER, WINNER, judged, make_study, paint, plans
 
 from postdiff_calib.budget import parse_budget
 from postdiff_calib.calibrate import CalibrateJob, run_calibrate
@@ -17,6 +17,7 @@ from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.record import Study
@@ -24,7 +25,7 @@ from postdiff_calib.report.html.content import Findings, plan_words
 from postdiff_calib.report.html.page import ReportJob, render, write_report
 from postdiff_calib.report.html.pictures import Album, choose
 from postdiff_calib.report.html.plots import WIDE, Point, frontier_plot, histogram, nice_step, ticks
-from postdiff_calib.report.terminal import interval, signed
+from postdiff_calib.report.wording import interval, result_text, results, row_difference, signed, verdict, winner
 
 VOID = {"meta", "link", "br", "img"}
 
@@ -97,18 +98,56 @@ def test_figures_are_those_of_the_profile(text, findings):
     for figure in (
         profile.knobs.describe(),
         f"{expected.relative_macs:.0%}",
-        f"{expected.score:.2f}",
-        f"[{signed(expected.difference.low)}, {signed(expected.difference.high)}]",
         f"{expected.difference.num_prompts} held-out prompts",
+        verdict(profile),
         profile.evidence.scorer_sha256,
         profile.evidence.prompt_set_sha256,
         profile.model.fingerprint,
     ):
         assert figure in body
+    assert [result.metric for result in results(profile)] == ["clip", "scene"]
+    for result in results(profile):
+        d = result.difference
+        assert f"[{signed(d.low, result.metric)}, {signed(d.high, result.metric)}]" in body
+        assert result_text(result).split(":")[0] + f": {result.verdict}" in body
     for row in profile.tradeoff.rows:
+        assert row.searched
         for arm in (row.fewer, row.cheaper, row.joint):
-            assert arm is None or (arm.knobs in body and interval(arm.difference) in body)
+            assert arm is None or arm.knobs in body
+            assert arm is None or all(interval(c, name) in body for name, c in arm.metrics.items())
+        assert row.unit == "spreads"
+        assert row_difference(row) in body
+        assert all(interval(c, name) in body for name, c in row.metrics.items())
     assert findings.own_row.answer in body
+    cheapest = profile.tradeoff.rows[0]
+    assert (cheapest.cheaper, winner(cheapest)) == (None, "only fewer steps fit")
+    assert body.count("no plan fits") == 1
+    assert "only fewer steps fit" in body
+    # The plan has one interval wherever it stands.
+    row = findings.own_row
+    assert row.joint.content == profile.plan.content
+    assert row.joint.difference == expected.difference
+    listed = next(r for r in findings.rows if r.scores.plan.content == profile.plan.content)
+    for result in results(profile):
+        assert interval(listed.held_out[result.metric], result.metric) == interval(result.difference, result.metric)
+
+
+def test_a_single_metric_is_told_to_be_one(tmp_path):
+    found = Findings(make_study(tmp_path / "s", scene=False), parse_budget("60%"))
+    body = Page(render(found)).text[None]
+    assert "one score is not enough" in body
+    assert "scenes right" not in body
+    assert found.own_row.unit == "points"
+    assert row_difference(found.own_row) == interval(found.own_row.cheaper_minus_fewer)
+
+
+def test_an_unsearched_budget_decides_nothing(study):
+    found = Findings(study, parse_budget("33%"))
+    page = Page(render(found))
+    assert [row.searched for row in found.profile.tradeoff.rows] == [True, False, True, True, True]
+    assert "not searched" in page.text[None]
+    assert "was not searched: this is the best plan that other searches found" in page.text[None]
+    assert found.own_row.cheaper_minus_fewer is None
 
 
 def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
@@ -119,6 +158,11 @@ def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
     assert len(page.of("g", "winner")) == len(page.of("g", "reference")) == 2
     assert len(page.of("polyline", "frontier")) == 6
     assert len(page.of("line", "budget")) == 2
+    # Held-out dots, and hollow ones of plans that only the search scored.
+    assert len(page.of("g", "held-out")) == 2 * len(judged())
+    assert len(page.of("g", "search")) == 2 * (len(plans()) - len(judged()))
+    assert all(row.held_out.keys() == {"clip", "scene"} for row in findings.rows[: len(judged())])
+    assert not any(row.held_out for row in findings.rows[len(judged()) :])
     rows = re.findall(r'<td class="num" data-v="[\d.]+">\d+%</td>', text)
     assert len(rows) == len(plans())
     arms = {row.knobs: row.arm for row in findings.rows}
@@ -222,15 +266,29 @@ def test_few_plans_make_a_page_too(tmp_path):
     assert "Too few plans" in render(found)
     # The unaccelerated model itself may be the answer.
     alone = Findings(make_study(tmp_path / "alone", scored=[]), parse_budget("100%"))
-    assert alone.unaccelerated
+    assert alone.stock
     assert "Run the model as it is" in render(alone)
 
 
 def test_verdicts_in_words(study):
-    assert "of the compute" in Findings(study, parse_budget("60%")).verdict
+    found = Findings(study, parse_budget("60%"))
+    assert found.verdict.startswith("At 5")
+    assert "of the compute" in found.verdict
     worse = Findings(make_study(study.folder.parent / "worse", scored=[Knobs(4)]), parse_budget("60%"))
     assert worse.profile.expected.verdict == "worse"
-    assert "loses" in worse.verdict
+    assert "is worse than the baseline: CLIP score −4" in worse.verdict
+    assert "points and scenes right −1" in worse.verdict
+    expected = {**found.profile.to_dict()["expected"], "prompts_to_decide": 200}
+    for kind, says in (
+        ("better", "this plan is better than the baseline: scenes right −"),
+        ("equivalent", "quality is the baseline's: CLIP score to within 0.70 points and scenes right to within 3.0"),
+        ("undecided", "it is not decided whether quality changes: CLIP score −"),
+    ):
+        metrics = [{**m, "verdict": kind if m["metric"] == "scene" else "undecided"} for m in expected["metrics"]]
+        data = {**found.profile.to_dict(), "expected": {**expected, "verdict": kind, "metrics": metrics}}
+        found.profile = Profile.model_validate(data)
+        assert says in found.verdict
+    assert verdict(found.profile) == "undecided; --num-prompts 200 would decide"
 
 
 def test_plans_in_words():

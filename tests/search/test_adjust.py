@@ -1,4 +1,4 @@
-"""Adjusted means: prompts' shared effects are taken out, and the whole set leaves nothing uncertain."""
+"""Adjusted means: effects that prompts have on all plans are taken out."""
 
 import numpy as np
 import pytest
@@ -38,12 +38,13 @@ def test_plans_that_saw_different_prompts_compare_better_than_by_their_raw_means
     assert np.mean(error) < 0.6 * np.mean(raw_error)
 
 
-def test_all_prompts_give_the_mean_and_almost_no_variance():
+def test_all_prompts_give_the_mean_and_what_noise_is_a_plans_own():
     rows = scores(0)
     found = observations({f"plan{i}": row for i, row in enumerate(rows)})
     assert [o.mean for o in found] == pytest.approx(rows.mean(1), abs=0.2)
-    some = observations(seen(rows, [20] * PLANS, 0))
-    assert max(o.variance / o.n for o in found) < 0.01 * min(o.variance / o.n for o in some)
+    # the noise of a plan is 1.5, once the prompts' own effects are out; the prompts are a sample themselves, so that
+    # having seen all of the set leaves as much of it as their number says
+    assert np.mean([o.variance for o in found]) == pytest.approx(1.5**2, rel=0.15)
 
 
 def test_plans_with_fewer_than_two_prompts_are_left_out():

@@ -9,8 +9,10 @@ from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.quality.health import HealthError
 from postdiff_calib.search.evaluate import FileStore, MemoryStore, ScoreBook
 from postdiff_calib.search.measured import Measured
+from postdiff_calib.search.objective import Objective, Term
 
 BASE = SMALL.baseline
 OTHER = Knobs(8)
@@ -170,3 +172,96 @@ def test_measures_that_are_not_finite_or_too_few_are_refused_and_not_kept():
     assert scores.count(content(OTHER)) == 0
     with pytest.raises(ValueError, match="1 ssims for 2 prompts"):
         book(Short(5, space=SMALL)).scores(OTHER, [2, 3])
+
+
+# --- prompts of which the baseline's own image is broken -----------------------------------------------------------
+
+
+class Blind(Surface):
+    """The baseline's images of some prompts are broken; ``also`` names a plan with broken images of its own."""
+
+    def __init__(self, broken, *args, also=None, **more):
+        super().__init__(*args, **more)
+        self.broken, self.also = set(broken), also
+
+    def scores(self, knobs, indices):
+        bad = self.broken & set(indices) if knobs == BASE else set()
+        if bad or knobs == self.also:
+            raise HealthError(f"{max(len(bad), 1)} of {len(indices)} images", "are constant", "use float32")
+        return super().scores(knobs, indices)
+
+
+def test_a_broken_baseline_image_sets_its_prompt_aside_for_every_plan(tmp_path):
+    surface = Blind([3], 20, space=SMALL)
+    scores = book(surface, FileStore(tmp_path / "scores.jsonl"))
+    found = scores.scores(BASE, range(10))
+    assert [i for i, score in enumerate(found) if math.isnan(score)] == [3]
+    assert list(scores.set_aside) == [3]
+    assert "are constant" in scores.set_aside[3]
+    other = scores.scores(OTHER, range(10))
+    assert math.isnan(other[3])
+    assert all(3 not in indices for knobs, indices in surface.calls if knobs == OTHER)
+    assert np.isnan(scores.differences(content(OTHER))[3])
+    # it is complete without that prompt
+    scores.scores(OTHER, range(20))
+    assert scores.count(content(OTHER)) == 19
+    assert scores.complete(content(OTHER))
+    assert scores.images_made == 9 + 19
+
+
+def test_what_is_set_aside_is_remembered_shared_and_rewritten(tmp_path):
+    path, copy = tmp_path / "scores.jsonl", tmp_path / "copy.jsonl"
+    beside = book(Surface(20, space=SMALL), FileStore(path))
+    first = book(Blind([3], 20, space=SMALL), FileStore(path))
+    first.scores(BASE, range(10))
+    sound = Surface(20, space=SMALL)
+    FileStore(copy).replace(first.blocks())
+    for again in (book(sound, FileStore(path)), book(sound, FileStore(copy))):
+        assert again.set_aside == first.set_aside
+        assert math.isnan(again.scores(BASE, [3])[0])
+        assert again.count(content(BASE)) == 9
+    assert sound.images == 0
+    # another process takes it in
+    assert beside.set_aside == {}
+    beside.refresh()
+    assert beside.set_aside == first.set_aside
+
+
+@pytest.mark.parametrize(("broken", "refused"), [([0], False), ([0, 1], False), ([0, 1, 2], True)])
+def test_more_than_one_prompt_in_ten_is_a_model_that_does_not_work(broken, refused):
+    scores = book(Blind(broken, 20, space=SMALL))
+    if refused:
+        with pytest.raises(StudyError, match="the baseline's images of 3 of 20 prompts: they are broken"):
+            scores.scores(BASE, range(20))
+    else:
+        scores.scores(BASE, range(20))
+        assert sorted(scores.set_aside) == broken
+
+
+def test_one_prompt_of_few_may_be_set_aside():
+    scores = book(Blind([1], 3, space=SMALL))
+    scores.scores(BASE, range(3))
+    assert list(scores.set_aside) == [1]
+
+
+def test_a_plans_own_broken_image_is_that_plans_fault():
+    scores = book(Blind([], 20, space=SMALL, also=OTHER))
+    scores.scores(BASE, range(10))
+    with pytest.raises(HealthError, match="are constant"):
+        scores.scores(OTHER, range(10))
+    assert scores.set_aside == {}
+    assert scores.count(content(OTHER)) == 0
+    assert scores.scores(Knobs(6), range(10))
+
+
+def test_the_objective_is_what_plans_are_compared_by():
+    surface = Measuring(6, space=SMALL)
+    both = Objective((Term("clip", 2.0), Term("ssim", 0.1, 3.0)))
+    scores = ScoreBook(surface, 6, BASE, MemoryStore(), both)
+    scores.scores(BASE, [0, 1])
+    scores.scores(OTHER, [1, 2])
+    clip = surface.row(OTHER)[1] / 2 * 0.25 + 0.75 * 0.1 / 0.1  # SSIM of prompt 1 is 0.1 in every plan
+    assert scores.quality(content(OTHER))[1] == pytest.approx(clip)
+    difference = scores.differences(content(OTHER))
+    assert difference[1] == pytest.approx((surface.row(OTHER)[1] - surface.row(BASE)[1]) / 8)
+    assert np.isnan(difference[[0, 2, 3, 4, 5]]).all()

@@ -4,7 +4,7 @@ from synthetic_surface import SMALL, SPACE, loss, price
 
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.space import candidate, coordinate_matrix
-from postdiff_calib.search.surrogate import Features, Observation, Posterior, variances_of_means
+from postdiff_calib.search.surrogate import Features, Observation, Posterior, Scales, variances_of_means
 
 REFERENCE = candidate(compile_plan(SPACE.baseline), price)
 
@@ -90,3 +90,47 @@ def test_variances_are_shrunk_towards_the_typical_one():
     assert 0.03 < b < 0.2
     certain = variances_of_means([Observation("a", 500, 0, 4.0), Observation("b", 500, 0, 1.0)])
     assert certain[1] == pytest.approx(1 / 500, rel=0.03)
+
+
+# --- scales --------------------------------------------------------------------------------------------------------
+
+
+def posterior_of(grid, values, noise=0.01):
+    _, matrix, features = grid
+    rows = np.arange(0, len(matrix), max(1, len(matrix) // 80))[:80]
+    return rows, Posterior(matrix, features.groups, rows, values[rows], np.full(len(rows), noise**2))
+
+
+def test_knobs_that_explain_everything_leave_little_to_the_plans_themselves(grid):
+    truth = -np.array([loss(c, private=0.0) for c in grid[0]])
+    own = np.random.default_rng(0).normal(0, truth.std(), len(truth))
+    _, smooth = posterior_of(grid, truth)
+    _, wild = posterior_of(grid, own)
+    assert smooth.scales.own < 0.2
+    assert wild.scales.own > 1
+    assert Scales().log_prior == 0.0
+    assert Scales(own=1.2).log_prior < Scales(own=0.4).log_prior < 0
+
+
+def test_without_observations_the_usual_scales_are_believed(grid):
+    _, matrix, features = grid
+    empty = np.empty(0)
+    assert Posterior(matrix, features.groups, np.empty(0, dtype=int), empty, empty).scales == Scales()
+
+
+def test_only_surprising_plans_deviate_by_themselves(grid):
+    _, wild = posterior_of(grid, np.random.default_rng(0).normal(0, 3, len(grid[0])))
+    first, last = 1, len(grid[0]) - 2  # neither is observed
+    surprising = np.zeros(len(grid[0]), dtype=bool)
+    surprising[first] = True
+    plain = wild.draw(np.random.default_rng(1), 500).std(0)
+    drawn = wild.draw(np.random.default_rng(1), 500, surprising).std(0)
+    assert drawn[first] > 1.5 * plain[first]
+    assert drawn[last] == pytest.approx(plain[last])
+    assert wild.draw(np.random.default_rng(1), 7).shape == (7, len(grid[0]))
+
+
+def test_a_plans_own_scores_count_for_more_than_its_neighbours(grid):
+    values = np.random.default_rng(0).normal(0, 3, len(grid[0]))
+    rows, wild = posterior_of(grid, values)
+    assert wild.mean()[rows] == pytest.approx(values[rows], abs=0.5)

@@ -13,10 +13,9 @@ import optuna
 import postgres
 import pytest
 from optuna.trial import TrialState
-from synthetic_surface import SMALL, Surface, limit, price
+from synthetic_surface import SMALL, Surface, limit, loss, price
 
 from postdiff_calib.errors import StudyError
-from postdiff_calib.search import select
 from postdiff_calib.search.retry import give_back
 from postdiff_calib.search.storage import connect, disconnect, read_record, shown
 from postdiff_calib.search.strategy import SearchSettings
@@ -25,7 +24,9 @@ from postdiff_calib.search.study import Problem, Search, run_search
 N = 40
 HERE = Path(__file__).parent
 FINGERPRINT = {"model": "made up"}
-SETTINGS = SearchSettings(n_trials=40, finalists=6)
+SETTINGS = SearchSettings(n_trials=40)
+#: Trials of a search within half the cost beside ``n_trials``: two plans of fewer steps.
+FEWER = 2
 #: Little noise, so that every search should find the one best plan, though others are only slightly worse.
 SURFACE = {"space": SMALL, "private": 0.0, "noise": 0.02}
 
@@ -85,9 +86,11 @@ def finished(processes):
                 process.wait()
 
 
-def winner(result):
+def regret(result):
+    """True loss of the best finalist over the least there is."""
     allows = limit(0.5, SMALL).allows
-    return select.best(result.plans.values(), result.baseline, allows=allows)[0]
+    least = min(loss(c, 0.0) for c in SMALL.candidates(price) if allows(c.cost))
+    return min(loss(f.candidate, 0.0) for f in result.searched[0].finalists) - least
 
 
 @pytest.mark.slow
@@ -103,7 +106,7 @@ def test_workers_share_trials_and_survive_a_kill(server, tmp_path, count):
             assert process.returncode == 0, errors
     trials = search.study.get_trials(deepcopy=False)
     states = [t.state.name for t in trials]
-    assert states.count("COMPLETE") == SETTINGS.n_trials
+    assert states.count("COMPLETE") == SETTINGS.n_trials + FEWER
     # a worker that was too late to begin a trial steps back from it
     assert set(states) <= {"COMPLETE", "FAIL", "PRUNED"}
     dead = [t for t in trials if t.state.name == "FAIL"]
@@ -111,14 +114,15 @@ def test_workers_share_trials_and_survive_a_kill(server, tmp_path, count):
     assert len(dead) == len(retried) == 1
     assert retried[0].user_attrs["plan"] == dead[0].user_attrs["plan"]
     result = search.result()
-    assert result.baseline.complete
+    assert result.baseline.n >= max(plan.n for plan in result.plans.values())
     # the three blocks that the killed worker had scored were kept: nobody made them again, save for the baseline's
     made = sum(int(out) for out, _ in outputs[:-1])
     kept = sum(plan.n for plan in result.plans.values())
     assert made < kept + (count - 1) * N
     search.close()
     alone = run_search(problem(), SETTINGS, tmp_path / "alone", FINGERPRINT)
-    assert winner(result).knobs == winner(alone).knobs
+    assert alone.trials == result.trials
+    assert max(regret(result), regret(alone)) < 0.1
 
 
 @pytest.mark.slow
@@ -185,7 +189,7 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     assert given_back[0].user_attrs["plan"] == search.reference.content
     other = Surface(N, **SURFACE)
     rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
-    assert rest.own_trials == rest.trials == 6
+    assert rest.own_trials == rest.trials == 6 + FEWER
     # the two blocks of the baseline that the stopped worker had scored were not made again
     assert sum(len(indices) for knobs, indices in other.calls if knobs == SMALL.baseline) == rest.baseline.n - 20
     search.close()
@@ -206,7 +210,7 @@ def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_pat
     surface = Disturbed(6, others_take_the_trial)
     result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
     assert not result.interrupted
-    assert result.trials == result.own_trials == 5
+    assert result.trials == result.own_trials == 5 + FEWER
     assert [t.state.name for t in trials_of(url)].count("FAIL") == 1
     assert surface.images == sum(plan.n for plan in result.plans.values())
 
@@ -222,10 +226,10 @@ def frail(tmp_path_factory):
 def test_a_server_that_goes_away_ends_the_search_in_one_line_and_costs_at_most_a_block(frail, tmp_path, moment):
     few = SearchSettings(n_trials=6)
     lost = few.block if moment == "while a block is made" else 0
-    surface = Disturbed(8, frail.crash if lost else None)
+    surface = Disturbed(5, frail.crash if lost else None)
 
     def watch(progress):
-        if not lost and progress.images_made == 8 * few.block:
+        if not lost and progress.images_made == 5 * few.block:
             frail.crash()
 
     with pytest.raises(StudyError, match="give the same command again") as caught:
@@ -234,7 +238,7 @@ def test_a_server_that_goes_away_ends_the_search_in_one_line_and_costs_at_most_a
     frail.come_back()
     again = Surface(N, **SURFACE)
     result = run_search(problem(again), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
-    assert result.trials == 6
+    assert result.trials == 6 + FEWER
     assert surface.images + again.images == sum(plan.n for plan in result.plans.values()) + lost
 
 
@@ -245,9 +249,9 @@ def test_a_server_that_restarts_while_pictures_are_made_is_not_noticed(frail, tm
         frail.come_back()
 
     few = SearchSettings(n_trials=6)
-    surface = Disturbed(8, restart)
+    surface = Disturbed(5, restart)
     result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
-    assert result.trials == 6
+    assert result.trials == 6 + FEWER
     assert surface.images == sum(plan.n for plan in result.plans.values())
 
 
@@ -260,7 +264,7 @@ def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_not_waited_f
         lost = search.study.ask()
     search.close()
     result = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
-    assert result.trials == 4
+    assert result.trials == 4 + FEWER
     assert trials_of(url)[lost.number].state == TrialState.FAIL
 
 
@@ -273,24 +277,27 @@ def test_processes_of_one_host_share_a_sqlite_file(tmp_path):
         for process, (_, errors) in zip(processes, outputs, strict=True):
             assert process.returncode == 0, errors
     states = [t.state.name for t in search.queue.trials()]
-    assert states.count("COMPLETE") == SETTINGS.n_trials
+    assert states.count("COMPLETE") == SETTINGS.n_trials + FEWER
     assert set(states) <= {"COMPLETE", "PRUNED"}
     search.close()
 
 
 @pytest.mark.slow
-def test_the_leaders_ladder_is_climbed_with_the_workers(server, tmp_path):
-    few = SearchSettings(n_trials=6, ladder_prompts=20)
-    rungs = (limit(0.35, SMALL), limit(0.8, SMALL))
-    tall = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, **SURFACE), N, ladder=rungs)
-    search = Search(tall, few, tmp_path, FINGERPRINT, storage=server, study_name="tall", heartbeat=1)
+def test_further_budgets_are_searched_with_the_workers(server, tmp_path):
+    few = SearchSettings(n_trials=6, further_trials=3)
+    further = (limit(0.35, SMALL), limit(0.8, SMALL))
+    wide = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, **SURFACE), N, further=further)
+    search = Search(wide, few, tmp_path, FINGERPRINT, storage=server, study_name="wide", heartbeat=1)
     result = search.run()
-    ladder = [t for t in search.queue.trials() if t.user_attrs.get("role") == "ladder"]
+    own = [t for t in search.queue.trials() if not t.user_attrs.get("enqueued")]
+    at = [sum(t.user_attrs["limit"][2] == step.value for t in own) for step in further]
     search.close()
-    assert ladder
-    assert all(t.state == TrialState.COMPLETE for t in ladder)
-    joined = run_search(tall, few, tmp_path, FINGERPRINT, storage=server, study_name="tall", join=True, heartbeat=1)
+    assert at == [3, 3]
+    assert all(t.state == TrialState.COMPLETE for t in own)
+    assert len(result.searched) == 3
+    joined = run_search(wide, few, tmp_path, FINGERPRINT, storage=server, study_name="wide", join=True, heartbeat=1)
     assert joined.own_trials == joined.images_made == 0
+    assert joined.searched == ()
     assert joined.plans.keys() == result.plans.keys()
 
 
@@ -358,7 +365,7 @@ def test_a_shared_sqlite_file_keeps_scores_in_the_study(tmp_path):
     few = SearchSettings(n_trials=5)
     surface = Surface(N, space=SMALL)
     result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
-    assert result.baseline.complete
+    assert result.baseline.n >= max(plan.n for plan in result.plans.values())
     kept = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert {b["plan"]: len(b["prompts"]) for b in kept} == {c: p.n for c, p in result.plans.items()}
     again = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)

@@ -5,44 +5,54 @@ Every figure is the profile's own (``Study.conclude``) or is computed from the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.budget import Budget, Limit
-from postdiff_calib.conclude import MIN_PROMPTS, Scored
+from postdiff_calib.conclude import Scored
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
+from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.record import Study
 from postdiff_calib.report.html.plots import Point
-from postdiff_calib.report.terminal import own_row, seconds, signed
+from postdiff_calib.report.terminal import seconds
+from postdiff_calib.report.wording import ARM_NAMES, Interval, interval, own_row, results, shown, signed
 from postdiff_calib.search import select
+from postdiff_calib.search.compare import Comparison, compare
 from postdiff_calib.search.select import ARMS, Arm, PlanScores
-
-ARM_LABELS: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
-WINNER_LABELS = {
-    "fewer": "fewer steps",
-    "cheaper": "cheaper steps",
-    "tie": "neither shown to be better",
-    "undecided": "not compared",
-}
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One scored plan: a dot of the plot and a row of the table. ``relative`` is by the budget's own measure."""
+    """One scored plan: a dot of the plot and a row of the table.
+
+    Attributes:
+        scores: on the calibration prompts; on the held-out prompts where the search scored none.
+        arm: the narrowest arm that it belongs to.
+        relative: its cost over the baseline's, by the budget's own measure; ``relative_macs`` by MACs.
+        difference: its score minus the baseline's on the calibration prompts, ``prompts`` of them.
+        held_out: difference in each metric on the held-out prompts; empty where it was not judged on them.
+        thin: scored on too few prompts to be chosen.
+    """
 
     scores: PlanScores
     arm: Arm
     relative: float
     relative_macs: float
-    difference: select.Comparison | None
-    held_out: select.Comparison | None
+    difference: Comparison | None
+    prompts: int
+    held_out: Mapping[str, Comparison]
     thin: bool
+
+    @property
+    def shown(self) -> Comparison | None:
+        """The difference of the score that counts: on held-out prompts where there are any."""
+        return self.held_out.get(SCORE, self.difference)
 
     @property
     def knobs(self) -> Knobs:
@@ -66,7 +76,7 @@ class StepCell:
 
 @dataclass(frozen=True)
 class Strip:
-    """A step plan to draw; ``relative`` is its share of the unaccelerated MACs."""
+    """A step plan to draw; ``relative`` is its share of the baseline's MACs."""
 
     title: str
     knobs: str
@@ -120,8 +130,8 @@ class Findings:
         return self._judged_plan(self.profile.plan.content)
 
     @property
-    def unaccelerated(self) -> bool:
-        """Whether the winner is the unaccelerated model itself."""
+    def stock(self) -> bool:
+        """Whether the winner is the baseline itself."""
         return self.winner.plan.content == self.judged.baseline.plan.content
 
     @cached_property
@@ -135,68 +145,89 @@ class Findings:
     @property
     def own_row(self) -> TradeoffRow | None:
         """The trade-off at the budget itself."""
-        row: TradeoffRow | None = own_row(self.profile)
-        return row
+        return own_row(self.profile)
 
     def _judged_plan(self, content: str) -> PlanScores:
         return next(plan for plan in self.judged.plans if plan.plan.content == content)
 
-    def differences(self, plan: PlanScores | None = None) -> npt.NDArray[np.float64]:
-        """Score minus the unaccelerated model's, prompt by prompt, of the winner or another plan; NaN where unknown."""
-        return (plan or self.winner).scores - self.judged.baseline.scores
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the quality metrics, the score first."""
+        return self.study.record.quality.metrics
+
+    def differences(self, metric: str = SCORE) -> npt.NDArray[np.float64]:
+        """The winner's metric minus the baseline's, prompt by prompt; NaN where unknown."""
+        return self.winner.metric(metric) - self.judged.baseline.metric(metric)
 
     @cached_property
     def rows(self) -> list[PlanRow]:
-        """Every scored plan but the unaccelerated model, best first."""
-        baseline, steps = self.calibration.baseline, self.study.record.num_inference_steps
-        stock = baseline.plan.content
-        least = min(MIN_PROMPTS, len(baseline.scores))
-        tested = {p.plan.content: p for p in self.held_out.plans}
+        """Every scored plan but the baseline, best first; those judged on held-out prompts before the others."""
+        steps, stock = self.study.record.num_inference_steps, self.calibration.baseline.plan.content
+        searched = {p.plan.content: p for p in self.calibration.plans if p.n}
+        judged = {p.plan.content: p for p in self.held_out.plans if p.n}
         rows = []
-        for plan in self.calibration.plans:
-            if plan.plan.content == stock:
+        for content in dict.fromkeys((*searched, *judged)):
+            if content == stock:
                 continue
-            held_out = tested.get(plan.plan.content)
+            plan, held_out = searched.get(content), judged.get(content)
+            either = plan or judged[content]
             rows.append(
                 PlanRow(
-                    scores=plan,
-                    arm=plan.arms(steps)[0],
-                    relative=self.limit.measure(plan.cost) / self.limit.baseline,
-                    relative_macs=plan.cost.macs / baseline.cost.macs,
-                    difference=_compare(plan, baseline),
-                    held_out=_compare(held_out, self.held_out.baseline) if held_out is not None else None,
-                    thin=plan.n < least,
+                    scores=either,
+                    arm=either.arms(steps)[0],
+                    relative=self.limit.measure(either.cost) / self.limit.baseline,
+                    relative_macs=either.cost.macs / self.calibration.baseline.cost.macs,
+                    difference=_compare(plan, self.calibration.baseline, SCORE),
+                    prompts=0 if plan is None else plan.n,
+                    held_out=self._judged(held_out),
+                    thin=held_out is None and either.n < self.calibration.least,
                 )
             )
-        return sorted(rows, key=lambda row: -row.difference.mean if row.difference else np.inf)
+        return sorted(rows, key=lambda row: (not row.held_out, -row.shown.mean if row.shown else np.inf))
+
+    def _judged(self, plan: PlanScores | None) -> dict[str, Comparison]:
+        """A plan's difference in each metric on the held-out prompts; the winner's intervals are the profile's."""
+        found = {m: c for m in self.metrics if (c := _compare(plan, self.held_out.baseline, m))}
+        if plan is not None and self.confirmed and plan.plan.content == self.profile.plan.content:
+            stated = {r.metric: r.difference for r in results(self.profile)}
+            found = {m: replace(c, low=stated[m].low, high=stated[m].high) for m, c in found.items()}
+        return found
 
     def point(self, row: PlanRow) -> Point | None:
         """A plan's dot; None where no two prompts can be compared."""
-        if row.difference is None:
+        d = row.shown
+        if d is None:
             return None
-        d, knobs, cost = row.difference, row.knobs.describe(), self.cost_words(row.scores)
-        tip = f"{knobs}\n{ARM_LABELS[row.arm]} · {cost}\n{spread(d)} over {d.n} calibration prompts"
-        return Point(row.relative, d.mean, d.low, d.high, row.arm, tip, row.thin)
+        knobs, cost = row.knobs.describe(), self.cost_words(row.scores)
+        lines = [f"{knobs}\n{ARM_NAMES[row.arm]} · {cost}"]
+        lines += [f"{shown(m).label} {interval(c, m)} over {c.n} held-out prompts" for m, c in row.held_out.items()]
+        if row.difference is not None:
+            c = row.difference
+            lines.append(f"{shown(SCORE).label} {interval(c)} over {c.n} calibration prompts")
+        return Point(row.relative, d.mean, d.low, d.high, row.arm, "\n".join(lines), row.thin, bool(row.held_out))
 
     def winner_point(self) -> Point:
         """The winner with the profile's own figures."""
-        d = self.profile.expected.difference
+        d, knobs = self.profile.expected.difference, self.profile.knobs.describe()
         where = "held-out" if self.confirmed else "calibration"
-        text = f"{signed(d.mean)} [{signed(d.low)}, {signed(d.high)}] over {d.num_prompts} {where} prompts"
-        tip = f"winner: {self.profile.knobs.describe()}\n{self.cost_words(self.winner)}\n{text}"
+        lines = [f"winner: {knobs}", self.cost_words(self.winner)]
+        lines += [
+            f"{shown(r.metric).label} {interval(r.difference, r.metric)} over {d.num_prompts} {where} prompts"
+            for r in results(self.profile)
+        ]
         relative = self.limit.measure(self.winner.cost) / self.limit.baseline
         arm = self.winner.arms(self.study.record.num_inference_steps)[0]
-        return Point(relative, d.mean, d.low, d.high, arm, tip)
+        return Point(relative, d.mean, d.low, d.high, arm, "\n".join(lines), held_out=self.confirmed)
 
     def frontiers(self) -> dict[Arm, list[PlanRow]]:
-        """The frontier of each family (joint: of all plans), cheapest first."""
-        least = min(MIN_PROMPTS, len(self.calibration.baseline.scores))
+        """The frontier of each arm (joint: of all plans), cheapest first, of the judged plans where there are any."""
         by_content = {row.scores.plan.content: row for row in self.rows}
-        steps = self.study.record.num_inference_steps
+        field = self.held_out if any(row.held_out for row in self.rows) else self.calibration
+        steps, objective = self.study.record.num_inference_steps, self.study.record.quality
         found: dict[Arm, list[PlanRow]] = {}
         for arm in ARMS:
-            members = [row.scores for row in self.rows if arm in row.scores.arms(steps)]
-            line = select.frontier(members, self.calibration.baseline, self.limit.measure, least)
+            members = [p for p in field.plans if p.plan.content in by_content and arm in p.arms(steps)]
+            line = select.frontier(members, field.baseline, objective, self.limit.measure, field.least)
             found[arm] = [by_content[plan.plan.content] for plan in line]
         return found
 
@@ -209,29 +240,29 @@ class Findings:
     def verdict(self) -> str:
         """The verdict in one sentence."""
         e = self.profile.expected
-        if self.unaccelerated:
+        if self.stock:
             return "Run the model as it is: no accelerated plan within this budget was found to be better."
         share = e.relative_seconds if self.limit.kind == "seconds" and e.relative_seconds else e.relative_macs
-        what = f"{share:.0%} of the {'time' if self.limit.kind == 'seconds' else 'compute'}"
-        size, points = f"{abs(e.difference.mean):.2f}", "CLIP points"
-        if e.verdict == "better":
-            return f"At {what}, this plan scores {size} {points} better than the unaccelerated model."
+        where = f"At {share:.0%} of the {'time' if self.limit.kind == 'seconds' else 'compute'}"
+        found = results(self.profile)
+        if e.verdict in ("better", "worse"):
+            telling = [r for r in found if r.verdict == e.verdict]
+            means = " and ".join([_with_unit(r.metric, signed(r.difference.mean, r.metric)) for r in telling])
+            who = "this plan" if e.verdict == "better" else "the best plan found"
+            return f"{where}, {who} is {e.verdict} than the baseline: {means}."
         if e.verdict == "equivalent":
-            return f"At {what}, quality is the unaccelerated model's to within {e.delta:.2f} {points}."
-        if e.verdict == "worse":
-            return f"At {what}, the best plan found loses {size} {points} against the unaccelerated model."
-        return (
-            f"At {what}, no loss of quality is shown, nor ruled out: the difference is "
-            f"{signed(e.difference.low)} to {signed(e.difference.high)} {points}."
-        )
+            ends = " and ".join([_with_unit(r.metric, f"to within {shown(r.metric).show(r.delta)}") for r in found])
+            return f"{where}, quality is the baseline's: {ends}."
+        ends = " and ".join([_with_unit(r.metric, _range(r.difference, r.metric)) for r in found])
+        return f"{where}, it is not decided whether quality changes: {ends}."
 
     def strips(self) -> list[Strip]:
-        """The step plans of the winner, the unaccelerated model and the best fewer-steps plan."""
+        """The step plans of the winner, the baseline and the best fewer-steps plan."""
         found = [self._strip("Winner", self.profile.knobs)]
         if self.fewer is not None:
             found.append(self._strip("Fewer steps within the same budget", self.fewer.knobs))
-        if not self.unaccelerated:
-            found.append(self._strip("Unaccelerated model", self.study.record.baseline))
+        if not self.stock:
+            found.append(self._strip("Baseline", self.study.record.baseline))
         return found
 
     def _strip(self, title: str, knobs: Knobs) -> Strip:
@@ -259,13 +290,19 @@ class Findings:
         return Strip(title, knobs.describe(), relative, plan_words(knobs, table.guides), tuple(cells))
 
 
-def _compare(plan: PlanScores, baseline: PlanScores) -> select.Comparison | None:
-    return select.compare(plan.scores, baseline.scores) if select.common(plan, baseline) >= 2 else None
+def _compare(plan: PlanScores | None, baseline: PlanScores, metric: str) -> Comparison | None:
+    if plan is None or int(np.isfinite(plan.metric(metric) - baseline.metric(metric)).sum()) < 2:
+        return None
+    return compare(plan.metric(metric), baseline.metric(metric))
 
 
-def spread(c: select.Comparison) -> str:
-    """Mean and 95 % interval, e.g. ``−0.12 [−0.30, +0.06]``."""
-    return f"{signed(c.mean)} [{signed(c.low)}, {signed(c.high)}]"
+def _range(c: Interval, metric: str) -> str:
+    return f"{signed(c.low, metric)} to {signed(c.high, metric)}"
+
+
+def _with_unit(metric: str, amount: str) -> str:
+    """A metric with an amount of its difference, e.g. ``CLIP score +0.62 points``."""
+    return f"{shown(metric).label} {amount} {shown(metric).difference_unit}".rstrip()
 
 
 def plan_words(knobs: Knobs, guides: bool = True) -> str:

@@ -1,4 +1,4 @@
-// The report's behaviour: tooltips, walking through a plot by arrow keys, families on and off, tables sorted by a click.
+// The report's behaviour: tooltips, walking through a plot by arrow keys, arms on and off, tables sorted by a click.
 // It only reads the page; without it everything but these is still there.
 (() => {
   "use strict";

@@ -21,7 +21,7 @@ from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.record import Study
-from postdiff_calib.report.html.content import ARM_LABELS, WINNER_LABELS, Findings, plan_words, spread
+from postdiff_calib.report.html.content import Findings, plan_words
 from postdiff_calib.report.html.pictures import Album, Group, choose
 from postdiff_calib.report.html.plots import (
     HISTOGRAM_NARROW,
@@ -33,7 +33,22 @@ from postdiff_calib.report.html.plots import (
     frontier_plot,
     histogram,
 )
-from postdiff_calib.report.terminal import interval, seconds, signed, verdict
+from postdiff_calib.report.terminal import seconds
+from postdiff_calib.report.wording import (
+    ARM_NAMES,
+    arm_difference,
+    interval,
+    missing,
+    power,
+    prompts,
+    results,
+    row_difference,
+    shown,
+    signed,
+    value,
+    verdict,
+    winner,
+)
 from postdiff_calib.search.importance import importance
 from postdiff_calib.search.select import PlanScores
 
@@ -59,7 +74,7 @@ class ReportJob:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the grid with its score; ``difference`` to the unaccelerated model, None for that one itself."""
+    """One picture of the grid with its score; ``difference`` to the baseline's, None for that one itself."""
 
     label: str
     uri: str
@@ -127,7 +142,16 @@ def render(findings: Findings, examples: dict[str, list[Example]] | None = None)
         lstrip_blocks=True,
     )
     environment.filters.update(
-        signed=signed, interval=interval, spread=spread, macs=format_macs, seconds=seconds, percent=_percent
+        signed=signed,
+        interval=interval,
+        value=value,
+        label=lambda name: shown(name).label,
+        macs=format_macs,
+        seconds=seconds,
+        percent=_percent,
+    )
+    environment.globals.update(
+        arm_difference=arm_difference, missing=missing, row_difference=row_difference, winner=winner
     )
     script = _own_file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -162,6 +186,10 @@ def _context(findings: Findings) -> dict[str, Any]:
         "words": plan_words(profile.knobs, study.record.cost.guides),
         "verdict": findings.verdict,
         "verdict_short": verdict(profile),
+        "judged_on": prompts(profile),
+        "power": power(profile),
+        "results": results(profile),
+        "moved": _moved(findings),
         "limit": findings.limit.show(findings.limit.value),
         "measure": "MACs" if findings.limit.kind == "macs" else f"seconds ({findings.limit.quantile})",
         "frontiers": _frontiers(findings),
@@ -169,10 +197,9 @@ def _context(findings: Findings) -> dict[str, Any]:
         "within": float(np.mean(np.abs(known) <= delta)),
         "lost": float(np.mean(known < -delta)),
         "gained": float(np.mean(known > delta)),
-        "importance": importance([row.scores for row in findings.rows], findings.calibration.baseline),
+        "importance": importance(findings.calibration.plans, findings.calibration.baseline),
         "strips": findings.strips(),
-        "arms": ARM_LABELS,
-        "winners": WINNER_LABELS,
+        "arms": ARM_NAMES,
         "crossover": _crossover(findings),
     }
 
@@ -199,18 +226,27 @@ def _crossover(findings: Findings) -> str:
     rows = findings.profile.tradeoff.rows
     if findings.profile.tradeoff.crossover is not None:
         return findings.profile.tradeoff.crossover
-    decided = {row.winner for row in rows if row.winner in ("fewer", "cheaper")}
-    if not decided:
-        return "No cross-over can be stated: at none of these budgets is one of the two families shown to be better."
-    name = WINNER_LABELS[decided.pop()]
-    return f"No cross-over was found: wherever one of the two families is ahead at these budgets, it is {name}."
+    ahead = {winner(row) for row in rows if row.cheaper_minus_fewer is not None and row.winner in ("fewer", "cheaper")}
+    if not ahead:
+        return "No cross-over can be stated: at none of these budgets is one of the two arms shown to be better."
+    return f"No cross-over was found: wherever one of the two arms is ahead at these budgets, it is {ahead.pop()}."
+
+
+def _moved(findings: Findings) -> dict[str, tuple[float, float]]:
+    """Share of the prompts on which each further metric rises, and on which it falls."""
+    found = {}
+    for metric in findings.metrics[1:]:
+        differences = findings.differences(metric)
+        known = differences[np.isfinite(differences)]
+        found[metric] = (float(np.mean(known > 0)), float(np.mean(known < 0)))
+    return found
 
 
 def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, list[Example]]:
-    """The picture grid: unaccelerated, winner, fewer steps, on the best, median and worst prompts."""
+    """The grid of images: baseline, winner, fewer steps, on the best, median and worst prompts."""
     chosen = choose(findings.differences())
-    columns: list[tuple[str, PlanScores]] = [("unaccelerated", findings.judged.baseline)]
-    if not findings.unaccelerated:
+    columns: list[tuple[str, PlanScores]] = [("baseline", findings.judged.baseline)]
+    if not findings.stock:
         columns.append(("winner", findings.winner))
     if findings.fewer is not None:
         columns.append(("fewer steps", findings.fewer))
@@ -219,8 +255,10 @@ def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, 
     grid: dict[str, list[Example]] = {}
     for example in chosen:
         pictures = _pictures(album, columns, example.index)
-        shown = Example(findings.prompts[example.index], findings.first_seed + example.index, pictures)
-        grid.setdefault(GROUP_LABELS[example.group], []).append(shown)
+        seed = findings.first_seed + example.index
+        grid.setdefault(GROUP_LABELS[example.group], []).append(
+            Example(findings.prompts[example.index], seed, pictures)
+        )
     return grid
 
 

@@ -69,11 +69,12 @@ class Point:
     """One plan to plot.
 
     Attributes:
-        cost: relative to the unaccelerated model.
+        cost: relative to the baseline.
         mean, low, high: difference and its interval; the interval is missing with a single prompt.
-        arm: its family.
+        arm: the narrowest arm that it belongs to.
         tip: what to say about it, in lines.
         thin: scored on too few prompts to be chosen.
+        held_out: the difference is of held-out prompts; else of the search's own.
     """
 
     cost: float
@@ -83,6 +84,7 @@ class Point:
     arm: Arm
     tip: str
     thin: bool = False
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class FrontierPlot:
-    """Quality difference against relative cost; see the fields' names. ``lines`` are SVG point lists by family."""
+    """Quality difference against relative cost; see the fields' names. ``lines`` are SVG point lists by arm."""
 
     frame: Frame
     dots: tuple[Dot, ...]
@@ -128,10 +130,10 @@ def frontier_plot(
 
     Args:
         size: (width, height) in pixels.
-        points: every scored plan but the unaccelerated model.
-        lines: the frontier of each family, cheapest first.
+        points: every scored plan but the baseline.
+        lines: the frontier of each arm, cheapest first.
         winner: the winner with the figures the report states.
-        budget_share: the budget over the unaccelerated cost.
+        budget_share: the budget over the baseline's cost.
         delta: δ, drawn as a band around 0.
     """
     costs = [point.cost for point in points] + [winner.cost, 1.0]
@@ -149,8 +151,8 @@ def frontier_plot(
         return Dot(x(point.cost), y.clamp(point.mean), low, high, point, point.mean < y.low)
 
     drawn = {arm: " ".join(f"{x(p.cost)},{y.clamp(p.mean)}" for p in line) for arm, line in lines.items() if line}
-    # The best dots are drawn last, on top.
-    dots = tuple(dot(point) for point in sorted(points, key=lambda p: (not p.thin, p.mean)))
+    # Judged dots are drawn last, on top, and among them the best ones.
+    dots = tuple(dot(point) for point in sorted(points, key=lambda p: (p.held_out, not p.thin, p.mean)))
     return FrontierPlot(
         frame=frame,
         dots=dots,
@@ -194,7 +196,7 @@ def histogram(
 
     Args:
         size: (width, height) in pixels.
-        differences: (n,) finite, score minus the unaccelerated model's.
+        differences: (n,) finite, score minus the baseline's.
         mean, low, high: their mean and its interval.
     """
     extent = max(float(differences.max()), 0.0) - min(float(differences.min()), 0.0)

@@ -1,0 +1,178 @@
+"""The words and figures that every output shares: what a profile's metrics, verdict and trade-off rows say.
+
+The terminal, the comparison of profiles and the HTML report all take their text from here, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
+from postdiff_calib.quality.metrics import METRICS, SCORE, Metric, in_words
+from postdiff_calib.search.objective import DELTA_SHARE
+from postdiff_calib.search.select import Arm
+
+ARM_NAMES: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
+
+
+class Interval(Protocol):
+    """A mean with both ends of its interval, of a profile or just computed."""
+
+    @property
+    def mean(self) -> float: ...  # noqa: D102
+    @property
+    def low(self) -> float: ...  # noqa: D102
+    @property
+    def high(self) -> float: ...  # noqa: D102
+
+
+def shown(name: str) -> Metric:
+    """The metric of that name; one that this postdiff does not know is shown by its name, with two digits."""
+    for known in METRICS:
+        if known.name == name:
+            return known
+    return Metric(name, name, "higher", "", True, lambda _: [])
+
+
+def signed(value: float, metric: str = SCORE) -> str:
+    """A difference with its sign and the metric's digits, e.g. ``−0.12``."""
+    return shown(metric).show(value, signed=True)
+
+
+def interval(c: Interval, metric: str = SCORE) -> str:
+    """Mean and 95 % interval of a difference, e.g. ``−0.12 [−0.30, +0.06]``."""
+    return f"{signed(c.mean, metric)} [{signed(c.low, metric)}, {signed(c.high, metric)}]"
+
+
+def value(amount: float, metric: str) -> str:
+    """A metric's value, e.g. ``86.70`` or ``88.0 %``."""
+    m = shown(metric)
+    return f"{m.show(amount)} %" if m.unit.startswith("%") else m.show(amount)
+
+
+def results(profile: Profile) -> tuple[MetricResult, ...]:
+    """The quality metrics of a profile; one of version 1 states its score alone, and no spread."""
+    e = profile.expected
+    if e.metrics:
+        return tuple(e.metrics)
+    return (
+        MetricResult(
+            metric=SCORE,
+            score=e.score,
+            baseline_score=e.baseline_score,
+            difference=e.difference,
+            spread=e.delta,
+            weight=1.0,
+            delta=e.delta,
+            verdict=e.verdict,
+        ),
+    )
+
+
+def result_text(result: MetricResult) -> str:
+    """One metric in a line, e.g. ``86.70, baseline 86.08: +0.62 [+0.14, +1.10] better``."""
+    name = result.metric
+    both = f"{value(result.score, name)}, baseline {value(result.baseline_score, name)}"
+    return f"{both}: {interval(result.difference, name)} {result.verdict}"
+
+
+def prompts(profile: Profile) -> str:
+    """What the plan was judged on, e.g. ``240 held-out prompts``."""
+    e = profile.expected
+    return f"{e.difference.num_prompts} {'held-out' if e.confirmed else 'calibration'} prompts"
+
+
+def within(profile: Profile) -> str:
+    """The differences that *equivalent* means to stay within, e.g. ``within 0.42 (a tenth of what …)``."""
+    found = results(profile)
+    parts = [f"within {shown(r.metric).show(r.delta)}" for r in found]
+    if len(found) > 1:
+        parts = [f"{shown(r.metric).label} {part}" for r, part in zip(found, parts, strict=True)]
+    default = all(math.isclose(r.delta, DELTA_SHARE * r.spread, rel_tol=1e-6) for r in found)
+    return ", ".join(parts) + (" (a tenth of what another seed changes)" if default else "")
+
+
+def verdict(profile: Profile, on: str = "") -> str:
+    """The verdict over all metrics in words; ``on`` is put behind its first word."""
+    e = profile.expected
+    kind = f"{e.verdict} {on}".strip()
+    if e.verdict == "equivalent":
+        comma = "," if on else ":" if len(results(profile)) > 1 else ""
+        return f"{kind}{comma} {within(profile)}"
+    if e.verdict == "undecided" and e.prompts_to_decide:
+        enough = f"--num-prompts {e.prompts_to_decide}"
+        if profile.schema_version < 2:  # counted in prompts that were scored
+            enough = f"about {e.prompts_to_decide} prompts"
+        return f"{kind}; {enough} would decide"
+    return kind
+
+
+def power(profile: Profile) -> str:
+    """How large a true difference has to be for such a study to find it."""
+    m = shown(results(profile)[0].metric)
+    least = m.show(profile.evidence.smallest_difference)
+    return f"a true {m.label} difference of {least} would be found in 4 of 5 such studies"
+
+
+def fidelity(profile: Profile) -> str:
+    """How near the images are to the baseline's, by what was measured; empty where nothing was."""
+    e = profile.expected
+    return in_words({"cmmd": e.cmmd, "ssim": e.ssim, "psnr": e.psnr, "lpips": e.lpips})
+
+
+def own_row(profile: Profile) -> TradeoffRow | None:
+    """The trade-off row of the profile's own budget; None where there is none."""
+    return next((r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9), None)
+
+
+def arm_results(row: TradeoffRow) -> dict[Arm, ArmResult]:
+    """The arms of a row of which a plan was judged."""
+    found: dict[Arm, ArmResult | None] = {"fewer": row.fewer, "cheaper": row.cheaper, "joint": row.joint}
+    return {arm: result for arm, result in found.items() if result is not None}
+
+
+def row_metrics(rows: Sequence[TradeoffRow]) -> tuple[str, ...]:
+    """Names of the metrics that the rows state, the score first."""
+    names = (name for row in rows for result in arm_results(row).values() for name in result.metrics)
+    return tuple(dict.fromkeys((SCORE, *names)))
+
+
+def arm_difference(result: ArmResult, metric: str) -> Comparison | None:
+    """A plan's difference to the baseline in a metric; version 1 states that of the score alone."""
+    return result.metrics.get(metric, result.difference if metric == SCORE else None)
+
+
+def searched(row: TradeoffRow) -> bool:
+    """Whether the row may decide; version 1 does not state it, and decides where it names a winner."""
+    return row.searched or row.winner != "undecided"
+
+
+def winner(row: TradeoffRow) -> str:
+    """Which arm is better at a budget, in a few words."""
+    if not searched(row):
+        return "not searched"
+    if row.winner in ("fewer", "cheaper"):
+        name = ARM_NAMES["fewer" if row.winner == "fewer" else "cheaper"]
+        return name if row.cheaper_minus_fewer is not None else f"only {name} fit"
+    return "neither" if row.winner == "tie" else "not compared"
+
+
+def missing(row: TradeoffRow, arm: Arm) -> str:
+    """Why a row has no plan of an arm."""
+    if not searched(row):
+        return "not searched"
+    other = {"fewer": "cheaper", "cheaper": "fewer"}.get(arm)
+    return "no plan fits" if row.cheaper_minus_fewer is None and row.winner == other else "none judged"
+
+
+def row_difference(row: TradeoffRow) -> str:
+    """Best of the cheaper arm minus best of the fewer arm, with its unit; empty where nothing was compared."""
+    c = row.cheaper_minus_fewer
+    if c is None:
+        return ""
+    if row.unit == "points":
+        return interval(c)
+    low, mean, high = (f"{end:+.3f}".replace("-", "−") for end in (c.low, c.mean, c.high))
+    return f"{mean} [{low}, {high}] spreads"

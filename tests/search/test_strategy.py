@@ -1,0 +1,241 @@
+"""What is proposed, at which budget, how often, and which plans are judged in the end."""
+
+import math
+
+import pytest
+from synthetic_surface import SMALL, Surface, limit, loss, price
+
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
+from postdiff_calib.search.guards import Guard
+from postdiff_calib.search.measured import Measured
+from postdiff_calib.search.space import candidate
+from postdiff_calib.search.strategy import (
+    FURTHER_FINALISTS,
+    OWN_FINALISTS,
+    SearchSettings,
+    Strategy,
+    default_trials,
+    enqueued,
+    most_steps,
+    prompt_order,
+)
+
+N = 40
+CANDIDATES = SMALL.candidates(price)
+REFERENCE = candidate(compile_plan(SMALL.baseline), price)
+LIMITS = (limit(0.5, SMALL), limit(0.35, SMALL), limit(0.8, SMALL))
+
+
+def strategy(book=None, limits=LIMITS, candidates=CANDIDATES, **settings):
+    book = book or ScoreBook(Surface(N, space=SMALL), N, SMALL.baseline, MemoryStore())
+    return Strategy(candidates, limits, REFERENCE, book, SearchSettings(**settings))
+
+
+def scored(prompts=10, surface=None, plans=None):
+    """A book of the baseline and of some plans on the first prompts."""
+    book = ScoreBook(surface or Surface(N, space=SMALL), N, SMALL.baseline, MemoryStore())
+    book.scores(SMALL.baseline, range(N))
+    for c in CANDIDATES[::9] if plans is None else plans:
+        book.scores(c.knobs, range(prompts))
+    return book
+
+
+# --- how many, and of what -----------------------------------------------------------------------------------------
+
+
+def test_the_number_of_evaluations_at_each_budget():
+    found = strategy(n_trials=24)
+    assert [found.planned(budget, enqueued=5) for budget in range(3)] == [19, 2, 2]
+    assert strategy(n_trials=120).planned(1, 5) == 10  # a twelfth
+    assert strategy(n_trials=24, further_trials=7).planned(2, 5) == 7
+    assert strategy(n_trials=3).planned(0, 5) == 0
+    # Optuna's own samplers know one budget only
+    assert [strategy(n_trials=24, sampler="tpe").planned(budget, 5) for budget in range(3)] == [19, 0, 0]
+
+
+def test_a_budget_that_no_cheaper_plan_fits_gets_no_evaluation():
+    fewer = [c for c in CANDIDATES if c.fewer]
+    assert strategy(candidates=fewer, further_trials=5).planned(1, 0) == 0
+
+
+@pytest.mark.parametrize(("prompts", "trials"), [(10, 36), (60, 42), (150, 105), (500, 350), (5000, 400)])
+def test_default_trials_grow_with_the_prompts(prompts, trials):
+    assert default_trials(prompts) == trials
+    assert default_trials(prompts, "tpe") == 36
+
+
+def test_every_third_evaluation_is_a_sceptics():
+    """A plan that should be among the worst and did well on ten prompts is looked at again, or it was luck."""
+    open_plans = [c for c in CANDIDATES if LIMITS[2].allows(c.cost) and c.knobs.num_inference_steps == 12]
+    odd = max(open_plans, key=loss).knobs
+
+    class Odd(Surface):
+        def row(self, knobs):
+            return super().row(knobs) + 9 * (knobs == odd)
+
+    book = scored(surface=Odd(N, space=SMALL))
+    book.scores(odd, range(10))
+
+    def again(*numbers):
+        found = [strategy(book, seed=seed).propose(2, number) for seed in range(20) for number in numbers]
+        return sum(p.candidate.knobs == odd for p in found)
+
+    assert again(2, 5) > 1.5 * again(0, 1)
+
+
+def test_a_proposal_is_a_function_of_seed_budget_and_number():
+    book = scored()
+
+    def drawn(**settings):
+        return [strategy(book, **settings).propose(0, number).candidate.content for number in range(8)]
+
+    assert drawn(seed=1) == drawn(seed=1)
+    assert drawn(seed=1) != drawn(seed=2)
+    assert len(set(drawn(seed=1))) > 3
+    # the number alone counts, not what was asked before
+    asked = strategy(book, seed=1)
+    assert asked.propose(0, 5) == strategy(book, seed=1).propose(0, 5)
+
+
+def test_plans_in_hand_and_complete_ones_are_not_proposed():
+    cheaper = strategy().members("cheaper")[:4]
+    book = scored(plans=[])
+    for c in cheaper[:2]:
+        book.scores(c.knobs, range(N))
+    few = strategy(book, candidates=cheaper)
+    for number in range(9):
+        assert few.propose(0, number).candidate in cheaper[2:]
+        assert few.propose(0, number, busy={cheaper[2].content}).candidate == cheaper[3]
+    # with all known, the best is named again, at no cost
+    for c in cheaper[2:]:
+        book.scores(c.knobs, range(N))
+    best = max(cheaper, key=lambda c: few.posterior().mean()[few.candidates.index(c)])
+    assert few.propose(0, 0).candidate == best
+    assert few.choice() == best.content
+
+
+# --- what comes first ----------------------------------------------------------------------------------------------
+
+
+def test_the_queue_holds_each_plan_once_and_the_whole_fewer_arm():
+    paper = candidate(compile_plan(Knobs(12, cache_interval=2, guidance_fraction=0.45)), price)
+    found = enqueued(strategy(), paper)
+    assert found[0].candidate is REFERENCE
+    assert found[0].role == "baseline"
+    assert len({p.candidate.content for p in found}) == len(found)
+    assert [p.candidate.knobs.num_inference_steps for p in found if p.arm == "fewer"] == [6, 4, 8]
+    assert [p.budget for p in found if p.arm == "fewer"] == [0, 0, 2]
+    assert paper in [p.candidate for p in found]
+
+
+def test_prompts_are_seen_in_one_order():
+    order = prompt_order(50, 3)
+    assert sorted(order) == list(range(50))
+    assert order == prompt_order(50, 3) != prompt_order(50, 4)
+
+
+# --- finalists -----------------------------------------------------------------------------------------------------
+
+
+def test_finalists_are_the_best_believed_of_each_arm_and_once_only():
+    book = scored(prompts=N)
+    found = strategy(book).finalists()
+    mean = strategy(book).posterior().mean()
+    row = {c.content: i for i, c in enumerate(strategy(book).candidates)}
+
+    def best(arm, count):
+        return sorted(strategy(book).members(arm), key=lambda c: -mean[row[c.content]])[:count]
+
+    assert [f.candidate for f in found if f.arm == "joint"] == best("joint", OWN_FINALISTS["joint"])
+    chosen = [f.candidate for f in found]
+    assert set(best("cheaper", 2)) <= set(chosen)
+    assert len(chosen) == len(set(chosen))
+    assert all(LIMITS[0].allows(c.cost) for c in chosen)
+    assert sum(OWN_FINALISTS.values()) >= len(chosen)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2])
+def test_the_most_steps_are_always_judged_among_fewer(budget):
+    book = scored(prompts=N, plans=[c for c in CANDIDATES if c.fewer])
+    found = strategy(book).finalists(budget)
+    fewer = [f.candidate for f in found if f.candidate.fewer]
+    assert most_steps(strategy().members("fewer", budget)) in fewer
+    assert len([f for f in found if f.arm == "fewer"]) <= FURTHER_FINALISTS["fewer"]
+
+
+def test_failed_plans_are_no_finalists():
+    book = scored(prompts=N)
+    first = [f.candidate.content for f in strategy(book).finalists()]
+    again = [f.candidate.content for f in strategy(book).finalists(failed=first)]
+    assert again
+    assert not set(first) & set(again)
+    assert strategy(book).finalists(failed=[c.content for c in CANDIDATES]) == []
+
+
+def test_guards_rule_over_plans_that_may_be_chosen_and_not_over_the_arms():
+    class Unlike(Surface):
+        """The fewer the steps, the less alike: T = 12 keeps 0.95, any other 0.5."""
+
+        def measured(self, knobs, indices):
+            alike = {SMALL.baseline: 1.0}.get(knobs, 0.95 if knobs.num_inference_steps == 12 else 0.5)
+            return Measured(self.scores(knobs, indices), {"ssim": [alike + 0.001 * (i % 2) for i in indices]})
+
+    book = scored(prompts=N, surface=Unlike(N, space=SMALL))
+    guarded = strategy(book, guards=(Guard("ssim", 0.8),))
+    found = guarded.finalists()
+    joint = [f.candidate.knobs.num_inference_steps for f in found if f.arm == "joint"]
+    assert joint == [12] * 3
+    assert any(f.candidate.fewer for f in found)
+    steps = [guarded.propose(0, number).candidate.knobs.num_inference_steps for number in range(12)]
+    assert steps.count(12) >= 10
+    assert min(strategy(book).propose(0, number).candidate.knobs.num_inference_steps for number in range(40)) < 12
+
+
+# --- what was not found --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_unfound_when_all_plans_are_judged():
+    book = scored()
+    found = strategy(book).unfound(0, {c.content for c in CANDIDATES})
+    assert (found.cheaper, found.fewer) == (-math.inf, math.inf)
+
+
+def test_what_may_be_unfound_grows_with_what_is_not_judged():
+    book = scored()
+    cheaper = [c.content for c in strategy().members("cheaper")]
+    fewer = [c.content for c in strategy().members("fewer")]
+    none = strategy(book).unfound(0, [])
+    half = strategy(book).unfound(0, [*cheaper[::2], *fewer[1:]])
+    assert none.cheaper >= half.cheaper > -math.inf
+    assert none.fewer <= half.fewer < math.inf
+    assert strategy(book).unfound(0, cheaper).cheaper == -math.inf
+    assert strategy(book).unfound(0, cheaper).fewer < math.inf
+    assert strategy(book).unfound(0, fewer).fewer == math.inf
+    assert strategy(book).unfound(0, []) == none
+    # without a plan of the other arm there is no difference to speak of
+    alone = strategy(book, candidates=[c for c in CANDIDATES if c.fewer]).unfound(0, [])
+    assert (alone.cheaper, alone.fewer) == (-math.inf, math.inf)
+
+
+def test_the_truth_lies_within_what_is_held_possible():
+    allows = LIMITS[0].allows
+    inside = 0
+    for seed in range(12):
+        surface = Surface(N, seed=seed, space=SMALL, private=0.0, noise=0.3)
+        book = scored(surface=surface, plans=CANDIDATES[seed % 5 :: 5])
+        found = strategy(book, seed=seed)
+        judged = {f.candidate.content for f in found.finalists()}
+        fewer = max(-loss(c, 0.0) for c in found.members("fewer"))
+        best = max(-loss(c, 0.0) for c in found.members("cheaper") if c.content not in judged and allows(c.cost))
+        inside += best - fewer <= found.unfound(0, judged).cheaper
+    assert inside >= 10
+
+
+def test_other_budgets_teach_too():
+    """A score of a plan over the budget is an observation of the same surrogate."""
+    dear = [c for c in CANDIDATES if not LIMITS[0].allows(c.cost)]
+    book = scored(plans=dear)
+    assert {o.plan for o in strategy(book).observations()} == {c.content for c in dear} - {REFERENCE.content}
+    assert all(f.candidate not in dear for f in strategy(book).finalists())
