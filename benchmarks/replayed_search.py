@@ -7,16 +7,18 @@ concluded from their scores (``conclude``). Only the storage and the images are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from worlds import Array, Scores, World
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.calibrate import searched_budgets
 from postdiff_calib.conclude import Evidence, Scored, SearchedBudget
+from postdiff_calib.knobs import Knobs
 from postdiff_calib.search.evaluate import Evaluator, MemoryStore, ScoreBook
 from postdiff_calib.search.measured import Measured
 from postdiff_calib.search.objective import Objective
+from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.strategy import (
     Candidate,
     Proposal,
@@ -38,15 +40,15 @@ class Lookup:
         self._rows = {c.knobs: i for i, c in enumerate(world.candidates)}
         self._scores, self._further = scores, further
 
-    def measured(self, knobs: object, indices: Sequence[int]) -> Measured:
+    def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
         """As ``evaluate.MeasuringEvaluator``."""
-        row, where = self._rows[knobs], list(indices)  # type: ignore[index]
+        row, where = self._rows[knobs], list(indices)
         return Measured(
             self._scores[row, where].tolist(),
             {name: table[row, where].tolist() for name, table in self._further.items()},
         )
 
-    def scores(self, knobs: object, indices: Sequence[int]) -> list[float]:
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """As ``evaluate.Evaluator``."""
         return list(self.measured(knobs, indices).scores)
 
@@ -82,7 +84,7 @@ class Replay:
         self.book = self._book(search, {m: t[:, :n_search] for m, t in tables.items()}, n_search)
         self.held_out = self._book(judged, {m: t[:, n_search:] for m, t in tables.items()}, self.n_judged)
         self.strategy = Strategy(self.world.candidates, limits, self.reference, self.book, self.settings)
-        self.searched: dict[float, SearchedBudget] = {}
+        self.searched: list[SearchedBudget] = []
         self.by_content = {c.content: c for c in self.world.candidates}
 
     def _book(self, scores: Scores, tables: dict[str, Array], n: int) -> ScoreBook:
@@ -125,31 +127,21 @@ class Replay:
 
     def judge(self) -> None:
         """Score the finalists of every budget on the held-out prompts."""
-        finalists = {b: self.strategy.finalists(b) for b in range(len(self.shares))}
-        judged = {f.candidate.content for found in finalists.values() for f in found}
-        for b, share in enumerate(self.shares):
-            limit = self.strategy.limits[b]
-            fits = {arm: bool(self.strategy.mask(arm, b).any()) for arm in ("fewer", "cheaper", "joint")}
-            names = tuple(f.candidate.content for f in finalists[b])
-            self.searched[share] = SearchedBudget(limit, names, self.strategy.unfound(b, judged), fits)
+        self.searched = searched_budgets(self.strategy.searched())
+        judged = {plan for budget in self.searched for plan in budget.finalists}
         every = list(range(self.n_judged))
         for plan in (self.reference.content, *sorted(judged)):
             self.held_out.scores(self.by_content[plan].knobs, every)
 
     def evidence(self) -> Evidence:
         """What the project concludes from."""
-        return Evidence(
-            self._scored(self.book), self._scored(self.held_out), tuple(self.searched.values()), self.objective
-        )
+        return Evidence(self._scored(self.book), self._scored(self.held_out), tuple(self.searched), self.objective)
 
     def _scored(self, book: ScoreBook) -> Scored:
-        def scores(c: Candidate) -> object:
-            return replace(book.plan_scores(c.knobs, c.cost))
+        def scores(c: Candidate) -> PlanScores:
+            return book.plan_scores(c.knobs, c.cost)
 
-        return Scored(
-            scores(self.reference),  # type: ignore[arg-type]
-            [scores(self.by_content[plan]) for plan in book.plans],  # type: ignore[misc]
-        )
+        return Scored(scores(self.reference), [scores(self.by_content[plan]) for plan in book.plans])
 
 
 def run_postdiff(
@@ -172,14 +164,9 @@ def run_postdiff(
     replay = Replay(world, scores, num_prompts, [share], settings)
     curve = replay.search()
     replay.judge()
-    judged = replay.evidence().judged(limit_of(world, share))
+    judged = replay.evidence().judged(world.limit(share))
     assert judged is not None
     best = judged.best("joint")
     assert best is not None
     row = world.rows[best.plan.content]
     return row, [*curve, (replay.images, row)], replay.images
-
-
-def limit_of(world: World, share: float) -> Limit:
-    """A budget of a world."""
-    return world.limit(share)

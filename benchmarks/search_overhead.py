@@ -77,7 +77,7 @@ def run(job: calibrate.CalibrateJob) -> dict[str, Any]:
     start = time.perf_counter()
     search = calibrate.run_stage(study, bench, limit, Silent())
     searched, pictures = time.perf_counter() - start, bench.clock["pictures"]
-    study = study.with_search(search.trials, search.failed, calibrate.searched_budgets(search))
+    study = study.with_search(search.trials, search.failed, calibrate.searched_budgets(search.searched))
     study = calibrate.confirm_stage(study, bench, search, Silent())
     study.conclude(budget)
     whole, all_pictures = time.perf_counter() - start, bench.clock["pictures"]

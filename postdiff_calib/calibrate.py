@@ -8,6 +8,7 @@ differs.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from postdiff_calib.workbench import Workbench, generation_settings
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
     from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.search.strategy import Searched
     from postdiff_calib.search.study import SearchResult
 
 #: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
@@ -112,15 +114,13 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     if limit.above_baseline:
         progress.note(limit.above_baseline)
 
-    parse_per_metric("--delta", job.delta, bench.metrics)
-    parse_per_metric("--weight", job.weight, bench.metrics)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if not job.fresh:
         refuse_other_study(study)
         study = study.with_earlier_searches()
     study = spread_stage(study, bench, progress, fresh=job.fresh)
     search = run_stage(study, bench, limit, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
-    study = study.with_search(search.trials, search.failed, searched_budgets(search))
+    study = study.with_search(search.trials, search.failed, searched_budgets(search.searched))
     interrupted = search.interrupted
     if not interrupted:
         try:
@@ -182,6 +182,8 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
     from postdiff_calib.search.evaluate import FileStore, ScoreBook
 
     record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
+    deltas = parse_per_metric("--delta", record.job["delta"], bench.metrics)
+    weights = parse_per_metric("--weight", record.job["weight"], bench.metrics)
     twice = replace(bench.calibration, prompts=bench.calibration.prompts[:n] * 2)
     seed = record.seed + len(bench.calibration) + len(bench.held_out)
     progress.stage("measuring the baseline's spread", 2 * n)
@@ -197,8 +199,6 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
         first, second = np.split(baseline.metric(metric), 2)
         both = np.isfinite(first) & np.isfinite(second)
         spreads[metric] = spread_of(first[both], second[both])
-    deltas = parse_per_metric("--delta", record.job["delta"], bench.metrics)
-    weights = parse_per_metric("--weight", record.job["weight"], bench.metrics)
     return study.with_objective(make_objective(spreads, deltas, weights))
 
 
@@ -258,11 +258,10 @@ def run_stage(
     )
 
 
-def searched_budgets(search: SearchResult) -> list[SearchedBudget]:
+def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
     """What each budget's search came to, as a study keeps it."""
     return [
-        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits)
-        for s in search.searched
+        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits) for s in searched
     ]
 
 

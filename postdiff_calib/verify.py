@@ -253,12 +253,11 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
     from postdiff_calib.models.cards import get_card
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.health import HealthError
-    from postdiff_calib.quality.metrics import SCORE
     from postdiff_calib.search.compare import compare
     from postdiff_calib.search.guards import Guard, read
 
-    expected, evidence = profile.expected, profile.evidence
-    stated = {m.metric: m.difference for m in expected.metrics} or {SCORE: expected.difference}
+    evidence = profile.evidence
+    stated = {m.metric: m.difference for m in profile.metric_results}
     name = get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer
     scorer = ClipScorer(name, device=loaded.device)
     same = checks.same(

@@ -18,11 +18,13 @@ from postdiff_calib.profile.sections import (
     EvidenceSection,
     ExpectedSection,
     KnobsSection,
+    MetricResult,
     ModelSection,
     PlanSection,
     Section,
     TradeoffSection,
 )
+from postdiff_calib.quality.metrics import SCORE
 
 #: Written; version 1, which lacks single metrics and what was searched, is still read.
 SCHEMA_VERSION = 2
@@ -55,6 +57,24 @@ class Profile(Section):
     def latent_multiple(self) -> int:
         """The multiple that low-resolution latent sides are rounded to."""
         return self.plan.latent_multiple
+
+    @property
+    def metric_results(self) -> tuple[MetricResult, ...]:
+        """The quality metrics; a profile of version 1 states its score alone, and no spread."""
+        e = self.expected
+        if e.metrics:
+            return tuple(e.metrics)
+        alone = MetricResult(
+            metric=SCORE,
+            score=e.score,
+            baseline_score=e.baseline_score,
+            difference=e.difference,
+            spread=e.delta,
+            weight=1.0,
+            delta=e.delta,
+            verdict=e.verdict,
+        )
+        return (alone,)
 
     @property
     def generation(self) -> dict[str, Any]:

@@ -54,21 +54,7 @@ def value(amount: float, metric: str) -> str:
 
 def results(profile: Profile) -> tuple[MetricResult, ...]:
     """The quality metrics of a profile; one of version 1 states its score alone, and no spread."""
-    e = profile.expected
-    if e.metrics:
-        return tuple(e.metrics)
-    return (
-        MetricResult(
-            metric=SCORE,
-            score=e.score,
-            baseline_score=e.baseline_score,
-            difference=e.difference,
-            spread=e.delta,
-            weight=1.0,
-            delta=e.delta,
-            verdict=e.verdict,
-        ),
-    )
+    return profile.metric_results
 
 
 def result_text(result: MetricResult) -> str:

@@ -213,16 +213,6 @@ def obeying(guards: Sequence[Guard], plans: Iterable[PlanScores], baseline: Plan
     return [plan for plan in plans if not broken(guards, plan, baseline)]
 
 
-def surely_obeying(guards: Sequence[Guard], plans: Iterable[PlanScores], baseline: PlanScores) -> list[PlanScores]:
-    """The plans that meet every guard by more than the noise of its reading."""
-
-    def sure(plan: PlanScores) -> bool:
-        readings = [(guard, read(guard.metric, plan, baseline)) for guard in guards]
-        return all(reading is not None and guard.surely(reading) == "met" for guard, reading in readings)
-
-    return [plan for plan in plans if sure(plan)]
-
-
 @dataclass(frozen=True)
 class Nearest:
     """The plan that comes nearest to meeting the guards, and each guard it misses with its reading."""

@@ -5,16 +5,14 @@ A *problem* is the grid of knobs, the price of a plan, the budget and the evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from postdiff_calib.budget import Limit
 from postdiff_calib.search.evaluate import Evaluator
 from postdiff_calib.search.objective import Objective
-from postdiff_calib.search.rows import Unfound
-from postdiff_calib.search.select import Arm, PlanScores
+from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
-from postdiff_calib.search.strategy import Finalist, Role
+from postdiff_calib.search.strategy import Role, Searched
 
 
 @dataclass(frozen=True)
@@ -58,24 +56,6 @@ class Progress:
     trying: Candidate
     best: Candidate | None
     best_difference: float | None
-
-
-@dataclass(frozen=True)
-class Searched:
-    """One budget that was searched.
-
-    Attributes:
-        limit: the budget.
-        finalists: the plans to judge on held-out prompts.
-        unfound: what better plans may lie elsewhere; None where the arms were not searched one by one (Optuna's own
-            samplers), so that the budget decides nothing between them.
-        fits: whether any plan of each arm fits the budget.
-    """
-
-    limit: Limit
-    finalists: tuple[Finalist, ...]
-    unfound: Unfound | None
-    fits: Mapping[Arm, bool]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from postdiff_calib.search.evaluate import ScoreBook
 from postdiff_calib.search.guards import Guard
 from postdiff_calib.search.keeping import Keeper
 from postdiff_calib.search.rows import Unfound
-from postdiff_calib.search.select import Arm
+from postdiff_calib.search.select import ARMS, Arm
 from postdiff_calib.search.space import Candidate, coordinate_matrix
 from postdiff_calib.search.surrogate import Features, Observation, Posterior, Scales
 
@@ -113,6 +113,24 @@ class Finalist:
     arm: Arm
 
 
+@dataclass(frozen=True)
+class Searched:
+    """One budget that was searched.
+
+    Attributes:
+        limit: the budget.
+        finalists: the plans to judge on held-out prompts.
+        unfound: what better plans may lie elsewhere; None where the arms were not searched one by one (Optuna's own
+            samplers), so that the budget decides nothing between them.
+        fits: whether any plan of each arm fits the budget.
+    """
+
+    limit: Limit
+    finalists: tuple[Finalist, ...]
+    unfound: Unfound | None
+    fits: Mapping[Arm, bool]
+
+
 class Strategy:
     """Proposes trials from what is scored.
 
@@ -150,6 +168,7 @@ class Strategy:
         features = Features(points, np.array(reference.coordinates()), seed=0)
         self._features, self._groups = features(points), features.groups
         self._fitted: tuple[int, Posterior] | None = None
+        self._draws: tuple[int, npt.NDArray[np.float64]] | None = None
         self.keeper = Keeper(settings.guards, self.candidates, reference, book, self._features, self._groups)
 
     def mask(self, arm: Arm, budget: int = 0) -> Mask:
@@ -272,6 +291,34 @@ class Strategy:
                 found.setdefault(c.content, Finalist(c, arm))
         return list(found.values())
 
+    def searched(self, failed: Collection[str] = ()) -> tuple[Searched, ...]:
+        """What each budget's search came to, the study's own first.
+
+        Args:
+            failed: plans whose images were broken.
+        """
+        full = self.settings.sampler == "postdiff"
+        budgets = range(len(self.limits)) if full else range(1)
+        finalists = [self.finalists(budget, failed) for budget in budgets]
+        judged = {f.candidate.content for found in finalists for f in found}
+        return tuple(
+            Searched(
+                limit=self.limits[budget],
+                finalists=tuple(finalists[budget]),
+                unfound=self.unfound(budget, judged) if full else None,
+                fits={arm: bool(self.mask(arm, budget).any()) for arm in ARMS},
+            )
+            for budget in budgets
+        )
+
+    def _possible(self) -> npt.NDArray[np.float64]:
+        """Draws of every plan's value with its own deviation, (draws, M): made once for all budgets."""
+        known = self._book.images_known
+        if self._draws is None or self._draws[0] != known:
+            rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
+            self._draws = known, self.posterior().draw(rng, _DRAWS, every)
+        return self._draws[1]
+
     def unfound(self, budget: int, judged: Collection[str]) -> Unfound:
         """What better plans may lie among those that are not judged at a budget; see ``rows.Unfound``.
 
@@ -279,8 +326,7 @@ class Strategy:
             budget: which one.
             judged: content hashes of the finalists of all budgets.
         """
-        rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
-        draws = self.posterior().draw(rng, _DRAWS, every)
+        draws = self._possible()
         out = np.array([c.content not in judged for c in self.candidates])
         cheaper, fewer = self.mask("cheaper", budget), self.mask("fewer", budget)
         bounds = [-math.inf, math.inf]

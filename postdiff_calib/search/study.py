@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from postdiff_calib.search import database, retry
 from postdiff_calib.search.database import faults
 from postdiff_calib.search.evaluate import FileStore, ScoreBook, ScoreStore
 from postdiff_calib.search.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
-from postdiff_calib.search.problem import Problem, Progress, Searched, SearchResult
+from postdiff_calib.search.problem import Problem, Progress, SearchResult
 from postdiff_calib.search.queue import TrialQueue
 from postdiff_calib.search.sampler import make_sampler
-from postdiff_calib.search.select import ARMS, PlanScores
+from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.storage import StudyStore, open_study
 from postdiff_calib.search.strategy import Role, SearchSettings, Strategy
@@ -40,7 +40,7 @@ from postdiff_calib.search.trial import TrialRunner
 #: Trials between two looks at the storage for the sake of progress.
 _ASK_EVERY = 8
 
-__all__ = ["Problem", "Progress", "Search", "SearchResult", "Searched", "run_search"]
+__all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
 
 
 def run_search(
@@ -305,21 +305,5 @@ class Search:
             failed=tuple((known[plan].knobs.describe(), reason) for plan, reason in failed.items() if plan in known),
             interrupted=interrupted,
             own_trials=self._own_trials,
-            searched=() if interrupted or self.join else self._searched(failed),
-        )
-
-    def _searched(self, failed: Collection[str]) -> tuple[Searched, ...]:
-        """What each budget's search came to: the finalists, what may not have been found, which arms have plans."""
-        full = self.settings.sampler == "postdiff"
-        budgets = range(len(self.strategy.limits)) if full else range(1)
-        finalists = {budget: self.strategy.finalists(budget, failed) for budget in budgets}
-        judged = {f.candidate.content for found in finalists.values() for f in found}
-        return tuple(
-            Searched(
-                limit=self.strategy.limits[budget],
-                finalists=tuple(finalists[budget]),
-                unfound=self.strategy.unfound(budget, judged) if full else None,
-                fits={arm: bool(self.strategy.mask(arm, budget).any()) for arm in ARMS},
-            )
-            for budget in budgets
+            searched=() if interrupted or self.join else self.strategy.searched(failed),
         )
