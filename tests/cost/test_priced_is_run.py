@@ -3,11 +3,10 @@
 import pipelines
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from postdiff_calib.accelerate import accelerated
 from postdiff_calib.cost import CostTable
-from postdiff_calib.cost.macs import Macs, _split
+from postdiff_calib.cost.macs import Macs, _split, flop_counter
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import network_configs
@@ -51,7 +50,7 @@ def lcm():
 
 def run(pipe, multiple: int, knobs: Knobs) -> Macs:
     """MACs per image that the denoiser computes in one real call for two images."""
-    with accelerated(pipe, knobs, latent_multiple=multiple), FlopCounterMode(display=False) as counter:
+    with accelerated(pipe, knobs, latent_multiple=multiple), flop_counter() as counter:
         pipe(
             ["a red circle", "a blue square"],
             height=128,
