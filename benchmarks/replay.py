@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from replayed_search import Replay
+from replayed_search import Replay, default_settings
 from worlds import WORLDS, World, make_world
 
 from postdiff_calib import checks
@@ -42,7 +42,6 @@ from postdiff_calib.record import FURTHER_SHARES
 from postdiff_calib.search.compare import compare
 from postdiff_calib.search.objective import Objective, Term
 from postdiff_calib.search.rows import crossover
-from postdiff_calib.search.strategy import SearchSettings, default_trials
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.25, 0.4, 0.6, 0.8)
@@ -122,7 +121,7 @@ def one(key: Key) -> Run:
         terms.append(Term("scene", SCENE_SPREAD, 1.0, 0.1 * SCENE_SPREAD))
         truths["scene"], further["scene"] = second_metric(world, scores[:], rng)
     objective = Objective(tuple(terms))
-    settings = SearchSettings(n_trials=default_trials(n), seed=seed)
+    settings = default_settings(n, seed)
     replay = Replay(world, study, n, shares, settings, objective, {m: t[:, : n_search + n] for m, t in further.items()})
     replay.search()
     replay.judge()

@@ -24,6 +24,7 @@ from postdiff_calib.search.strategy import (
     Proposal,
     SearchSettings,
     Strategy,
+    default_explore_prompts,
     default_trials,
     enqueued,
     prompt_order,
@@ -51,6 +52,15 @@ class Lookup:
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """As ``evaluate.Evaluator``."""
         return list(self.measured(knobs, indices).scores)
+
+
+def default_settings(num_prompts: int, seed: int, trials: int | None = None) -> SearchSettings:
+    """What ``calibrate`` searches with, for so many prompts that finalists are judged on."""
+    return SearchSettings(
+        n_trials=trials or default_trials(num_prompts),
+        seed=seed,
+        explore_prompts=default_explore_prompts(num_prompts),
+    )
 
 
 @dataclass
@@ -127,11 +137,13 @@ class Replay:
 
     def judge(self) -> None:
         """Score the finalists of every budget on the held-out prompts."""
-        self.searched = searched_budgets(self.strategy.searched())
-        judged = {plan for budget in self.searched for plan in budget.finalists}
+        searched = self.strategy.searched()
+        judged = {f.candidate.content for budget in searched for f in budget.finalists}
         every = list(range(self.n_judged))
         for plan in (self.reference.content, *sorted(judged)):
             self.held_out.scores(self.by_content[plan].knobs, every)
+        held_out = {plan: self.held_out.differences(plan) for plan in sorted(judged)}
+        self.searched = searched_budgets(self.strategy.after_judging(searched, held_out))
 
     def evidence(self) -> Evidence:
         """What the project concludes from."""
@@ -160,8 +172,7 @@ def run_postdiff(
     Returns:
         The row it chooses, the rows it would have chosen on the way, and the images it made.
     """
-    settings = SearchSettings(n_trials=trials or default_trials(num_prompts), seed=seed)
-    replay = Replay(world, scores, num_prompts, [share], settings)
+    replay = Replay(world, scores, num_prompts, [share], default_settings(num_prompts, seed, trials))
     curve = replay.search()
     replay.judge()
     judged = replay.evidence().judged(world.limit(share))

@@ -214,7 +214,7 @@ def run_stage(
     join: bool = False,
 ) -> SearchResult:
     """The Optuna study over the space's plans within the limit, alone, as the leader of workers, or as one of them."""
-    from postdiff_calib.search.strategy import SearchSettings
+    from postdiff_calib.search.strategy import SearchSettings, default_explore_prompts
     from postdiff_calib.search.study import Problem, run_search
     from postdiff_calib.search.study import Progress as SearchProgress
 
@@ -240,6 +240,7 @@ def run_stage(
         n_trials=record.job["trials"],
         sampler=record.job["sampler"],
         seed=record.seed,
+        explore_prompts=default_explore_prompts(len(record.held_out)),
         guards=record.guards,
     )
     progress.stage("searching")
@@ -266,13 +267,19 @@ def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
 
 
 def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress: Progress) -> Study:
-    """The finalists of every budget and the unaccelerated model on held-out prompts; broken plans are struck off."""
+    """The finalists of every budget and the baseline on held-out prompts; broken plans are struck off.
+
+    What better plans may not have been found is then told from these scores too.
+    """
     from postdiff_calib.search.confirm import confirm
 
     chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
     progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
     evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder)
     broken = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+    evidence = study.evidence()
+    searched = search.after_judging(evidence.differences(evidence.held_out))
+    study = study.with_search(search.trials, search.failed, searched_budgets(searched))
     return study.without({plan: (chosen[plan].describe(), reason) for plan, reason in broken.items()})
 
 

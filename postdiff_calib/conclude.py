@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from postdiff_calib.budget import Budget, Limit
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
@@ -20,12 +22,15 @@ from postdiff_calib.quality.metrics import in_words
 from postdiff_calib.search import compare as stats
 from postdiff_calib.search import guards as rails
 from postdiff_calib.search import select
+from postdiff_calib.search.adjust import joined, observations
 from postdiff_calib.search.answers import crossover_text, row_answer
 from postdiff_calib.search.compare import Verdict
 from postdiff_calib.search.guards import Guard
 from postdiff_calib.search.objective import Objective
 from postdiff_calib.search.rows import Judged, Row, Unfound, crossover, make_row
 from postdiff_calib.search.select import ARMS, Arm, PlanScores
+
+Array = npt.NDArray[np.float64]
 
 #: A plan can be chosen when at least this many prompts are scored (or all, of fewer).
 MIN_PROMPTS = 50
@@ -110,7 +115,22 @@ class Evidence:
     def judged(self, limit: Limit) -> Judged | None:
         """The plans within a limit that were scored on the held-out prompts; None where there are none."""
         plans = [p for p in self.held_out.complete if limit.allows(p.cost)]
-        return Judged(self.held_out.baseline, plans, self.objective) if plans else None
+        return Judged(self.held_out.baseline, plans, self.objective, self.standing) if plans else None
+
+    @cached_property
+    def standing(self) -> Mapping[str, float]:
+        """Mean difference of each plan by the objective over all prompts that it was scored on, by plan id.
+
+        What prompts do to all plans alike is taken out (``search.adjust``).
+        """
+
+        rows = joined(self.differences(self.calibration), self.differences(self.held_out))
+        return {o.plan: o.mean for o in observations(rows)}
+
+    def differences(self, scored: Scored) -> dict[str, Array]:
+        """The objective's paired differences to the baseline by plan id, (N,), NaN where unknown."""
+        base = scored.baseline.quality(self.objective)
+        return {p.plan.content: p.quality(self.objective) - base for p in scored.plans}
 
     def unjudged(self, limit: Limit) -> int:
         """How many finalists of a searched limit are not scored on the held-out prompts yet."""
@@ -194,7 +214,8 @@ def choose(budget: Budget, limit: Limit, evidence: Evidence, guards: Sequence[Gu
     kept = {id(p) for p in inside if _non_inferior(p, baseline, objective)}
 
     def rank(plan: PlanScores) -> tuple[bool, float]:
-        return id(plan) in kept, select.merit(plan, baseline, objective)
+        value = select.merit(plan, baseline, objective) if judged is None else judged.value(plan)
+        return id(plan) in kept, value
 
     winner = max(allowed, key=rank)
     free = max(inside, key=rank)

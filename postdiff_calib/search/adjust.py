@@ -45,3 +45,14 @@ def observations(differences: Mapping[str, Array]) -> list[Observation]:
         effect = (np.where(known, filled - mean[:, None], 0.0) * precision).sum(0) / (precision.sum(0) + 1 / typical)
         mean = np.where(known, filled - effect, 0.0).sum(1) / n
     return [Observation(plan, int(n[i]), float(mean[i]), float(variance[i])) for i, plan in enumerate(plans)]
+
+
+def joined(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
+    """Differences on two sets of prompts as of one, by plan id; NaN where a plan was not scored on a set."""
+    sizes = [max((len(row) for row in part.values()), default=0) for part in (first, second)]
+    return {
+        plan: np.concatenate(
+            [part.get(plan, np.full(size, np.nan)) for part, size in zip((first, second), sizes, strict=True)]
+        )
+        for plan in dict.fromkeys((*first, *second))
+    }

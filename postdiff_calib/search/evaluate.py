@@ -171,6 +171,7 @@ class ScoreBook:
         self._baseline_knobs = baseline
         self._store = store
         self._scores: dict[str, Scores] = {}
+        self._counts: dict[str, int] = {}
         self._measures: dict[str, dict[str, Scores]] = {}
         self._features: dict[str, Embeddings] = {}
         self._knobs: dict[str, Knobs] = {}
@@ -195,6 +196,7 @@ class ScoreBook:
         where = list(indices)
         row = self._scores.setdefault(plan, np.full(self.num_prompts, math.nan))
         row[where] = measured.scores
+        self._counts[plan] = int(np.isfinite(row).sum())
         for name, values in measured.measures.items():
             rows = self._measures.setdefault(plan, {})
             rows.setdefault(name, np.full(self.num_prompts, math.nan))[where] = values
@@ -260,7 +262,8 @@ class ScoreBook:
 
     def known(self, plan: str) -> Scores:
         """Scores of a plan by its content hash: (N,), NaN where unknown."""
-        return self._scores.get(plan, np.full(self.num_prompts, math.nan))
+        row = self._scores.get(plan)
+        return np.full(self.num_prompts, math.nan) if row is None else row
 
     def measures(self, plan: str, name: str) -> Scores:
         """A measure of a plan (``scene``, ``ssim``, ``psnr``, ``lpips``): (N,), NaN where unknown."""
@@ -284,12 +287,12 @@ class ScoreBook:
 
     def count(self, plan: str) -> int:
         """How many prompts of a plan are scored."""
-        return int(np.isfinite(self.known(plan)).sum())
+        return self._counts.get(plan, 0)
 
     @property
     def images_known(self) -> int:
         """Pictures that have a score, whoever made them and when."""
-        return sum(int(np.isfinite(row).sum()) for row in self._scores.values())
+        return sum(self._counts.values())
 
     def complete(self, plan: str) -> bool:
         """Whether every prompt of a plan is scored, those set aside left out."""

@@ -5,14 +5,18 @@ A *problem* is the grid of knobs, the price of a plan, the budget and the evalua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from postdiff_calib.budget import Limit
 from postdiff_calib.search.evaluate import Evaluator
 from postdiff_calib.search.objective import Objective
 from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
-from postdiff_calib.search.strategy import Role, Searched
+from postdiff_calib.search.strategy import Role, Searched, Strategy
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class SearchResult:
         interrupted: stopped by Ctrl-C; the same call resumes.
         own_trials: trials that this call finished, which are fewer than ``trials`` beside other workers.
         searched: what each budget's search came to, the study's own first; empty after Ctrl-C and for a worker.
+        strategy: what proposed the trials.
     """
 
     baseline: PlanScores
@@ -81,3 +86,8 @@ class SearchResult:
     interrupted: bool = False
     own_trials: int = 0
     searched: tuple[Searched, ...] = ()
+    strategy: Strategy | None = field(default=None, compare=False, repr=False)
+
+    def after_judging(self, held_out: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Searched, ...]:
+        """``searched``, with what may not have been found as held-out differences (by plan id) tell it as well."""
+        return self.searched if self.strategy is None else self.strategy.after_judging(self.searched, held_out)

@@ -1,8 +1,8 @@
 """Fewer steps or cheaper steps, at one budget: the best plan found of each arm, and an interval for their difference.
 
 What is asked is the difference between the *best* plan of either arm, not between two plans that happen to be named.
-Of each arm a few finalists were scored on prompts that the search never saw. With c and f the arms' best means there,
-and μ true values, for any finalists i (cheaper) and j (fewer)
+Of each arm a few finalists were scored on prompts that the search never saw. With c and f a finalist of either arm, the
+best by all prompts that were scored, and μ true values, for any finalists i (cheaper) and j (fewer)
 
     min over j of (μ_c − μ_j)  ≤  max μ cheaper − max μ fewer  ≤  max over i of (μ_i − μ_f),
 
@@ -10,7 +10,7 @@ so the interval runs from the least lower end to the greatest upper end. The low
 c's noise flatters it, and c may have been any cheaper finalist: its quantile is that of the largest of the t statistics
 of all of them against j. Likewise the upper end of plan i allows for f having been any fewer finalist. Plans that were
 not among the finalists may be better still: the surrogate's belief in the best of them widens the interval
-(``Unfound``), up to what it holds possible in 1 of 20 cases.
+(``Unfound``), up to what it holds possible in 1 of 40 cases on either side.
 
 A budget where both arms were not searched decides nothing. A change of the better arm is claimed only between two
 budgets that are both decided.
@@ -40,8 +40,8 @@ class Unfound:
     """What better plans may lie among those that were not judged, at one budget, in the objective's unit.
 
     Attributes:
-        cheaper: 95 % quantile of (best unjudged cheaper plan − best fewer plan); −∞ when every plan was judged.
-        fewer: 5 % quantile of (best cheaper plan − best unjudged fewer plan); ∞ when every plan was judged.
+        cheaper: 97.5 % quantile of (best unjudged cheaper plan − best fewer plan); −∞ when every plan was judged.
+        fewer: 2.5 % quantile of (best cheaper plan − best unjudged fewer plan); ∞ when every plan was judged.
     """
 
     cheaper: float = -math.inf
@@ -56,24 +56,32 @@ class Judged:
         baseline: the unaccelerated model.
         plans: scored on every prompt that the baseline is; within the budget.
         objective: what is compared.
+        standing: mean difference of a plan over all prompts that it was scored on, the search's among them, by plan
+            id; plans are chosen by it. The held-out mean where it is not given.
     """
 
     baseline: PlanScores
     plans: Sequence[PlanScores]
     objective: Objective
+    standing: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, arm: Arm) -> list[PlanScores]:
         """The arm's plans; the baseline itself belongs to none, being neither fewer nor cheaper."""
         steps, stock = self.baseline.knobs.num_inference_steps, self.baseline.plan.content
         return [p for p in self.plans if arm in p.arms(steps) and (arm == "joint" or p.plan.content != stock)]
 
-    def mean(self, plan: PlanScores) -> float:
-        """Mean difference to the baseline by the objective."""
-        return float(np.nanmean(plan.quality(self.objective) - self.baseline.quality(self.objective)))
+    def value(self, plan: PlanScores) -> float:
+        """What a plan is chosen by."""
+        found = self.standing.get(plan.plan.content)
+        return float(np.nanmean(self.differences(plan))) if found is None else found
+
+    def differences(self, plan: PlanScores) -> Array:
+        """Objective minus the baseline's on the held-out prompts, (N,)."""
+        return plan.quality(self.objective) - self.baseline.quality(self.objective)
 
     def best(self, arm: Arm) -> PlanScores | None:
-        """The arm's plan of the highest mean."""
-        return max(self.of(arm), key=self.mean, default=None)
+        """The arm's plan of the highest standing."""
+        return max(self.of(arm), key=self.value, default=None)
 
 
 @dataclass(frozen=True)

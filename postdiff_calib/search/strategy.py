@@ -1,10 +1,11 @@
-"""What to try next: Thompson sampling within each budget, then the finalists that are judged on unseen prompts.
+"""What to try next: a broad look, then Thompson sampling within each budget, then finalists judged on unseen prompts.
 
-A plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is taken) and scored on
-the next few prompts of the search; its mean paired difference and the variance of that mean feed the surrogate (Russo
-et al., "A Tutorial on Thompson Sampling", arXiv 1707.02038). One evaluation in three is drawn from the belief of a
-sceptic, for whom the knobs explain little and every plan is its own: it looks at plans that nobody looked at, and again
-at those that did well beyond expectation.
+An evaluation scores a plan on its next few prompts of the search. First, plans within the budget are drawn at random,
+until a third as many were looked at as there are evaluations: they teach the surrogate, and among them may be one that
+no knob points to. After that a plan is drawn from the
+surrogate's belief (one joint draw of all plans' values, the best one is taken; Russo et al., "A Tutorial on Thompson
+Sampling", arXiv 1707.02038). One such evaluation in three is drawn from the belief of a sceptic, for whom the knobs
+explain little and every plan is its own: it looks again at those that did well beyond expectation.
 
 The question "fewer or cheaper?" is asked at several budgets, and each of them is searched: first at the study's own
 budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm within each
@@ -22,14 +23,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.budget import Limit
-from postdiff_calib.search.adjust import observations
+from postdiff_calib.search.adjust import joined, observations
 from postdiff_calib.search.evaluate import ScoreBook
 from postdiff_calib.search.guards import Guard
 from postdiff_calib.search.keeping import Keeper
@@ -40,20 +41,25 @@ from postdiff_calib.search.surrogate import Features, Observation, Posterior, Sc
 
 #: ``whole`` evaluations score all prompts of the search; only Optuna's own samplers ask for them.
 Role = Literal["baseline", "explore", "whole"]
+Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 #: One in so many evaluations at the study's own budget is of the cheaper-steps arm, and one in so many of all is drawn
 #: from the belief of a sceptic, for whom plans deviate strongly from what the knobs explain.
 _CHEAPER_EVERY, _SCEPTIC_EVERY = 3, 3
 _SCEPTIC = Scales(own=1.2)
-#: Plans never looked at whose own deviation is drawn at each evaluation.
-_SURPRISING = 40
+#: Plans are drawn at random until so many are looked at within the study's own budget: a share of the evaluations.
+_BROAD = 3
 #: Draws behind what was not found, and up to which of their quantiles it is held possible: with this one nearly all
 #: rows cover the true arms in worlds where these are known (``benchmarks/README.md``).
-_DRAWS, _BEYOND = 400, 0.95
+_DRAWS, _BEYOND = 400, 0.975
 #: Finalists by arm: at the study's own budget, and at each further one.
 OWN_FINALISTS: Mapping[Arm, int] = {"joint": 3, "cheaper": 2, "fewer": 2}
 FURTHER_FINALISTS: Mapping[Arm, int] = {"joint": 1, "cheaper": 2, "fewer": 2}
+#: Images of the search's evaluations for each prompt that finalists are judged on: about as many go into either.
+_IMAGES_A_PROMPT = 7
+#: Prompts of one evaluation: few, so that many plans are looked at; more where there are more prompts to score.
+_LEAST_EXPLORED, _MOST_EXPLORED = 3, 10
 _LEAST_TRIALS, _MOST_TRIALS = 36, 400
 
 
@@ -85,14 +91,18 @@ class SearchSettings:
         return max(2, self.n_trials // 12) if self.further_trials is None else self.further_trials
 
 
-def default_trials(num_prompts: int, sampler: str = "postdiff") -> int:
-    """Evaluations of a search where nobody asks for another number, at ten prompts each.
+def default_explore_prompts(num_prompts: int) -> int:
+    """Prompts of one evaluation, for so many prompts that finalists are judged on."""
+    return min(_MOST_EXPLORED, max(_LEAST_EXPLORED, num_prompts // 40))
 
-    Seven for ten prompts that finalists are judged on, so that the images of both are about as many
-    (``benchmarks/README.md`` has what more or fewer find). A sampler that scores every plan on all prompts gets what
-    can be waited for.
+
+def default_trials(num_prompts: int, sampler: str = "postdiff") -> int:
+    """Evaluations of a search where nobody asks for another number (``benchmarks/README.md``: what more or fewer find).
+
+    A sampler that scores every plan on all prompts gets what can be waited for.
     """
-    return min(_MOST_TRIALS, max(_LEAST_TRIALS, 7 * num_prompts // 10)) if sampler == "postdiff" else _LEAST_TRIALS
+    wanted = _IMAGES_A_PROMPT * num_prompts // default_explore_prompts(num_prompts)
+    return min(_MOST_TRIALS, max(_LEAST_TRIALS, wanted)) if sampler == "postdiff" else _LEAST_TRIALS
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,6 @@ class Strategy:
         features = Features(points, np.array(reference.coordinates()), seed=0)
         self._features, self._groups = features(points), features.groups
         self._fitted: tuple[int, Posterior] | None = None
-        self._draws: tuple[int, npt.NDArray[np.float64]] | None = None
         self.keeper = Keeper(settings.guards, self.candidates, reference, book, self._features, self._groups)
 
     def mask(self, arm: Arm, budget: int = 0) -> Mask:
@@ -187,8 +196,8 @@ class Strategy:
             self._fitted = known, self._fit()
         return self._fitted[1]
 
-    def _fit(self, scales: Scales | None = None) -> Posterior:
-        seen = self.observations()
+    def _fit(self, scales: Scales | None = None, held_out: Mapping[str, Array] | None = None) -> Posterior:
+        seen = self.observations(held_out)
         return Posterior(
             self._features,
             self._groups,
@@ -198,10 +207,14 @@ class Strategy:
             scales,
         )
 
-    def observations(self) -> list[Observation]:
-        """Mean and variance of the paired differences of every plan with at least two scored prompts."""
+    def observations(self, held_out: Mapping[str, Array] | None = None) -> list[Observation]:
+        """Mean and variance of the paired differences of every plan with at least two scored prompts.
+
+        Args:
+            held_out: differences on the held-out prompts by plan id, where finalists were judged on them.
+        """
         plans = [plan for plan in self._book.plans if plan in self._row and plan != self.reference.content]
-        return observations({plan: self._book.differences(plan) for plan in plans})
+        return observations(joined({plan: self._book.differences(plan) for plan in plans}, held_out or {}))
 
     def choice(self, arm: Arm = "joint", budget: int = 0) -> str | None:
         """The arm's plan believed best among those looked at, by content hash; None before any."""
@@ -237,25 +250,36 @@ class Strategy:
         for arm in arms if budget == 0 else arms[:1]:
             open_plans = self._open(arm, budget, busy)
             if open_plans.any():
-                return Proposal(self.candidates[self._drawn(open_plans, number, rng)], "explore", arm, budget)
+                few = int((self._seen() & self.mask("joint", 0)).sum()) < self.settings.n_trials // _BROAD
+                row = self._unseen(open_plans, rng) if few and budget == 0 else None
+                row = self._drawn(open_plans, number, rng) if row is None else row
+                return Proposal(self.candidates[row], "explore", arm, budget)
         # every plan is scored on every prompt: repeat the best, at no cost
         best = self.choice("joint", budget)
         row = self._row[best] if best is not None else int(self.mask("joint", budget).argmax())
         return Proposal(self.candidates[row], "explore", "joint", budget)
 
+    def _unseen(self, open_plans: Mask, rng: np.random.Generator) -> int | None:
+        """A plan that nobody looked at, drawn at random; None where all were looked at."""
+        unseen = open_plans & ~self._seen()
+        rows = np.flatnonzero(self.keeper.keeping(unseen))
+        return int(rng.choice(rows)) if len(rows) else None
+
     def _drawn(self, open_plans: Mask, number: int, rng: np.random.Generator) -> int:
-        new = open_plans.copy()
-        new[[self._row[plan] for plan in self._book.plans if plan in self._row]] = False
-        surprising = np.zeros(len(new), dtype=np.bool_)
-        rows = np.flatnonzero(new)
-        surprising[rng.choice(rows, min(_SURPRISING, len(rows)), replace=False)] = True
-        if number % _SCEPTIC_EVERY == _SCEPTIC_EVERY - 1:
-            posterior, eligible = self._fit(_SCEPTIC), open_plans & (~new | surprising)
-        else:
-            posterior, eligible = self.posterior(), open_plans
-        value = np.where(eligible, posterior.draw(rng, surprising=surprising)[0], -np.inf)
+        """The best plan of one draw from the belief, or from the sceptic's belief in the plans that were looked at."""
+        posterior, eligible = self.posterior(), open_plans
+        sceptical = open_plans & self._seen()
+        if number % _SCEPTIC_EVERY == _SCEPTIC_EVERY - 1 and sceptical.any():
+            posterior, eligible = self._fit(_SCEPTIC), sceptical
+        value = np.where(eligible, posterior.draw(rng)[0], -np.inf)
         value = np.where(self.keeper.keeping(eligible, rng), value, -np.inf)
         return int(value.argmax())
+
+    def _seen(self) -> Mask:
+        """The plans with a score, (M,)."""
+        seen = np.zeros(len(self.candidates), dtype=np.bool_)
+        seen[[self._row[plan] for plan in self._book.plans if plan in self._row]] = True
+        return seen
 
     def _open(self, arm: Arm, budget: int, busy: Collection[str]) -> Mask:
         """The arm's plans that can still teach something."""
@@ -301,32 +325,46 @@ class Strategy:
         budgets = range(len(self.limits)) if full else range(1)
         finalists = [self.finalists(budget, failed) for budget in budgets]
         judged = {f.candidate.content for found in finalists for f in found}
+        draws = self._possible() if full else None
         return tuple(
             Searched(
                 limit=self.limits[budget],
                 finalists=tuple(finalists[budget]),
-                unfound=self.unfound(budget, judged) if full else None,
+                unfound=None if draws is None else self._unfound(budget, judged, draws),
                 fits={arm: bool(self.mask(arm, budget).any()) for arm in ARMS},
             )
             for budget in budgets
         )
 
-    def _possible(self) -> npt.NDArray[np.float64]:
-        """Draws of every plan's value with its own deviation, (draws, M): made once for all budgets."""
-        known = self._book.images_known
-        if self._draws is None or self._draws[0] != known:
-            rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
-            self._draws = known, self.posterior().draw(rng, _DRAWS, every)
-        return self._draws[1]
+    def after_judging(self, searched: Sequence[Searched], held_out: Mapping[str, Array]) -> tuple[Searched, ...]:
+        """The same, with what may not have been found as the finalists' held-out scores tell it.
+
+        Args:
+            searched: as ``searched`` gave it.
+            held_out: differences on the held-out prompts by plan id.
+        """
+        draws = self._possible(held_out)
+        return tuple(
+            s if s.unfound is None else replace(s, unfound=self._unfound(budget, held_out, draws))
+            for budget, s in enumerate(searched)
+        )
 
     def unfound(self, budget: int, judged: Collection[str]) -> Unfound:
         """What better plans may lie among those that are not judged at a budget; see ``rows.Unfound``.
 
         Args:
             budget: which one.
-            judged: content hashes of the finalists of all budgets.
+            judged: plan ids of the finalists of all budgets.
         """
-        draws = self._possible()
+        return self._unfound(budget, judged, self._possible())
+
+    def _possible(self, held_out: Mapping[str, Array] | None = None) -> Array:
+        """Draws of every plan's value with its own deviation, (draws, M)."""
+        rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
+        posterior = self._fit(held_out=held_out) if held_out else self.posterior()
+        return posterior.draw(rng, _DRAWS, every)
+
+    def _unfound(self, budget: int, judged: Collection[str], draws: Array) -> Unfound:
         out = np.array([c.content not in judged for c in self.candidates])
         cheaper, fewer = self.mask("cheaper", budget), self.mask("fewer", budget)
         bounds = [-math.inf, math.inf]

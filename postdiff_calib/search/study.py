@@ -306,4 +306,5 @@ class Search:
             interrupted=interrupted,
             own_trials=self._own_trials,
             searched=() if interrupted or self.join else self.strategy.searched(failed),
+            strategy=self.strategy,
         )

@@ -7,10 +7,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from replayed_search import Replay
+from replayed_search import Replay, default_settings
 from worlds import make_world
 
-from postdiff_calib.search.strategy import SearchSettings, Strategy, enqueued
+from postdiff_calib.search.strategy import Strategy, enqueued
 
 OWN, FIRST = 0.3, 0.6
 SEEDS = range(8)
@@ -26,7 +26,7 @@ def explore(replay, strategy):
 
 def regret(shares, seed):
     """The least regret among the finalists of the last budget, after searching each on one study."""
-    world, settings = make_world("table"), SearchSettings(n_trials=84, seed=seed)
+    world, settings = make_world("table"), default_settings(120, seed)
     replay = Replay(world, world.draw(np.random.default_rng([9, seed]), 180), 120, [OWN], settings)
     for share in shares:
         strategy = Strategy(world.candidates, [world.limit(share)], world.reference, replay.book, settings)

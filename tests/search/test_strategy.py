@@ -1,7 +1,9 @@
 """What is proposed, at which budget, how often, and which plans are judged in the end."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface, limit, loss, price
 
@@ -16,6 +18,7 @@ from postdiff_calib.search.strategy import (
     OWN_FINALISTS,
     SearchSettings,
     Strategy,
+    default_explore_prompts,
     default_trials,
     enqueued,
     most_steps,
@@ -60,8 +63,12 @@ def test_a_budget_that_no_cheaper_plan_fits_gets_no_evaluation():
     assert strategy(candidates=fewer, further_trials=5).planned(1, 0) == 0
 
 
-@pytest.mark.parametrize(("prompts", "trials"), [(10, 36), (60, 42), (150, 105), (500, 350), (5000, 400)])
-def test_default_trials_grow_with_the_prompts(prompts, trials):
+@pytest.mark.parametrize(
+    ("prompts", "each", "trials"),
+    [(10, 3, 36), (60, 3, 140), (120, 3, 280), (200, 5, 280), (500, 10, 350), (5000, 10, 400)],
+)
+def test_evaluations_make_seven_images_a_prompt_between_bounds(prompts, each, trials):
+    assert default_explore_prompts(prompts) == each
     assert default_trials(prompts) == trials
     assert default_trials(prompts, "tpe") == 36
 
@@ -193,6 +200,17 @@ def test_guards_rule_over_plans_that_may_be_chosen_and_not_over_the_arms():
     assert min(strategy(book).propose(0, number).candidate.knobs.num_inference_steps for number in range(40)) < 12
 
 
+def test_plans_are_drawn_at_random_until_a_third_as_many_were_seen_as_there_are_evaluations():
+    def drawn(n_trials):
+        book = scored()
+        seen = {c.content for c in CANDIDATES if book.count(c.content)}
+        return {strategy(book, n_trials=n_trials).propose(0, number).candidate.content for number in range(30)} - seen
+
+    many, few = drawn(n_trials=300), drawn(n_trials=3)
+    assert len(many) > len(few)
+    assert len(many) >= 10
+
+
 # --- what was not found --------------------------------------------------------------------------------------------
 
 
@@ -239,3 +257,21 @@ def test_other_budgets_teach_too():
     book = scored(plans=dear)
     assert {o.plan for o in strategy(book).observations()} == {c.content for c in dear} - {REFERENCE.content}
     assert all(f.candidate not in dear for f in strategy(book).finalists())
+
+
+def test_what_may_be_unfound_is_told_from_held_out_scores_too():
+    book = scored()
+    proposer = strategy(book)
+    before = proposer.searched()[0]
+    judged = [f.candidate for f in before.finalists]
+
+    def after(fewer, cheaper):
+        ripple = 0.1 * (np.arange(N) % 3)
+        rows = {c.content: (fewer if c.fewer else cheaper) + ripple for c in judged}
+        return proposer.after_judging([before], rows)[0]
+
+    good, bad = after(fewer=5.0, cheaper=0.0), after(fewer=-5.0, cheaper=0.0)
+    assert good.finalists == bad.finalists == before.finalists
+    # the better the fewer-steps plans turned out, the less an unknown cheaper plan is likely to be ahead of them
+    assert good.unfound.cheaper < before.unfound.cheaper < bad.unfound.cheaper
+    assert proposer.after_judging([replace(before, unfound=None)], {})[0].unfound is None
