@@ -1,9 +1,9 @@
 """The accelerated sampler on stock diffusers pipelines."""
 
 from postdiff_calib.accelerate.attach import accelerated, disable, enable, summary
-from postdiff_calib.accelerate.families import FAMILIES, Family, family_of
 from postdiff_calib.accelerate.network import NetworkAttachment
 from postdiff_calib.accelerate.summary import RunSummary, StepRecord
+from postdiff_calib.models.families import FAMILIES, Family, family_of
 
 __all__ = [
     "FAMILIES",

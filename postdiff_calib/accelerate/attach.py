@@ -125,7 +125,7 @@ def enable(
     profile, ``height``, ``width`` and ``guidance_scale`` may be left out too, and are then the profile's.
 
     Args:
-        pipe: a pipeline of one of ``families.FAMILIES``.
+        pipe: a pipeline of one of ``models.families.FAMILIES``.
         knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise`` and ``latent_multiple`` count too.
         noise: how low-resolution starting noise is made: ``coupled`` (default) to the full-resolution noise of the
             same seed, so that a seed keeps its composition, or ``independent``.

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.families import Family, family_of, latent_multiple_of
 from postdiff_calib.accelerate.mixed_resolution import check_noise, fresh_noise, low_res_start, upsample
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
 from postdiff_calib.accelerate.summary import RunSummary
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
@@ -156,7 +156,9 @@ class Attachment:
             )
         latents = full
         if plan.n_low:
-            multiple = self.latent_multiple or latent_multiple_of(unwrapped(self.networks.network))
+            multiple = self.latent_multiple or self.family.network.latent_multiple(
+                unwrapped(self.networks.network).config
+            )
             size = low_res_size(height, width, plan.knobs.low_res_scale, multiple)
             if size[0] > height or size[1] > width:
                 raise KnobError(

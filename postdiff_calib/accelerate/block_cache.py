@@ -24,6 +24,7 @@ from diffusers.hooks import ModelHook
 
 from postdiff_calib.accelerate.hooks import Flags, add_hook, conditional_half, remove_hook
 from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.models.families import denoiser_of
 
 _LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 _UNET_BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
@@ -41,8 +42,9 @@ def count_layers(module: Any) -> int:
 
 def count_network_layers(network: Any) -> int:
     """The unit of ``summary``: a transformer's blocks, or the layers of a U-Net's down, middle and up blocks."""
-    if hasattr(network, "transformer_blocks"):
-        return len(network.transformer_blocks)
+    chain = denoiser_of(network).blocks(network)
+    if chain:
+        return len(chain)
     blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
     return sum(count_layers(block) for block in blocks if block is not None)
 
@@ -198,8 +200,9 @@ def attach_block_cache(network: Any, branch: int, flags: Flags, name: str) -> Bl
     Raises:
         UnsupportedError: the network has no such branch, or blocks of an unknown kind.
     """
-    if hasattr(network, "transformer_blocks"):
-        cache = _span_cache(network, branch, flags, name)
+    chain = denoiser_of(network).blocks(network)
+    if chain:
+        cache = _span_cache(chain, branch, flags, name)
     else:
         cache = _unet_cache(network, branch, flags, name)
     for module, hook in cache.hooks:
@@ -219,12 +222,10 @@ def span_of(depth: int, branch: int) -> range:
     return range(ends, depth - ends)
 
 
-def _span_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
-    span = span_of(len(network.transformer_blocks), branch)
+def _span_cache(chain: list[Any], branch: int, flags: Flags, name: str) -> BlockCache:
+    span = span_of(len(chain), branch)
     residual = _Residual()
-    hooks = [
-        (network.transformer_blocks[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span
-    ]
+    hooks = [(chain[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span]
     return BlockCache(name, hooks, [residual])
 
 

@@ -20,6 +20,7 @@ from diffusers.hooks import ModelHook
 
 from postdiff_calib.accelerate.hooks import Flags, add_hook, remove_hook
 from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import StepPlan
 
 #: Inputs whose first dimension is not the batch, whatever its length.
@@ -130,18 +131,13 @@ class CrossAttentionCache:
             remove_hook(module, self.name)
 
 
-def cross_attention_modules(network: Any) -> list[Any]:
-    """Modules that attend from the picture to the text, found by ``is_cross_attention``."""
-    return [module for module in network.modules() if getattr(module, "is_cross_attention", False) is True]
-
-
 def attach_cross_attention_cache(network: Any, mode: str, flags: Flags, name: str) -> CrossAttentionCache:
     """Hook every cross-attention layer of ``network``.
 
     Raises:
         UnsupportedError: it has none.
     """
-    modules = cross_attention_modules(network)
+    modules = denoiser_of(network).cross_attention(network)
     if not modules:
         raise UnsupportedError(
             f"cross_attention_cache={mode!r} with {type(network).__name__}",

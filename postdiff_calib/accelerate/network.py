@@ -28,6 +28,7 @@ from postdiff_calib.accelerate.guidance import (
 from postdiff_calib.accelerate.hooks import Flags
 from postdiff_calib.accelerate.summary import RunSummary, StepRecord
 from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
 
 #: Denoisers that are inside an accelerated call now: one call at a time may drive a network.
@@ -40,11 +41,9 @@ def unwrapped(network: Any) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def sample_of(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The latent that a network is called with, however its argument is called."""
-    if args:
-        return args[0]  # type: ignore[no-any-return]
-    return kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]  # type: ignore[no-any-return]
+def sample_of(argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The latent that a network is called with: its first argument, or that of this name."""
+    return args[0] if args else kwargs[argument]  # type: ignore[no-any-return]
 
 
 class Run:
@@ -101,7 +100,7 @@ class NetworkAttachment:
     """Every hook on one denoiser for one plan.
 
     Args:
-        network: a U-Net or PixArt transformer, bare or wrapped by ``torch.compile``.
+        network: a denoiser of a supported family, bare or wrapped by ``torch.compile``.
         plan: techniques that it never uses are not attached at all.
         control: a control network called before the denoiser with the same batch, or None.
 
@@ -117,7 +116,7 @@ class NetworkAttachment:
         self.attention: CrossAttentionCache | None = None
         self._handles: list[Any] = []
         name, bare = f"postdiff-{id(self)}", unwrapped(network)
-        self.layers = count_network_layers(bare)
+        self.kind, self.layers = denoiser_of(bare), count_network_layers(bare)
         try:
             if len(plan.refresh_steps) < len(plan):
                 self.blocks = attach_block_cache(bare, plan.knobs.cache_branch, self.flags, f"{name}-blocks")
@@ -194,7 +193,7 @@ class NetworkAttachment:
         if run.plan_at_first_call is not None and run.record.index == 0:
             run.follow(run.plan_at_first_call())
         step, record = run.step, run.record
-        sample = sample_of(module, args, kwargs)
+        sample = sample_of(self.kind.sample, args, kwargs)
         batch = sample.shape[0]
         guides = self._halves(run, batch)
         if record.network_calls:
@@ -253,7 +252,7 @@ class NetworkAttachment:
             return None
         step = run.step
         run.record.control_calls += 1
-        sample = sample_of(module, args, kwargs)
+        sample = sample_of(self.kind.sample, args, kwargs)
         bound = inspect.signature(unwrapped(module).forward).bind(*args, **kwargs)
         kwargs = dict(bound.arguments)
         if step.low_res and run.full_size is not None:

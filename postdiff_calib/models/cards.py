@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.models.families import DENOISER_ROLES
 
 DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
@@ -105,8 +106,8 @@ class Card:
 
     @property
     def denoiser_role(self) -> str:
-        """The pipeline component that is called once per step: ``unet`` or ``transformer``."""
-        return "transformer" if "transformer" in self.networks else "unet"
+        """The pipeline component that is called once per step, such as ``unet`` or ``transformer``."""
+        return next((role for role in DENOISER_ROLES[::-1] if role in self.networks), DENOISER_ROLES[0])
 
     def latent_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Latent (height, width) of a picture size in pixels; the native one by default.

@@ -95,13 +95,15 @@ class Profile(Section):
         difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
         lacks.
         """
+        from postdiff_calib.models.families import denoiser_in, family_named
         from postdiff_calib.models.fingerprint import configuration_of
 
-        denoiser = getattr(pipe, "transformer" if getattr(pipe, "unet", None) is None else "unet", None)
+        _, denoiser = denoiser_in(pipe)
         denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it
         pipeline_class = type(pipe).__name__
-        if "ControlNet" not in self.model.pipeline_class:
-            pipeline_class = pipeline_class.replace("ControlNet", "")
+        family, own = family_named(pipeline_class), family_named(self.model.pipeline_class)
+        if family is not None and (own is None or not own.control):
+            pipeline_class = family.without_control
         facts = (
             ("pipeline class", pipeline_class, self.model.pipeline_class),
             ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),

@@ -21,15 +21,16 @@ import numpy.typing as npt
 from postdiff_calib.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError, KnobError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
 
 LOW_RES_FRACTIONS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CACHE_INTERVALS: tuple[int, ...] = (1, 2, 3, 4, 5)
 GUIDANCE_FRACTIONS: tuple[float, ...] = (1.0, 0.9, 0.75, 0.6, 0.45, 0.3)
 
-#: The paper's own choice, in the knobs other than T (its table 1; β = 0.75 for the models made for 1024 pixels).
+#: The paper's own choice, in the knobs other than T (its table 1; β is the family's).
 PAPER = {"low_res_fraction": 0.5, "cache_interval": 2, "guidance_fraction": 0.75}
-PAPER_SCALE, PAPER_SCALE_LARGE = 0.5, 0.75
+PAPER_SCALE = 0.5
 
 Price = Callable[[StepPlan], PlanCost]
 
@@ -39,6 +40,8 @@ class CardLike(Protocol):
 
     @property
     def num_inference_steps(self) -> int: ...  # noqa: D102
+    @property
+    def pipeline_class(self) -> str: ...  # noqa: D102
     @property
     def knobs(self) -> Collection[str]: ...  # noqa: D102
     @property
@@ -110,7 +113,7 @@ class SearchSpace:
             scales = _distinct_scales(scales, latent_size, card.latent_multiple)
         applies = card.knobs
         resolution = bool(scales) and "low_res_fraction" in applies
-        large = any(name in str(getattr(card, "pipeline_class", "")) for name in ("XL", "PixArt"))
+        family = family_named(card.pipeline_class)
         return cls(
             default_steps=card.num_inference_steps,
             steps=steps,
@@ -118,7 +121,7 @@ class SearchSpace:
             scales=scales if resolution else (),
             intervals=CACHE_INTERVALS if "cache_interval" in applies else (1,),
             guidance=GUIDANCE_FRACTIONS if "guidance_fraction" in applies else (1.0,),
-            paper_scale=PAPER_SCALE_LARGE if large else PAPER_SCALE,
+            paper_scale=family.paper_scale if family is not None else PAPER_SCALE,
         )
 
     @property
