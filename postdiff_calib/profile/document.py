@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
-from postdiff_calib.profile.comments import COMMENTS
+from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.sections import (
     BudgetSection,
     EnvironmentSection,
@@ -46,7 +46,7 @@ class Profile(Section):
     @property
     def knobs(self) -> Knobs:
         """The settings as ``Knobs``, ready for ``enable``."""
-        return Knobs(**self.settings.model_dump())
+        return Knobs.from_dict(self.settings.model_dump())
 
     @property
     def noise(self) -> str:
@@ -132,8 +132,8 @@ class Profile(Section):
         parts = []
         for key, value in self.to_dict().items():
             body = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110)
-            comment = "".join(f"# {line}\n" for line in COMMENTS[key].splitlines())
-            parts.append(comment + body)
+            above = "".join(f"# {line}\n" for line in comment(key).splitlines())
+            parts.append(above + body)
         return "\n".join(parts)
 
     def save(self, path: str | Path) -> Path:
