@@ -14,13 +14,19 @@ from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.mixed_resolution import check_noise, fresh_noise, low_res_start, upsample
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
+from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
-from postdiff_calib.accelerate.summary import RunSummary
+from postdiff_calib.accelerate.techniques.mixed_resolution import (
+    check_noise,
+    fresh_noise,
+    low_res_size,
+    low_res_start,
+    upsample,
+)
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
-from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.plan import StepPlan, compile_plan
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
@@ -89,8 +95,7 @@ class Attachment:
         kwargs = self._check_arguments(original, pipe, args, kwargs)
         self._check(pipe)
         self._refresh_networks(pipe)
-        if self.networks.blocks is not None:
-            self.networks.blocks.check()
+        self.networks.check()
         scheduler = pipe.scheduler
         stock = scheduler.__dict__.get("step")
         self.summary, self.active = None, True

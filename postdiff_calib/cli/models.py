@@ -22,7 +22,9 @@ def models_command(
 
     if as_json:
         rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name != "networks"} for card in CARDS]
-        typer.echo(json.dumps([{**row, "knobs": sorted(row["knobs"])} for row in rows], indent=2))
+        for row, card in zip(rows, CARDS, strict=True):
+            row["knobs"] = sorted(card.knobs)
+        typer.echo(json.dumps(rows, indent=2))
         return
     from rich.console import Console
     from rich.table import Table

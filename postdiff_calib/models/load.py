@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError
-from postdiff_calib.models.cards import CARDS, DPM, UNET_KNOBS, Card, get_card
+from postdiff_calib.models.cards import CARDS, DPM, Card, get_card
 from postdiff_calib.models.families import denoiser_in, denoiser_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
 
@@ -254,7 +254,6 @@ def derive_card(pipe: Any, source: str) -> Card:
         vae_scale_factor=scale,
         latent_channels=int(config.in_channels),
         latent_multiple=kind.latent_multiple(config),
-        knobs=UNET_KNOBS - kind.lacks,
         step_range=(min(4, steps), steps),
         text_length=int(length),
         note="derived from the pipeline",

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.budget import Limit, PlanCost
-from postdiff_calib.errors import BudgetError, KnobError
+from postdiff_calib.errors import BudgetError
 from postdiff_calib.knobs import Knobs, searched, settled
 from postdiff_calib.models.families import family_named
-from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.plan import StepPlan, compile_plan
 
 Price = Callable[[StepPlan], PlanCost]
 
@@ -44,28 +45,44 @@ class CardLike(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One distinct plan: its knobs, content hash, cost, and what it effectively does.
+    """One distinct plan and its cost; ``k`` is 1 wherever every step refreshes, ``n_guided`` counts steps."""
 
-    ``n_low`` and ``n_guided`` are steps; ``k`` is 1 wherever every step refreshes.
-    """
-
-    knobs: Knobs
-    content: str
+    plan: StepPlan
     cost: PlanCost
-    n_low: int
-    n_guided: int
-    k: int
+
+    @property
+    def knobs(self) -> Knobs:
+        """The plan's knobs."""
+        return self.plan.knobs
+
+    @property
+    def content(self) -> str:
+        """The plan's content hash."""
+        return self.plan.content
+
+    @property
+    def n_low(self) -> int:
+        """Low-resolution steps."""
+        return self.plan.n_low
+
+    @property
+    def n_guided(self) -> int:
+        """Guided steps."""
+        return self.plan.gate_step
+
+    @property
+    def k(self) -> int:
+        """The effective cache interval."""
+        return int(self.plan.effective["cache_interval"])
 
     @property
     def fewer(self) -> bool:
-        """Of the fewer-steps arm: nothing but T differs from the unaccelerated model."""
-        return self.n_low == 0 and self.k == 1 and self.n_guided == self.knobs.num_inference_steps
+        """Of the fewer-steps arm: nothing but T differs from the baseline."""
+        return not self.plan.acting
 
-    def coordinates(self) -> tuple[float, float, float, float, float]:
-        """Effective (T, s, β, k, m); β is 1 where no step is at low resolution."""
-        total = self.knobs.num_inference_steps
-        scale = self.knobs.low_res_scale if self.n_low else 1.0
-        return total, self.n_low / total, scale, self.k, self.n_guided / total
+    def coordinates(self) -> tuple[float, ...]:
+        """Effective values of the searched knobs, in their order: (T, s, β, k, m); β is 1 where no step is low."""
+        return tuple(self.plan.effective[row.field] for row in searched())
 
 
 @dataclass(frozen=True)
@@ -92,13 +109,14 @@ class SearchSpace:
             latent_size: (height, width) in latent pixels; β values that round to the same size, or to full size,
                 are tried once or not at all. None keeps the card's values as they are.
         """
-        grids: dict[str, tuple[float, ...]] = {}
+        knobs, grids = card.knobs, dict[str, tuple[float, ...]]()
         for row in searched():
             values = row.card_grid(card) if row.card_grid is not None else row.grid
-            if row.field == "low_res_scale" and latent_size is not None:
-                values = _distinct_scales(values, latent_size, card.latent_multiple)
-            applies = row.per_model or (row.field in card.knobs and (not row.needs or row.needs in card.knobs))
+            applies = row.per_model or (row.field in knobs and (not row.needs or row.needs in knobs))
             grids[row.field] = values if applies else () if row.needs else (row.neutral,)
+        if latent_size is not None:
+            for technique in techniques():
+                technique.narrow(grids, card, latent_size)
         for row in searched():
             if row.needs and not grids[row.field]:
                 grids[row.needs] = grids[row.needs][:1]
@@ -186,11 +204,8 @@ def require_reachable(space: SearchSpace, price: Price, limit: Limit) -> None:
 
 
 def candidate(plan: StepPlan, price: Price) -> Candidate:
-    """A plan with its cost and its effective settings."""
-    caches = len(plan.refresh_steps) < len(plan)
-    return Candidate(
-        plan.knobs, plan.content, price(plan), plan.n_low, plan.gate_step, plan.knobs.cache_interval if caches else 1
-    )
+    """A plan with its cost."""
+    return Candidate(plan, price(plan))
 
 
 def coordinate_matrix(candidates: Collection[Candidate]) -> npt.NDArray[np.float64]:
@@ -201,14 +216,3 @@ def coordinate_matrix(candidates: Collection[Candidate]) -> npt.NDArray[np.float
 def nearest(options: Collection[float], wanted: float) -> float:
     """The option next to a wanted value; the first of two that are equally near."""
     return min(options, key=lambda option: abs(option - wanted))
-
-
-def _distinct_scales(scales: tuple[float, ...], size: tuple[int, int], multiple: int) -> tuple[float, ...]:
-    sizes: dict[tuple[int, int], float] = {}
-    for scale in sorted(scales):
-        try:
-            low = low_res_size(*size, scale, multiple)
-        except KnobError:
-            continue
-        sizes.setdefault(low, scale)
-    return tuple(sizes.values())
