@@ -88,7 +88,7 @@ class StepPlan:
 
         lines = [f"{self.knobs.describe()}", row("step", [state.heading for state in columns])]
         for step in self.steps:
-            line = row(f"{step.index:>4}", [state.cell(state.of(step)) for state in columns])
+            line = row(f"{step.index:>4}", [state.cell(step) for state in columns])
             lines.append(line + ("  → full resolution" if step.switch else ""))
         return "\n".join(lines)
 

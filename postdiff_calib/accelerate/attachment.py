@@ -63,7 +63,19 @@ class Attachment:
                     family.low_res_refusal,
                     "set low_res_fraction=0 for it",
                 )
+            if family.latents != "spatial":
+                raise UnsupportedError(
+                    f"low_res_fraction={plan.knobs.low_res_fraction:g} with {family.pipeline_class}",
+                    f"its latents are {family.latents}, and changing their size is defined for (B, C, h, w)",
+                    "set low_res_fraction=0 for it",
+                )
             switch_of(pipe.scheduler)
+        if plan.gate_step < len(plan) and family.guidance in ("conditional first", "two calls"):
+            raise UnsupportedError(
+                f"guidance_fraction={plan.knobs.guidance_fraction:g} with {family.pipeline_class}",
+                f"its guidance is {family.guidance}, and dropping it is defined for one batch, unconditional first",
+                "set guidance_fraction=1 for it",
+            )
         if not family.guides and plan.gate_step < len(plan) and plan.knobs.cross_attention_cache == "off":
             raise UnsupportedError(
                 f"guidance_fraction={plan.knobs.guidance_fraction:g} with cross_attention_cache='off'",

@@ -1,11 +1,9 @@
 """Hybrid module caching, k: the deep part of the network runs every k-th step and is reused in between.
 
 U-Nets (DeepCache, arXiv 2312.00858): of the skip-connected pairs of down and up layers only the shallowest run on a
-reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b names the boundary as the published
-DeepCache package numbers it: block b // 3 counted from the shallowest, layer b % 3 inside it. Branch 0 runs conv_in
-and the last layer of the last up block; 1 adds the first down layer and one more up layer; 2 runs all layers of the
-shallowest level. Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for
-nothing; one place, the boundary, returns the kept feature.
+reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b says how many (``unet_cut``).
+Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for nothing; one place,
+the boundary, returns the kept feature.
 
 Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
 reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
@@ -32,12 +30,12 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
+from postdiff_calib.accelerate.techniques.unet_cut import cut_of
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import denoiser_of
 
 _LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
-_UNET_BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 #: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
 _REFERENCE_DEPTH = 28
 
@@ -49,16 +47,7 @@ class BlockCaching(Technique):
     """
 
     name = "block caching"
-    states = (
-        State(
-            "refresh",
-            True,
-            "deep",
-            7,
-            lambda refresh: "refresh" if refresh else "reuse",
-            lambda refresh: f"deep blocks {'run' if refresh else 'reused'}",
-        ),
-    )
+    states = (State("refresh", True, "deep", 7, ("refresh", "reuse"), ("deep blocks run", "deep blocks reused")),)
 
     def columns(self, knobs: Knobs, columns: Columns) -> Columns:  # noqa: D102
         low_res = columns["low_res"]
@@ -317,7 +306,14 @@ def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
         UnsupportedError: the network has no such branch, or blocks of an unknown kind.
     """
     flags = Flags()
-    chain = denoiser_of(network).blocks(network)
+    kind = denoiser_of(network)
+    chain = kind.blocks(network)
+    if chain and kind.block_output != "hidden":
+        raise UnsupportedError(
+            f"cache_interval with {type(network).__name__}",
+            f"its blocks return ({kind.block_output}), and reuse is defined for blocks that return hidden states alone",
+            "set cache_interval=1 for this model",
+        )
     if chain:
         cache = _span_cache(chain, branch, flags, name)
     else:
@@ -347,57 +343,7 @@ def _span_cache(chain: list[Any], branch: int, flags: Flags, name: str) -> Block
 
 
 def _unet_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
-    downs, ups, middle = list(network.down_blocks), list(network.up_blocks)[::-1], network.mid_block
-    for block in downs + ups:
-        if type(block).__name__ not in _UNET_BLOCKS:
-            raise UnsupportedError(
-                f"U-Net block {type(block).__name__}",
-                f"block caching knows {', '.join(sorted(_UNET_BLOCKS))}",
-                "set cache_interval=1 for this model",
-            )
-    depth, layer = divmod(branch, 3)
-    if depth >= len(ups) or layer >= len(ups[depth].resnets) or (_boundary_is_middle(ups, branch) and middle is None):
-        valid = [b for b in range(3 * len(ups)) if b % 3 < len(ups[b // 3].resnets)]
-        valid = [b for b in valid if middle is not None or not _boundary_is_middle(ups, b)]
-        raise UnsupportedError(
-            f"cache_branch={branch}",
-            f"this U-Net has branches {', '.join(map(str, valid))}",
-            f"take {max((b for b in valid if b < branch), default=valid[0])}, the nearest below",
-        )
-
-    shallow, up_layers = downs[depth], len(ups[depth].resnets)
-    skipped: list[tuple[Any, str]] = [(block, "down") for block in downs[depth + 1 :]]
-    if layer == 0:
-        skipped.append((shallow, "down"))
-    else:
-        skipped += [(resnet, "layer") for resnet in shallow.resnets[layer:]]
-        skipped += [(attention, "attention") for attention in list(getattr(shallow, "attentions", []))[layer:]]
-        skipped += [(sampler, "layer") for sampler in shallow.downsamplers or []]
-    # Up layers are numbered from the last to run: those above ``layer`` are skipped, the nearest is the boundary.
-    resnets = list(ups[depth].resnets)[: up_layers - layer - 1]
-    attentions = list(getattr(ups[depth], "attentions", []))[: len(resnets)]
-    outer: list[tuple[Any, str]] = [(block, "layer") for block in ups[depth + 1 :]]
-    if middle is not None:
-        outer.append((middle, "layer"))
-    if resnets:
-        boundary = attentions.pop() if attentions else resnets.pop()
-        skipped += [(resnet, "layer") for resnet in resnets]
-        skipped += [(attention, "attention") for attention in attentions]
-    else:
-        boundary = outer.pop(0)[0]
-    skipped += outer
-
-    skip_live = [True]
-    for i, block in enumerate(downs):
-        outputs = len(block.resnets) + (block.downsamplers is not None)
-        skip_live += [i < depth or (i == depth and position < layer) for position in range(outputs)]
-    keep = _Keep(flags, boundary)
-    hooks = [(module, _Skip(flags, module, role)) for module, role in skipped]
-    partial_up = ups[depth] if layer < up_layers - 1 else None
-    return BlockCache(name, flags, [*hooks, (boundary, keep)], [keep], skip_live, boundary is middle, partial_up)
-
-
-def _boundary_is_middle(ups: list[Any], branch: int) -> bool:
-    """True when even the deepest up block runs on reuse steps, so that the middle block's output is what is kept."""
-    depth, layer = divmod(branch, 3)
-    return depth == len(ups) - 1 and layer == len(ups[depth].resnets) - 1
+    cut = cut_of(network, branch)
+    keep = _Keep(flags, cut.boundary)
+    hooks = [*((module, _Skip(flags, module, role)) for module, role in cut.skipped), (cut.boundary, keep)]
+    return BlockCache(name, flags, hooks, [keep], cut.skip_live, cut.middle_live, cut.partial_up)

@@ -50,8 +50,8 @@ class GuidanceDropping(Technique):
             True,
             "guidance",
             11,
-            lambda guided: "guided" if guided else "conditional",
-            lambda guided: "guided" if guided else "conditional half only",
+            ("guided", "conditional"),
+            ("guided", "conditional half only"),
             of_guidance=True,
         ),
         State(
@@ -59,8 +59,8 @@ class GuidanceDropping(Technique):
             True,
             "cross-attention",
             15,
-            lambda live: "live" if live else "cached",
-            lambda live: f"cross-attention {'live' if live else 'cached'}",
+            ("live", "cached"),
+            ("cross-attention live", "cross-attention cached"),
         ),
     )
 

@@ -35,16 +35,7 @@ class MixedResolution(Technique):
     """The first n_low = min(round(s·T), T − 1) steps run at low resolution: at least one step is at full resolution."""
 
     name = "mixed resolution"
-    states = (
-        State(
-            "low_res",
-            False,
-            "resolution",
-            10,
-            lambda low: "low" if low else "full",
-            lambda low: f"{'low' if low else 'full'} resolution",
-        ),
-    )
+    states = (State("low_res", False, "resolution", 10, ("full", "low"), ("full resolution", "low resolution")),)
 
     def columns(self, knobs: Knobs, columns: Columns) -> Columns:  # noqa: D102
         total = knobs.num_inference_steps

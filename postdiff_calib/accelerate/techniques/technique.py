@@ -8,7 +8,7 @@ Symbols: T steps, numbered from 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,8 +28,8 @@ class State:
         name: field of ``Step`` and ``StepKind``, or the name under which ``more`` has it.
         neutral: its value on a step of the baseline.
         heading, width: of its column where a plan is printed.
-        cell: value → the column's text.
-        tip: value → a line about the step in the report.
+        cells: the column's text on a neutral step, and on another.
+        tips: a line about the step in the report, in the same two cases.
         of_guidance: it is of no interest where the model does not guide.
     """
 
@@ -37,8 +37,8 @@ class State:
     neutral: Any
     heading: str
     width: int
-    cell: Callable[[Any], str]
-    tip: Callable[[Any], str]
+    cells: tuple[str, str]
+    tips: tuple[str, str]
     of_guidance: bool = False
 
     def of(self, step: Step | StepKind) -> Any:
@@ -46,6 +46,14 @@ class State:
         if self.name in StepKind._fields:
             return getattr(step, self.name)
         return dict(step.more).get(self.name, self.neutral)
+
+    def cell(self, step: Step) -> str:
+        """The column's text for a step."""
+        return self.cells[self.of(step) != self.neutral]
+
+    def tip(self, step: Step) -> str:
+        """The report's line for a step."""
+        return self.tips[self.of(step) != self.neutral]
 
 
 @dataclass

@@ -276,7 +276,7 @@ class Findings:
             cost = table.step_macs(key).full / full
             of_interest = [state for state in states() if table.guides or not state.of_guidance]
             lines = [f"step {step.index + 1} of {len(plan)}: {cost:.0%} of a full step"]
-            tip = "\n".join([*lines, *(state.tip(state.of(step)) for state in of_interest)])
+            tip = "\n".join([*lines, *(state.tip(step) for state in of_interest)])
             side = knobs.low_res_scale if step.low_res else 1.0
             cells.append(
                 StepCell(
