@@ -10,6 +10,7 @@ the report read them from ``table()``, so a knob is named here and in the file o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Knob:
         needs: the knob without which this one does nothing.
         usual: the value where ``needs`` is set and this one is left out.
         paper: the value of the paper's setting (its table 1).
+        family_paper: (pipeline family) → that value where it differs between families.
         severity: value → what it takes away, 0 (nothing) to 1 (all).
         inverse: quality depends on it through 1/x, as on the step size 1/T.
         interacts: knobs with which its effect is far from additive.
@@ -65,6 +67,7 @@ class Knob:
     needs: str = ""
     usual: Any = None
     paper: float | None = None
+    family_paper: Callable[[Any], float] | None = None
     severity: Callable[[Any], float] | None = None
     inverse: bool = False
     interacts: tuple[str, ...] = ()
@@ -145,8 +148,8 @@ class Knobs:
     low_res_scale: float = _knob(
         1.0, symbol="β", flag="--beta", meaning="side of the low-resolution latent over the full side", low=0.25,
         remedy="take the low side over the full side, such as 0.5", needs="low_res_fraction", usual=0.5,
-        card_grid=lambda card: card.low_res_scales, paper=0.5, severity=lambda v: 1 - v,
-        interacts=("low_res_fraction",), binding=True,
+        card_grid=lambda card: card.low_res_scales, paper=0.5, family_paper=lambda family: family.paper_scale,
+        severity=lambda v: 1 - v, interacts=("low_res_fraction",), binding=True,
     )  # fmt: skip
     cache_interval: int = _knob(
         1, symbol="k", flag="-k", meaning="the deep blocks run every k-th step", low=1, high=1000,
@@ -227,6 +230,7 @@ class Knobs:
 def _takes_registered(generated: Callable[..., None]) -> Callable[..., None]:
     """``Knobs(...)`` takes the knobs of registered techniques by their names."""
 
+    @functools.wraps(generated)
     def init(self: Knobs, *args: Any, **given: Any) -> None:
         own = {row.field: given.pop(row.field) for row in _REGISTERED if row.field in given}
         if own:

@@ -17,14 +17,15 @@ from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.mixed_resolution import (
     check_noise,
     fresh_noise,
-    low_res_size,
     low_res_start,
+    start_size,
     upsample,
 )
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan
 
@@ -54,34 +55,12 @@ class Attachment:
         return self.plan.knobs, self.noise, self.latent_multiple
 
     def _check(self, pipe: Any) -> None:
-        plan, family = self.plan, self.family
         check_scheduler(pipe.scheduler)
-        if plan.n_low:
-            if family.low_res_refusal:
-                raise UnsupportedError(
-                    f"low_res_fraction={plan.knobs.low_res_fraction:g} with {family.pipeline_class}",
-                    family.low_res_refusal,
-                    "set low_res_fraction=0 for it",
-                )
-            if family.latents != "spatial":
-                raise UnsupportedError(
-                    f"low_res_fraction={plan.knobs.low_res_fraction:g} with {family.pipeline_class}",
-                    f"its latents are {family.latents}, and changing their size is defined for (B, C, h, w)",
-                    "set low_res_fraction=0 for it",
-                )
+        for technique in techniques():
+            if technique.acts(self.plan.steps):
+                technique.admit(self.family, self.plan.knobs)
+        if self.plan.n_low:
             switch_of(pipe.scheduler)
-        if plan.gate_step < len(plan) and family.guidance in ("conditional first", "two calls"):
-            raise UnsupportedError(
-                f"guidance_fraction={plan.knobs.guidance_fraction:g} with {family.pipeline_class}",
-                f"its guidance is {family.guidance}, and dropping it is defined for one batch, unconditional first",
-                "set guidance_fraction=1 for it",
-            )
-        if not family.guides and plan.gate_step < len(plan) and plan.knobs.cross_attention_cache == "off":
-            raise UnsupportedError(
-                f"guidance_fraction={plan.knobs.guidance_fraction:g} with cross_attention_cache='off'",
-                f"{family.pipeline_class} has no unconditional half to drop",
-                "set guidance_fraction=1, or cross_attention_cache='cond'",
-            )
 
     def _attach(self, pipe: Any) -> NetworkAttachment:
         control = getattr(pipe, self.family.control) if self.family.control else None
@@ -176,13 +155,7 @@ class Attachment:
             multiple = self.latent_multiple or self.family.network.latent_multiple(
                 unwrapped(self.networks.network).config
             )
-            size = low_res_size(height, width, plan.knobs.low_res_scale, multiple)
-            if size[0] > height or size[1] > width:
-                raise KnobError(
-                    f"low_res_scale={plan.knobs.low_res_scale:g} of a {height}×{width} latent",
-                    f"one side is smaller than {multiple}, the smallest that the network accepts",
-                    "take a larger picture, or low_res_fraction=0",
-                )
+            size = start_size(height, width, plan.knobs.low_res_scale, multiple)
             latents = low_res_start(full, size, self.noise, pipe.scheduler.init_noise_sigma, generator)
         self._generator = generator
         partial = functools.partial(self._plan_of_the_rest, pipe) if self.family.partial_schedule else None

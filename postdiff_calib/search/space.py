@@ -121,7 +121,9 @@ class SearchSpace:
             if row.needs and not grids[row.field]:
                 grids[row.needs] = grids[row.needs][:1]
         family = family_named(card.pipeline_class)
-        return cls(card.num_inference_steps, grids, {"low_res_scale": family.paper_scale} if family else {})
+        rows = searched() if family is not None else ()
+        paper = {row.field: row.family_paper(family) for row in rows if row.family_paper is not None}
+        return cls(card.num_inference_steps, grids, paper)
 
     @cached_property
     def grids(self) -> dict[str, tuple[float, ...]]:

@@ -30,7 +30,7 @@ from postdiff_calib.accelerate.techniques.technique import (
 )
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.families import denoiser_of
+from postdiff_calib.models.families import Family, denoiser_of
 
 #: Inputs whose first dimension is not the batch, whatever its length.
 _UNBATCHED = {"ip_adapter_masks"}
@@ -86,6 +86,21 @@ class GuidanceDropping(Technique):
 
     def words(self, knobs: Knobs, steps: Steps, guides: bool) -> str:  # noqa: D102
         return f"guidance on the first {_count_guided(steps)}" if self.acts(steps) and guides else ""
+
+    def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
+        given = f"guidance_fraction={knobs.guidance_fraction:g} with"
+        if family.guidance in ("conditional first", "two calls"):
+            raise UnsupportedError(
+                f"{given} {family.pipeline_class}",
+                f"its guidance is {family.guidance}, and dropping it is defined for one batch, unconditional first",
+                "set guidance_fraction=1 for it",
+            )
+        if not family.guides and knobs.cross_attention_cache == "off":
+            raise UnsupportedError(
+                f"{given} cross_attention_cache='off'",
+                f"{family.pipeline_class} has no unconditional half to drop",
+                "set guidance_fraction=1, or cross_attention_cache='cond'",
+            )
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
         """Around the network, which runs on half the batch; and on every cross-attention layer, if any is cached."""

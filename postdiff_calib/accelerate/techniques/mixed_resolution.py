@@ -25,8 +25,9 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
-from postdiff_calib.errors import KnobError, UsageError
+from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import Family
 
 NoiseMode = Literal["coupled", "independent"]
 
@@ -66,6 +67,17 @@ class MixedResolution(Technique):
             except KnobError:
                 continue
         grids["low_res_scale"] = tuple(sizes.values())
+
+    def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
+        rule = family.low_res_refusal
+        if not rule and family.latents != "spatial":
+            rule = f"its latents are {family.latents}, and changing their size is defined for (B, C, h, w)"
+        if rule:
+            raise UnsupportedError(
+                f"low_res_fraction={knobs.low_res_fraction:g} with {family.pipeline_class}",
+                rule,
+                "set low_res_fraction=0 for it",
+            )
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
         """Nothing is put on the network itself: it takes any size. A control network gets its image at that size."""
@@ -130,6 +142,22 @@ def low_res_size(height: int, width: int, scale: float, multiple: int) -> tuple[
             f"take a scale of at most {(min(height, width) - multiple) / min(height, width):g}",
         )
     return low
+
+
+def start_size(height: int, width: int, scale: float, multiple: int) -> tuple[int, int]:
+    """``low_res_size`` of a run.
+
+    Raises:
+        KnobError: as there; or one side would have to grow.
+    """
+    size = low_res_size(height, width, scale, multiple)
+    if size[0] > height or size[1] > width:
+        raise KnobError(
+            f"low_res_scale={scale:g} of a {height}×{width} latent",
+            f"one side is smaller than {multiple}, the smallest that the network accepts",
+            "take a larger picture, or low_res_fraction=0",
+        )
+    return size
 
 
 def check_noise(noise: str) -> str:

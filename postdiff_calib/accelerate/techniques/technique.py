@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from postdiff_calib.accelerate.techniques.step import Step, StepKind
 from postdiff_calib.knobs import Knob, Knobs
+from postdiff_calib.models.families import Family
 
 Steps = Sequence[Step]
 #: State by name → its values, one per step.
@@ -191,6 +192,13 @@ class Technique:
         """Leave out values that come to the same for this model and latent (height, width)."""
 
     # The network
+
+    def admit(self, family: Family, knobs: Knobs) -> None:
+        """Refuse a kind of pipeline for which it is not defined; asked where it acts.
+
+        Raises:
+            UnsupportedError: such a kind.
+        """
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
         """Put its hooks on a network, under a name that is new there; asked where it acts.
