@@ -21,6 +21,7 @@ from postdiff_calib.accelerate.techniques.technique import Fired, Part, State, T
 from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import app
 from postdiff_calib.cost import CostTable, table_for_card
+from postdiff_calib.cost.latency import Setting, probes
 from postdiff_calib.errors import KnobError, ProfileError
 from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.cards import get_card
@@ -117,6 +118,9 @@ class Toy(Technique):
     def fired(self, steps, summary):
         return (Fired("output scaling", self.acts(steps), any(part.hook.calls for part in self.attached)),)
 
+    def probes(self, mixed):
+        return (replace(mixed, scale_interval=2),)
+
     def metered(self, key):
         return Knobs(2, scale_interval=1) if ("scaled", True) in key.more else None
 
@@ -198,6 +202,9 @@ def test_it_is_priced(toy):
     # Halving is no multiply-accumulate: it costs what it did, and it was counted with the hook in place.
     assert table.price(plan) == table.price(compile_plan(Knobs(4, cache_interval=2)))
     assert sum(part.hook.calls for part in toy.attached) >= 1
+    setting = Setting(64, 64, 3.6, 1, scales=(0.5,))
+    measured = {key.more for plan in probes(card.knobs, table, setting) for key in table.keys(plan)}
+    assert measured == {(), (("scaled", True),)}
     again = CostTable.from_dict(json.loads(json.dumps(table.as_dict())))
     assert again.macs == table.macs
     assert again.price(plan) == table.price(plan)

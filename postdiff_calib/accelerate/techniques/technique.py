@@ -218,6 +218,13 @@ class Technique:
         """What it makes of a step's ``StepKey``, by field."""
         return {}
 
+    def probes(self, mixed: Knobs) -> tuple[Knobs, ...]:
+        """Knobs to run when seconds are measured, beside those in ``cost.latency``; none: seconds come from MACs.
+
+        ``mixed`` are knobs of 8 steps that use what else the model has.
+        """
+        return ()
+
     def restored(self, key: Any) -> Any:
         """A ``StepKey`` as it is where this technique does not act."""
         own = {state.name for state in self.states}
