@@ -86,6 +86,13 @@ class Knob:
         values = f": {', '.join(self.choices)}" if self.choices else ""
         return f"{self.meaning[0].upper()}{self.meaning[1:]}{values}."
 
+    @property
+    def range(self) -> str:
+        """Its meaning and the values it takes, e.g. ``denoising steps; 1 to 1000``."""
+        values = " or ".join(self.choices) or f"{self.low:g} to {self.high:g}"
+        excluded = f" without {self.excludes[0]:g}" if self.excludes else ""
+        return f"{self.meaning}; {values}{excluded}"
+
     def check(self, value: Any) -> Any:
         """The value as it is kept, a ``float`` where the knob is one.
 
@@ -245,6 +252,8 @@ cast(Any, Knobs).__init__ = _takes_registered(Knobs.__init__)
 TABLE: tuple[Knob, ...] = tuple(
     Knob(field=f.name, neutral=f.default, **f.metadata["row"]) for f in fields(Knobs) if "row" in f.metadata
 )
+_ARGUMENTS = "\n".join(f"        {row.field}: {row.symbol}, {row.range}." for row in TABLE)
+cast(Any, Knobs).__doc__ = (Knobs.__doc__ or "").replace("    Raises:", f"    Args:\n{_ARGUMENTS}\n\n    Raises:")
 #: Rows of techniques that are registered for a time.
 _REGISTERED: list[Knob] = []
 

@@ -101,6 +101,14 @@ def test_the_table_is_consistent():
             assert not row.grid or values[0] == 0
 
 
+def test_the_docstring_says_what_each_knob_is():
+    text = Knobs.__doc__
+    assert "num_inference_steps: T, denoising steps; 1 to 1000" in text
+    assert "guidance_fraction: m, share of the steps with guidance; 0 to 1 without 0" in text
+    assert "cross_attention_cache: cross, what stands in for" in text
+    assert "; cond or mean or off" in text
+
+
 def test_settled_knobs_leave_out_what_does_nothing():
     assert settled({}, 12) == Knobs(12)
     assert settled({"low_res_scale": 0.5, "cache_branch": 2, "num_inference_steps": None}, 12) == Knobs(12)
