@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from postdiff_calib.accelerate import NetworkAttachment, accelerated
 from postdiff_calib.accelerate.network import Run
+from postdiff_calib.accelerate.techniques.block_cache import BlockCache
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
 
@@ -102,10 +103,11 @@ def hook_seconds(pipe: Any, knobs: Knobs, size: tuple[int, int]) -> float:
     """Time that the hooks themselves add to one reuse step: every skipped module's call, and the outer two."""
     plan = compile_plan(knobs)
     hooks = NetworkAttachment(pipe.unet, plan)
-    assert hooks.blocks is not None
+    blocks = hooks.parts["block caching"]
+    assert isinstance(blocks, BlockCache)
     hidden = torch.zeros(2, 4, *size)
-    hooks.flags.reuse = True
-    calls = [module for module, hook in hooks.blocks.hooks]
+    blocks.apply()
+    calls = [module for module, hook in blocks.hooks]
     inner = min(timeit.repeat(lambda: [module(hidden_states=hidden) for module in calls], number=50, repeat=5)) / 50
 
     def outer() -> None:

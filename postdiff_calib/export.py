@@ -162,7 +162,8 @@ def _stock_loading(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Imports and statements that load a stock pipeline as ``models.load`` does; adds the constants they name."""
     from postdiff_calib.models.cards import get_card
-    from postdiff_calib.models.load import SAFETY_CHECKED, scheduler_settings
+    from postdiff_calib.models.families import family_named
+    from postdiff_calib.models.load import scheduler_settings
 
     model = profile.model
     dtype = f"torch.{_identifier(model.dtype)}"
@@ -179,7 +180,8 @@ def _stock_loading(
     if model.revision != "local":
         constants["REVISION"] = model.revision
         arguments += ["revision=REVISION"]
-    if pipeline in SAFETY_CHECKED:
+    family = family_named(pipeline)
+    if family is not None and family.safety_checked:
         arguments += ["safety_checker=None", "requires_safety_checker=False"]
     settings = "".join(f", {name}={value!r}" for name, value in scheduler_settings(scheduler).items())
     lines += [

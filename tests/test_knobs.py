@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from postdiff_calib.errors import KnobError, PostdiffError
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, searched, settled, table
 
 
 def test_defaults_are_the_unaccelerated_model():
@@ -80,3 +80,40 @@ def test_description_names_only_what_acts():
     assert Knobs().describe() == "T=20"
     assert Knobs(20, 0.5, 0.5, 2, 0.75).describe() == "T=20 s=0.5 β=0.5 k=2 m=0.75"
     assert Knobs(8, low_res_scale=0.5, cache_branch=0).describe() == "T=8"
+
+
+def test_the_table_is_consistent():
+    rows = {row.field: row for row in table()}
+    assert list(rows) == list(Knobs().as_dict())
+    assert [row.symbol for row in searched()] == ["T", "s", "β", "k", "m"]
+    for attribute in ("symbol", "flag", "meaning"):
+        assert len({getattr(row, attribute) for row in rows.values()}) == len(rows)
+    for row in rows.values():
+        assert row.check(row.neutral) == row.neutral == getattr(Knobs(), row.field)
+        assert not row.needs or not rows[row.needs].needs
+        assert set(row.interacts) <= set(rows)
+        assert not row.grid or row.grid[0] == row.neutral
+        if row.searched:
+            assert row.severity is not None
+            values = [row.severity(value) for value in row.grid or (row.low or 0.01, row.high)]
+            assert all(0 <= value <= 1 for value in values)
+            assert not row.grid or values == sorted(values)
+            assert not row.grid or values[0] == 0
+
+
+def test_the_docstring_says_what_each_knob_is():
+    text = Knobs.__doc__
+    assert "num_inference_steps: T, denoising steps; 1 to 1000" in text
+    assert "guidance_fraction: m, share of the steps with guidance; 0 to 1 without 0" in text
+    assert "cross_attention_cache: cross, what stands in for" in text
+    assert "; cond or mean or off" in text
+
+
+def test_settled_knobs_leave_out_what_does_nothing():
+    assert settled({}, 12) == Knobs(12)
+    assert settled({"low_res_scale": 0.5, "cache_branch": 2, "num_inference_steps": None}, 12) == Knobs(12)
+    assert settled({"low_res_fraction": 0.3}, 12) == Knobs(12, 0.3, 0.5)
+    assert settled({"low_res_fraction": 0.3, "low_res_scale": 0.75}, 12) == Knobs(12, 0.3, 0.75)
+    assert settled({"cache_interval": 2.0, "cache_branch": 2}, 12) == Knobs(12, cache_interval=2, cache_branch=2)
+    with pytest.raises(KnobError, match=r"cache_interval=2\.5"):
+        settled({"cache_interval": 2.5}, 12)

@@ -12,7 +12,7 @@ from profiles import profile_data
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.profile import COMMENTS, Profile, json_schema, load_profile, parse_profile
+from postdiff_calib.profile import Profile, comment, json_schema, load_profile, parse_profile
 from postdiff_calib.report.terminal import profile_facts
 from postdiff_calib.report.wording import results, verdict, winner
 
@@ -36,7 +36,7 @@ def test_round_trip(data, tmp_path):
     assert again == profile
     assert again.to_dict() == data
     text = path.read_text()
-    for line in "\n".join(COMMENTS.values()).splitlines():
+    for line in "\n".join(comment(section) for section in profile.to_dict()).splitlines():
         assert f"# {line}" in text
     assert [p.name for p in path.parent.iterdir()] == ["p.yaml"]
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.summary import RunSummary
+from postdiff_calib.accelerate.run_summary import RunSummary
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
@@ -70,16 +71,11 @@ def _install(pipe: Any, attachment: Attachment) -> None:
 
 def _refuse_inert(plan: StepPlan) -> None:
     """A knob that is set but rounds to nothing at this step count is a mistake, not a plan."""
-    knobs, total = plan.knobs, len(plan)
-    inert = {
-        "low_res_fraction": knobs.low_res_fraction > 0 and plan.n_low == 0,
-        "cache_interval": knobs.cache_interval > 1 and len(plan.refresh_steps) == total,
-        "guidance_fraction": knobs.guidance_fraction < 1 and plan.gate_step == total,
-    }
-    for name, is_inert in inert.items():
-        if is_inert:
+    for technique in techniques():
+        name = technique.inert(plan.knobs, plan.steps)
+        if name:
             raise KnobError(
-                f"{name}={getattr(knobs, name):g} of {total} steps",
+                f"{name}={getattr(plan.knobs, name):g} of {len(plan)} steps",
                 "it rounds to no step at all, so it would do nothing",
                 "leave it at its neutral value, or take more steps",
             )
@@ -125,7 +121,7 @@ def enable(
     profile, ``height``, ``width`` and ``guidance_scale`` may be left out too, and are then the profile's.
 
     Args:
-        pipe: a pipeline of one of ``families.FAMILIES``.
+        pipe: a pipeline of one of ``models.families.FAMILIES``.
         knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise`` and ``latent_multiple`` count too.
         noise: how low-resolution starting noise is made: ``coupled`` (default) to the full-resolution noise of the
             same seed, so that a seed keeps its composition, or ``independent``.

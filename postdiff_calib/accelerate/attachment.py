@@ -14,13 +14,20 @@ from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.families import Family, family_of, latent_multiple_of
-from postdiff_calib.accelerate.mixed_resolution import check_noise, fresh_noise, low_res_start, upsample
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
+from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
-from postdiff_calib.accelerate.summary import RunSummary
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
-from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.accelerate.techniques.mixed_resolution import (
+    check_noise,
+    fresh_noise,
+    low_res_start,
+    start_size,
+    upsample,
+)
+from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.models.families import Family, family_of
+from postdiff_calib.plan import StepPlan, compile_plan
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
@@ -48,22 +55,12 @@ class Attachment:
         return self.plan.knobs, self.noise, self.latent_multiple
 
     def _check(self, pipe: Any) -> None:
-        plan, family = self.plan, self.family
         check_scheduler(pipe.scheduler)
-        if plan.n_low:
-            if family.low_res_refusal:
-                raise UnsupportedError(
-                    f"low_res_fraction={plan.knobs.low_res_fraction:g} with {family.pipeline_class}",
-                    family.low_res_refusal,
-                    "set low_res_fraction=0 for it",
-                )
+        for technique in techniques():
+            if technique.acts(self.plan.steps):
+                technique.admit(self.family, self.plan.knobs)
+        if self.plan.n_low:
             switch_of(pipe.scheduler)
-        if not family.guides and plan.gate_step < len(plan) and plan.knobs.cross_attention_cache == "off":
-            raise UnsupportedError(
-                f"guidance_fraction={plan.knobs.guidance_fraction:g} with cross_attention_cache='off'",
-                f"{family.pipeline_class} has no unconditional half to drop",
-                "set guidance_fraction=1, or cross_attention_cache='cond'",
-            )
 
     def _attach(self, pipe: Any) -> NetworkAttachment:
         control = getattr(pipe, self.family.control) if self.family.control else None
@@ -89,8 +86,7 @@ class Attachment:
         kwargs = self._check_arguments(original, pipe, args, kwargs)
         self._check(pipe)
         self._refresh_networks(pipe)
-        if self.networks.blocks is not None:
-            self.networks.blocks.check()
+        self.networks.check()
         scheduler = pipe.scheduler
         stock = scheduler.__dict__.get("step")
         self.summary, self.active = None, True
@@ -156,14 +152,10 @@ class Attachment:
             )
         latents = full
         if plan.n_low:
-            multiple = self.latent_multiple or latent_multiple_of(unwrapped(self.networks.network))
-            size = low_res_size(height, width, plan.knobs.low_res_scale, multiple)
-            if size[0] > height or size[1] > width:
-                raise KnobError(
-                    f"low_res_scale={plan.knobs.low_res_scale:g} of a {height}×{width} latent",
-                    f"one side is smaller than {multiple}, the smallest that the network accepts",
-                    "take a larger picture, or low_res_fraction=0",
-                )
+            multiple = self.latent_multiple or self.family.network.latent_multiple(
+                unwrapped(self.networks.network).config
+            )
+            size = start_size(height, width, plan.knobs.low_res_scale, multiple)
             latents = low_res_start(full, size, self.noise, pipe.scheduler.init_noise_sigma, generator)
         self._generator = generator
         partial = functools.partial(self._plan_of_the_rest, pipe) if self.family.partial_schedule else None

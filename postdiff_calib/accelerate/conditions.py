@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from postdiff_calib.accelerate.families import family_of
 from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
+from postdiff_calib.models.families import DENOISER_ROLES, TEXT_ROLES, family_named, family_of
 
 #: Arguments of a call that a profile fixes, besides the step count, which the plan fixes.
 ARGUMENTS = ("height", "width", "guidance_scale")
-_ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2")
+_ADAPTED = (*DENOISER_ROLES, *TEXT_ROLES)
 
 
 class Conditions:
@@ -103,6 +103,7 @@ def _added(pipe: Any, pipeline_class: str) -> list[str]:
     networks = [unwrapped(network) for role in _ADAPTED if (network := getattr(pipe, role, None)) is not None]
     adapters = sorted({name for network in networks for name in getattr(network, "peft_config", None) or ()})
     found = [f"LoRA {name!r}" for name in adapters]
-    if family_of(pipe).control and "ControlNet" not in pipeline_class:
+    calibrated = family_named(pipeline_class)
+    if family_of(pipe).control and (calibrated is None or not calibrated.control):
         found.append("a control network")
     return found

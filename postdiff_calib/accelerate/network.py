@@ -1,8 +1,8 @@
 """The hooks on the networks, and the state of one run.
 
 ``NetworkAttachment`` owns every hook on a denoiser (and on a control network beside it). Between ``begin`` and ``end``
-it follows a step plan: before each network call it sets the flags that the inner hooks read and halves the batch where
-guidance has been dropped; after it, hands the output back at the size the pipeline expects and records what ran.
+it follows a step plan: each network call passes the parts of all techniques, from the last in the list to the first,
+and its output passes them the other way round; then what ran is recorded.
 Outside a run every hook passes through, so two pipelines may share a network. It needs no pipeline: the cost model
 drives it directly, on the meta device too.
 """
@@ -14,20 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch.nn import functional as F
-
-from postdiff_calib.accelerate.block_cache import BlockCache, attach_block_cache, count_network_layers
-from postdiff_calib.accelerate.guidance import (
-    CrossAttentionCache,
-    attach_cross_attention_cache,
-    capture_steps,
-    double_output,
-    halve_batch,
-)
-from postdiff_calib.accelerate.hooks import Flags
-from postdiff_calib.accelerate.summary import RunSummary, StepRecord
+from postdiff_calib.accelerate.run_summary import RunSummary, StepRecord
+from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
+from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
 from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
 
 #: Denoisers that are inside an accelerated call now: one call at a time may drive a network.
@@ -40,11 +32,9 @@ def unwrapped(network: Any) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def sample_of(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The latent that a network is called with, however its argument is called."""
-    if args:
-        return args[0]  # type: ignore[no-any-return]
-    return kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]  # type: ignore[no-any-return]
+def sample_of(argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The latent that a network is called with: its first argument, or that of this name."""
+    return args[0] if args else kwargs[argument]
 
 
 class Run:
@@ -65,13 +55,12 @@ class Run:
         plan_at_first_call: Callable[[], StepPlan] | None = None,
     ) -> None:
         self.batch, self.full_size, self.plan_at_first_call = batch, full_size, plan_at_first_call
-        self.dropped, self.kept_batch = False, 0
         self.record = StepRecord(0)
         self.follow(plan)
 
     def follow(self, plan: StepPlan) -> None:
         """Take ``plan`` for this run; only before its first step."""
-        self.plan, self.summary, self.captures = plan, RunSummary(plan), capture_steps(plan)
+        self.plan, self.summary = plan, RunSummary(plan)
 
     @property
     def step(self) -> Step:
@@ -101,7 +90,7 @@ class NetworkAttachment:
     """Every hook on one denoiser for one plan.
 
     Args:
-        network: a U-Net or PixArt transformer, bare or wrapped by ``torch.compile``.
+        network: a denoiser of a supported family, bare or wrapped by ``torch.compile``.
         plan: techniques that it never uses are not attached at all.
         control: a control network called before the denoiser with the same batch, or None.
 
@@ -111,19 +100,16 @@ class NetworkAttachment:
 
     def __init__(self, network: Any, plan: StepPlan, control: Any = None) -> None:
         self.network, self.control, self.plan = network, control, plan
-        self.flags = Flags()
         self.run: Run | None = None
-        self.blocks: BlockCache | None = None
-        self.attention: CrossAttentionCache | None = None
+        self.parts: dict[str, Part] = {}
         self._handles: list[Any] = []
         name, bare = f"postdiff-{id(self)}", unwrapped(network)
-        self.layers = count_network_layers(bare)
+        self.kind, self.layers = denoiser_of(bare), count_network_layers(bare)
         try:
-            if len(plan.refresh_steps) < len(plan):
-                self.blocks = attach_block_cache(bare, plan.knobs.cache_branch, self.flags, f"{name}-blocks")
-            if any(not step.cross_attention_live for step in plan):
-                mode = plan.knobs.cross_attention_cache
-                self.attention = attach_cross_attention_cache(bare, mode, self.flags, f"{name}-attention")
+            for technique in techniques():
+                if technique.acts(plan.steps):
+                    own = f"{name}-{technique.name}"
+                    self.parts[technique.name] = technique.attach(bare, plan.knobs, plan.steps, own)
         except BaseException:
             self.detach()
             raise
@@ -143,10 +129,9 @@ class NetworkAttachment:
         """Take every hook off; the network is as it was."""
         for handle in self._handles:
             handle.remove()
-        for cache in (self.blocks, self.attention):
-            if cache is not None:
-                cache.detach()
-        self._handles, self.blocks, self.attention, self.run = [], None, None, None
+        for part in self.parts.values():
+            part.detach()
+        self._handles, self.parts, self.run = [], {}, None
         self._invalidate()
 
     def begin(self, run: Run) -> Run:
@@ -164,7 +149,18 @@ class NetworkAttachment:
                 )
             _BUSY.add(id(unwrapped(self.network)))
         self.run = run
+        for part in self.parts.values():
+            part.start(run.plan.steps)
         return run
+
+    def check(self) -> None:
+        """Refuse what was switched on in the network since it was attached, and does not go with a technique.
+
+        Raises:
+            UnsupportedError: such a thing.
+        """
+        for part in self.parts.values():
+            part.check()
 
     def end(self) -> None:
         """Finish the run and drop every tensor; safe to call twice."""
@@ -172,10 +168,8 @@ class NetworkAttachment:
             with _BUSY_LOCK:
                 _BUSY.discard(id(unwrapped(self.network)))
         self.run = None
-        self.flags.clear()
-        for cache in (self.blocks, self.attention):
-            if cache is not None:
-                cache.clear()
+        for part in self.parts.values():
+            part.clear()
 
     def _halves(self, run: Run, batch: int) -> bool:
         """True when the batch holds two guidance halves."""
@@ -193,80 +187,51 @@ class NetworkAttachment:
             return None
         if run.plan_at_first_call is not None and run.record.index == 0:
             run.follow(run.plan_at_first_call())
+            for part in self.parts.values():
+                part.start(run.plan.steps)
         step, record = run.step, run.record
-        sample = sample_of(module, args, kwargs)
-        batch = sample.shape[0]
-        guides = self._halves(run, batch)
+        sample = sample_of(self.kind.sample, args, kwargs)
+        guides = self._halves(run, sample.shape[0])
         if record.network_calls:
             record.network_calls += 1
             run.complete_step()  # refuses the second call
-        if record.index == 0 and run.plan.gate_step < len(run.plan):
-            self._check_gate_fires(run, guides)
+        call = self._call(run, sample, args, kwargs, guides)
+        for part in reversed(self.parts.values()):
+            part.begin(call)
         run.summary.guides |= guides
-        flags = self.flags
-        flags.reuse = not step.refresh
-        # On every refresh, needed next or not: fewer kinds of step, so fewer graphs for a compiled network.
-        flags.keep = step.refresh
-        flags.cached = not step.cross_attention_live
-        flags.capture = step.index in run.captures
-        flags.guided = guides and step.guided
-        run.dropped = guides and not step.guided
-        if run.dropped:
-            args, kwargs = halve_batch(args, batch), halve_batch(kwargs, batch)
-            batch //= 2
-        if flags.keep:
-            run.kept_batch = batch
-        if self.blocks is not None and flags.reuse:
-            if run.kept_batch == 2 * batch:
-                self.blocks.keep_conditional()
-                run.kept_batch = batch
-            kwargs = self.blocks.drop_residuals(kwargs, sample)
         record.network_calls += 1
-        record.batch = batch
-        record.guided = flags.guided
+        record.batch = call.batch
+        record.guided = guides and step.guided
         record.latent_size = (int(sample.shape[-2]), int(sample.shape[-1]))
-        return args, kwargs
+        return call.args, call.kwargs
 
-    def _check_gate_fires(self, run: Run, guides: bool) -> None:
-        if not guides and run.plan.knobs.cross_attention_cache == "off":
-            raise UsageError(
-                f"guidance_fraction={run.plan.knobs.guidance_fraction:g} with cross_attention_cache='off'",
-                "this call does not guide, so there is neither an unconditional half to drop nor anything to cache",
-                "set guidance_fraction=1, cross_attention_cache='cond', or a guidance scale above 1",
-            )
+    def _call(self, run: Run, sample: Any, args: tuple[Any, ...], kwargs: dict[str, Any], guides: bool) -> NetworkCall:
+        plan = run.plan
+        return NetworkCall(
+            run.step, plan.steps, plan.knobs, sample, args, kwargs, sample.shape[0], guides, run.full_size
+        )
 
     def _after(self, module: Any, args: Any, output: Any) -> Any:
         run = self.run
         if run is None:
             return None
-        record = run.record
-        record.layers_skipped = self.blocks.layers_skipped if self.blocks is not None else 0
-        record.layers_executed = self.layers - record.layers_skipped
-        if self.attention is not None:
-            record.cross_attention_live, record.cross_attention_cached = self.attention.take_counts()
-        self.flags.clear()
-        return double_output(output) if run.dropped else None
+        result = output
+        for part in self.parts.values():
+            result = part.end(result)
+            part.note(run.record)
+        run.record.layers_executed = self.layers - run.record.layers_skipped
+        return None if result is output else result
 
     def _before_control(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run = self.run
         if run is None:
             return None
-        step = run.step
         run.record.control_calls += 1
-        sample = sample_of(module, args, kwargs)
+        sample = sample_of(self.kind.sample, args, kwargs)
         bound = inspect.signature(unwrapped(module).forward).bind(*args, **kwargs)
-        kwargs = dict(bound.arguments)
-        if step.low_res and run.full_size is not None:
-            scale = (sample.shape[-2] / run.full_size[0], sample.shape[-1] / run.full_size[1])
-            kwargs["controlnet_cond"] = _shrunk(kwargs["controlnet_cond"], scale)
-        if not step.guided and self._halves(run, sample.shape[0]):
-            kwargs = halve_batch(kwargs, sample.shape[0])
-        return (), kwargs
-
-
-def _shrunk(condition: Any, scale: tuple[float, float]) -> Any:
-    """A control picture, or a list of them, at the size that belongs to a low-resolution latent."""
-    if isinstance(condition, (list, tuple)):
-        return [_shrunk(item, scale) for item in condition]
-    size = (round(condition.shape[-2] * scale[0]), round(condition.shape[-1] * scale[1]))
-    return F.interpolate(condition.float(), size=size, mode="area").to(condition.dtype)
+        # Halves are told apart only where there is something to drop: a control network may see another batch.
+        guides = not run.step.guided and self._halves(run, sample.shape[0])
+        call = self._call(run, sample, (), dict(bound.arguments), guides)
+        for part in reversed(self.parts.values()):
+            part.begin_control(call)
+        return call.args, call.kwargs

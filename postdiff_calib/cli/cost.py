@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.knobs import with_knobs
+
 if TYPE_CHECKING:
     from postdiff_calib.cost import CostTable
     from postdiff_calib.models.cards import Card
 
 
+@with_knobs
 def cost_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     height: Annotated[int, typer.Option("--height", min=0, help="Pixels; 0 is the model's own.")] = 0,
     width: Annotated[int, typer.Option("--width", min=0, help="Pixels; 0 is the model's own.")] = 0,
-    steps: Annotated[int, typer.Option("-T", min=0, help="Denoising steps; 0 is the model's own.")] = 0,
-    low_res_fraction: Annotated[float, typer.Option("-s", help="Share of early steps at low resolution.")] = 0.0,
-    low_res_scale: Annotated[float, typer.Option("--beta", help="Low side over full side; needs -s.")] = 0.5,
-    cache_interval: Annotated[int, typer.Option("-k", help="Deep blocks run every k-th step.")] = 1,
-    guidance_fraction: Annotated[float, typer.Option("-m", help="Share of steps with guidance.")] = 1.0,
-    cache_branch: Annotated[int, typer.Option("--cache-branch", help="How much of a U-Net is shallow.")] = 1,
+    *,
+    knobs: dict[str, Any],
     guidance_scale: Annotated[
         float | None, typer.Option("--guidance-scale", help="1 or less: no guidance.  [default: the model's own]")
     ] = None,
@@ -51,21 +50,14 @@ def cost_command(
     Example: postdiff cost --model sd15 --height 768 --width 768 -T 20 -s 0.5 --beta 0.5 -k 2 --convention paper
     """
     from postdiff_calib.cli.cost_output import CostView
-    from postdiff_calib.knobs import Knobs
+    from postdiff_calib.knobs import settled
 
     _check_options(convention, grid, budget, plot, measure, out, table)
+    branch = knobs["cache_branch"]
     card, costs = _table(
-        model, height, width, guidance_scale, measure, quick, refresh, cache_branch, batch_size, device, dtype, table
+        model, height, width, guidance_scale, measure, quick, refresh, branch, batch_size, device, dtype, table
     )
-    knobs = Knobs(
-        steps or card.num_inference_steps,
-        low_res_fraction,
-        low_res_scale if low_res_fraction > 0 else 1.0,
-        cache_interval,
-        guidance_fraction,
-        cache_branch,
-    )
-    view = CostView(card, costs, knobs, convention, as_json)
+    view = CostView(card, costs, settled(knobs, card.num_inference_steps), convention, as_json)
     if out is not None:
         _write(out, costs)
     if grid:

@@ -22,18 +22,20 @@ def models_command(
 
     if as_json:
         rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name != "networks"} for card in CARDS]
-        typer.echo(json.dumps([{**row, "knobs": sorted(row["knobs"])} for row in rows], indent=2))
+        for row, card in zip(rows, CARDS, strict=True):
+            row["knobs"] = sorted(card.knobs)
+        typer.echo(json.dumps(rows, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
-    from postdiff_calib.knobs import SYMBOLS
+    from postdiff_calib.knobs import table as knob_table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
         table.add_column(heading, no_wrap=heading not in ("from", "licence"), overflow="fold")
     for card in CARDS:
-        symbols = [s for name, s in SYMBOLS.items() if name in card.knobs and len(s) == 1]
+        symbols = [row.symbol for row in knob_table() if row.field in card.knobs and len(row.symbol) == 1]
         source = "this package" if card.name == "shapes" else f"{card.hub_id}@{card.revision[:8]}"
         table.add_row(
             card.name,

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.models.cards import Card
+from postdiff_calib.models.families import family_named
 from postdiff_calib.progress import Progress
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
-
-#: Pipelines that encode no text for an empty negative prompt.
-_EMPTY_IS_FREE = ("StableDiffusionXL",)
 
 
 def table_for_card(
@@ -54,7 +52,8 @@ def count_text_encoders(card: Card, guides: bool) -> int:
     from postdiff_calib.cost.macs import count
     from postdiff_calib.cost.networks import build, text_inputs
 
-    sequences = 2 if guides and not card.pipeline_class.startswith(_EMPTY_IS_FREE) else 1
+    family = family_named(card.pipeline_class)
+    sequences = 2 if guides and (family is None or family.encodes_empty_text) else 1
     total = 0
     for role in card.networks:
         if role.startswith("text_encoder"):

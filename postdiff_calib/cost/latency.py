@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
 from postdiff_calib.cost.timeline import Timeline, timed_call
@@ -144,6 +145,7 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
             wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in scales[:1]]
     if k > 1 and not setting.quick:
         wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
+    wanted += [knobs for technique in techniques() for knobs in technique.probes(wanted[0])]
     plans: list[StepPlan] = []
     kinds: set[Any] = set()
     for knobs in wanted:

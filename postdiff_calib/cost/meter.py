@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
+from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.accelerate.techniques.technique import Deployment, Part, Technique
 from postdiff_calib.cost.macs import Macs
-from postdiff_calib.plan import StepKind, StepPlan, low_res_size
+from postdiff_calib.plan import StepKind, StepPlan, compile_plan
 
 #: The name under which the hooks are put on; the network is our own, so nothing can clash.
 _HOOKS = "postdiff-cost"
@@ -23,7 +26,8 @@ _HOOKS = "postdiff-cost"
 class StepKey(NamedTuple):
     """All that decides the cost of a step, for one model: kinds of step with the sizes filled in.
 
-    ``branch`` is −1 where no block is reused, ``guided`` False where guidance does not double the batch.
+    ``branch`` is −1 where no block is reused, ``guided`` False where guidance does not double the batch; ``more`` has
+    the states of further techniques.
     """
 
     height: int
@@ -32,13 +36,15 @@ class StepKey(NamedTuple):
     refresh: bool
     cross_attention_live: bool
     branch: int
+    more: tuple[tuple[str, Any], ...] = ()
 
     def describe(self) -> str:
         """In words, e.g. ``48×48 guided reuse(1) live``."""
+        further = "".join(f" {name}={value}" for name, value in self.more)
         return (
             f"{self.height}×{self.width} {'guided' if self.guided else 'conditional'} "
             f"{'refresh' if self.refresh else f'reuse({self.branch})'} "
-            f"{'live' if self.cross_attention_live else 'cached'}"
+            f"{'live' if self.cross_attention_live else 'cached'}{further}"
         )
 
 
@@ -76,12 +82,9 @@ class Meter:
         return self._modules[key]
 
     def _count(self, key: StepKey) -> None:
-        """Count ``key`` and what comes with it: the full step, and cached steps of the same size and branch."""
+        """Count ``key`` and what comes with it: the step with none or some of its techniques."""
         import torch
 
-        from postdiff_calib.accelerate.block_cache import attach_block_cache
-        from postdiff_calib.accelerate.guidance import attach_cross_attention_cache
-        from postdiff_calib.accelerate.hooks import Flags
         from postdiff_calib.cost.macs import count
         from postdiff_calib.cost.networks import build, denoiser_inputs
 
@@ -89,34 +92,38 @@ class Meter:
             self._network = build(self.config)
         network, found = self._network, self._modules
         inputs = denoiser_inputs(self.config, 1, key.height, key.width, self.text_length)
-        full = key._replace(refresh=True, cross_attention_live=True, branch=-1)
-        flags = Flags()
-        attached: list[Any] = []
+        acting = [(technique, knobs) for technique in techniques() if (knobs := technique.metered(key)) is not None]
+        parts: list[tuple[Technique, Part]] = []
         try:
-            if not key.refresh:
-                attached.append(attach_block_cache(network, key.branch, flags, _HOOKS))
-            if not key.cross_attention_live:
+            for technique, knobs in acting:
                 # Hooks of one module need distinct names.
-                attached.append(attach_cross_attention_cache(network, "cond", flags, f"{_HOOKS}-cross"))
-            # The full call fills what the later ones return from the caches.
-            flags.keep, flags.capture = not key.refresh, not key.cross_attention_live
+                name = f"{_HOOKS}-{technique.name}"
+                parts.append((technique, technique.attach(network, knobs, compile_plan(knobs).steps, name)))
+            full = key
+            for technique, _ in parts:
+                full = technique.restored(full)
+            # The full call fills what the later ones return from what was kept.
+            for _, part in parts:
+                part.prime()
             if full in found:
                 with torch.no_grad():
                     network(**inputs)
             else:
                 found[full] = count(lambda: network(**inputs))
-            flags.keep = flags.capture = False
-            for reuse in {False, not key.refresh}:
-                for cached in {False, not key.cross_attention_live}:
-                    kind = full._replace(
-                        refresh=not reuse, cross_attention_live=not cached, branch=key.branch if reuse else -1
-                    )
-                    if kind not in found:
-                        flags.reuse, flags.cached = reuse, cached
-                        found[kind] = count(lambda: network(**inputs))
+            for chosen in product((False, True), repeat=len(parts)):
+                kind = key
+                for applied, (technique, part) in zip(chosen, parts, strict=True):
+                    if applied:
+                        part.apply()
+                    else:
+                        part.rest()
+                        kind = technique.restored(kind)
+                if kind not in found:
+                    found[kind] = count(lambda: network(**inputs))
         finally:
-            for item in reversed(attached):
-                item.detach()
+            for _, part in reversed(parts):
+                part.rest()
+                part.detach()
 
 
 def keys_of_kinds(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bool) -> dict[StepKind, StepKey]:
@@ -131,15 +138,11 @@ def keys_of_kinds(plan: StepPlan, latent: tuple[int, int], multiple: int, guides
     Raises:
         KnobError: β leaves no smaller size.
     """
-    low = low_res_size(*latent, plan.knobs.low_res_scale, multiple) if plan.n_low else latent
-    branch = plan.knobs.cache_branch
-    return {
-        kind: StepKey(
-            *(low if kind.low_res else latent),
-            guides and kind.guided,
-            kind.refresh,
-            kind.cross_attention_live,
-            -1 if kind.refresh else branch,
-        )
-        for kind in plan.kinds()
-    }
+    deployment = Deployment(latent, multiple, guides)
+    keys: dict[StepKind, StepKey] = {}
+    for kind in plan.kinds():
+        own: dict[str, Any] = {"more": kind.more}
+        for technique in techniques():
+            own |= technique.key(kind, plan.knobs, deployment)
+        keys[kind] = StepKey(**own)
+    return keys

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.models.families import Call, denoiser_of
 
 
 def build(config: Mapping[str, Any]) -> Any:
@@ -53,40 +54,15 @@ def denoiser_inputs(
     """Keyword arguments of one denoiser call: sample (B, C, h, w), text (B, L, width) and the model's own conditions.
 
     Raises:
-        UnsupportedError: a denoiser other than diffusers' conditional U-Net and PixArt.
+        UnsupportedError: a denoiser of no supported family.
     """
     import torch
 
-    def zeros(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, device=device)
+    def zeros(*shape: int, dtype: str | None = None) -> torch.Tensor:
+        return torch.zeros(shape, device=device, dtype=getattr(torch, dtype) if dtype else None)
 
-    name = config["_class_name"]
-    sample = zeros(batch, config["in_channels"], height, width)
-    if name == "UNet2DConditionModel":
-        inputs: dict[str, Any] = {
-            "sample": sample,
-            "timestep": torch.zeros((), device=device, dtype=torch.int64),
-            "encoder_hidden_states": zeros(batch, text_length, config["cross_attention_dim"]),
-        }
-        if config.get("time_cond_proj_dim"):
-            inputs["timestep_cond"] = zeros(batch, config["time_cond_proj_dim"])
-        if config.get("addition_embed_type") == "text_time":
-            # Six numbers of size and crop, each embedded, and the pooled text fill the projection's input.
-            pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-            inputs["added_cond_kwargs"] = {"text_embeds": zeros(batch, pooled), "time_ids": zeros(batch, 6)}
-        return inputs
-    if name in ("PixArtTransformer2DModel", "Transformer2DModel"):
-        explicit = config.get("use_additional_conditions")
-        sized = config["sample_size"] == 128 if explicit is None else explicit
-        resolution, ratio = (zeros(batch, 2), zeros(batch, 1)) if sized else (None, None)
-        return {
-            "hidden_states": sample,
-            "timestep": torch.zeros(batch, device=device, dtype=torch.int64),
-            "encoder_hidden_states": zeros(batch, text_length, config["caption_channels"]),
-            "encoder_attention_mask": torch.ones(batch, text_length, device=device),
-            "added_cond_kwargs": {"resolution": resolution, "aspect_ratio": ratio},
-        }
-    raise UnsupportedError(f"denoiser class {name!r}", "its inputs are not known", "take a U-Net or PixArt model")
+    call = Call(batch, height, width, text_length)
+    return denoiser_of(config["_class_name"]).inputs(config, call, zeros)
 
 
 def text_inputs(batch: int, text_length: int, device: str = "meta") -> dict[str, Any]:
@@ -98,4 +74,4 @@ def text_inputs(batch: int, text_length: int, device: str = "meta") -> dict[str,
 
 def is_guided_by_batch(config: Mapping[str, Any], guidance_scale: float) -> bool:
     """Whether guidance doubles the batch: it is on, and not an input of the network as in LCM."""
-    return guidance_scale > 1 and not config.get("time_cond_proj_dim")
+    return guidance_scale > 1 and not denoiser_of(config["_class_name"]).embeds_guidance(config)

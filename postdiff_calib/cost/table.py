@@ -176,7 +176,7 @@ class CostTable:
         own = self.step_macs(key).full
 
         def distance(other: StepKey) -> tuple[int, float]:
-            flags = sum(key[i] != other[i] for i in (2, 3, 4, 5))
+            flags = sum(a != b for a, b in zip(key[2:], other[2:], strict=True))
             return flags, abs(math.log(own / self.step_macs(other).full))
 
         # Two neighbours of the same kind on either side in size, where there are, weighted by closeness.
@@ -192,7 +192,7 @@ class CostTable:
         now = self.latency
         rows = []
         for key in sorted(self.macs.keys() | (now.steps.keys() if now else set())):
-            row: dict[str, Any] = {"step": key._asdict(), "macs": asdict(self.step_macs(key))}
+            row: dict[str, Any] = {"step": _plain(key), "macs": asdict(self.step_macs(key))}
             if now is not None and key in now.steps:
                 row["seconds"] = asdict(now.steps[key])
             if now is not None and key in now.memory:
@@ -249,7 +249,8 @@ class CostTable:
     def _read(cls, data: Mapping[str, Any]) -> CostTable:
         macs, steps, memory = {}, {}, {}
         for row in data["steps"]:
-            key = StepKey(**row["step"])
+            further = tuple((name, value) for name, value in row["step"].get("more", ()))
+            key = StepKey(**{**row["step"], "more": further})
             macs[key] = Macs(**row["macs"])
             if "seconds" in row:
                 steps[key] = Timing(**row["seconds"])
@@ -273,6 +274,12 @@ class CostTable:
             macs_vae_decoder=data["macs_vae_decoder"],
             latency=latency,
         )
+
+
+def _plain(key: StepKey) -> dict[str, Any]:
+    """A key for JSON; states of further techniques are written where there are any."""
+    fields = key._asdict()
+    return fields if key.more else {name: value for name, value in fields.items() if name != "more"}
 
 
 class _Line:

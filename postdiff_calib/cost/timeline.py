@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
-
-_TEXT_ROLES = ("text_encoder", "text_encoder_2", "text_encoder_3")
+from postdiff_calib.models.families import TEXT_ROLES
 
 
 @dataclass
@@ -95,7 +94,7 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
         return hook
 
     handles = []
-    for role in _TEXT_ROLES:
+    for role in TEXT_ROLES:
         encoder = getattr(pipe, role, None)
         if encoder is not None:
             handles.append(encoder.register_forward_pre_hook(note("text"), prepend=True))

@@ -22,20 +22,11 @@ from types import MappingProxyType
 from typing import Any
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.knobs import names
+from postdiff_calib.models.families import DENOISER_ROLES, denoiser_of, family_named
 
 DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
-TRANSFORMER_KNOBS = frozenset(
-    {
-        "num_inference_steps",
-        "low_res_fraction",
-        "low_res_scale",
-        "cache_interval",
-        "guidance_fraction",
-        "cross_attention_cache",
-    }
-)
-UNET_KNOBS = TRANSFORMER_KNOBS | {"cache_branch"}
 VIT_B_32 = "ViT-B-32::laion2b_s34b_b79k"
 
 #: Folder of the embedded model, as files of this package.
@@ -59,7 +50,6 @@ class Card:
         vae_scale_factor: picture side over latent side.
         latent_channels: C of the latent (B, C, H, W).
         latent_multiple: low-resolution latent sides are multiples of this.
-        knobs: fields of ``Knobs`` that do something for this model.
         step_range: lowest and highest T of the search, both included.
         low_res_scales: β values of the search.
         scorer: open_clip model, ``name::weights`` or ``local-dir:/path``.
@@ -88,7 +78,6 @@ class Card:
     vae_scale_factor: int = 8
     latent_channels: int = 4
     latent_multiple: int = 8
-    knobs: frozenset[str] = UNET_KNOBS
     step_range: tuple[int, int] = (4, 20)
     low_res_scales: tuple[float, ...] = LOW_RES_SCALES
     scorer: str = VIT_B_32
@@ -104,9 +93,16 @@ class Card:
         object.__setattr__(self, "networks", MappingProxyType(dict(self.networks)))
 
     @property
+    def knobs(self) -> frozenset[str]:
+        """Fields of ``Knobs`` that do something for this model."""
+        family = family_named(self.pipeline_class)
+        kind = family.network if family else denoiser_of(self.network_config(self.denoiser_role)["_class_name"])
+        return names() - kind.lacks
+
+    @property
     def denoiser_role(self) -> str:
-        """The pipeline component that is called once per step: ``unet`` or ``transformer``."""
-        return "transformer" if "transformer" in self.networks else "unet"
+        """The pipeline component that is called once per step, such as ``unet`` or ``transformer``."""
+        return next((role for role in DENOISER_ROLES[::-1] if role in self.networks), DENOISER_ROLES[0])
 
     def latent_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Latent (height, width) of a picture size in pixels; the native one by default.
@@ -291,7 +287,6 @@ CARDS: tuple[Card, ...] = (
         guidance_scale=4.5,
         licence="openrail++",
         latent_multiple=2,
-        knobs=TRANSFORMER_KNOBS,
         text_length=120,
     ),
     Card(
@@ -305,7 +300,6 @@ CARDS: tuple[Card, ...] = (
         guidance_scale=4.5,
         licence="openrail++",
         latent_multiple=2,
-        knobs=TRANSFORMER_KNOBS,
         text_length=300,
     ),
 )

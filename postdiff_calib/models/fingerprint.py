@@ -13,7 +13,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-NETWORK_ROLES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+from postdiff_calib.models.families import NETWORK_ROLES
+
 # Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
 _HASHED_WHOLE = 1 << 18
 # Which type the weights were read in is not part of the architecture.

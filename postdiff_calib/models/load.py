@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError
-from postdiff_calib.models.cards import CARDS, DPM, TRANSFORMER_KNOBS, UNET_KNOBS, Card, get_card
+from postdiff_calib.models.cards import CARDS, DPM, Card, get_card
+from postdiff_calib.models.families import denoiser_in, denoiser_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
 
 #: Schedulers without an estimate of the clean sample that a change of resolution could use.
 REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
-#: Pipeline classes that may come with a safety checker, which blacks out pictures.
-SAFETY_CHECKED = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 _SHAPES_MODULE = "postdiff_calib.models.shapes.autoencoder"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -232,10 +231,10 @@ def derive_card(pipe: Any, source: str) -> Card:
     Raises:
         ModelError: it has neither a U-Net nor a transformer.
     """
-    role = next((name for name in ("unet", "transformer") if getattr(pipe, name, None) is not None), None)
-    if role is None:
+    _, network = denoiser_in(pipe)
+    if network is None:
         raise ModelError(f"model {source!r}", "it has neither a U-Net nor a transformer", "give a text-to-image model")
-    config = getattr(pipe, role).config
+    config, kind = network.config, denoiser_of(getattr(network, "_orig_mod", network))
     scale = int(getattr(pipe, "vae_scale_factor", 8))
     sides = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
     defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
@@ -254,8 +253,7 @@ def derive_card(pipe: Any, source: str) -> Card:
         licence="unknown",
         vae_scale_factor=scale,
         latent_channels=int(config.in_channels),
-        latent_multiple=2 ** (len(config.block_out_channels) - 1) if role == "unet" else int(config.patch_size),
-        knobs=UNET_KNOBS if role == "unet" else TRANSFORMER_KNOBS,
+        latent_multiple=kind.latent_multiple(config),
         step_range=(min(4, steps), steps),
         text_length=int(length),
         note="derived from the pipeline",

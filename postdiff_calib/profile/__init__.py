@@ -5,7 +5,7 @@ the line and the key. Written atomically, with a comment above each section. Hol
 study is written without its password. ``profile.schema.json`` beside this file is its JSON Schema.
 """
 
-from postdiff_calib.profile.comments import COMMENTS
+from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.document import SCHEMA_VERSION, Profile, json_schema
 from postdiff_calib.profile.read import load_profile, parse_profile
 from postdiff_calib.profile.sections import (
@@ -18,7 +18,6 @@ from postdiff_calib.profile.sections import (
 )
 
 __all__ = [
-    "COMMENTS",
     "SCHEMA_VERSION",
     "ArmResult",
     "Comparison",
@@ -27,6 +26,7 @@ __all__ = [
     "MetricResult",
     "Profile",
     "TradeoffRow",
+    "comment",
     "json_schema",
     "load_profile",
     "parse_profile",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from postdiff_calib.knobs import table
+
 #: Comment written above each section, for someone who has never seen such a file.
-COMMENTS: dict[str, str] = {
+_COMMENTS: dict[str, str] = {
     "schema_version": (
         "A profile of postdiff: how to run one text-to-image model within a budget, and what that costs and loses.\n"
         'Use it:     postdiff generate --profile THIS_FILE "a prompt"\n'
@@ -19,12 +23,6 @@ COMMENTS: dict[str, str] = {
         "What one image may cost: text as it was asked for, limit as the hard upper bound it became, share as a part\n"
         "of the unaccelerated model's cost. No plan over the limit was chosen. batch_size: images per call.\n"
         "guards: what the plan had to keep beside; bound marks those that kept a plan of a higher score out."
-    ),
-    "knobs": (
-        "The settings to use. num_inference_steps (T): denoising steps. low_res_fraction (s): share of the steps, the\n"
-        "early ones, run at low_res_scale (β) of the side. cache_interval (k): the deep blocks run every k-th step.\n"
-        "guidance_fraction (m): share of the steps with guidance. cache_branch: how little of the network runs in\n"
-        "between. cross_attention_cache: what stands in for cross-attention once guidance has ended."
     ),
     "plan": (
         "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
@@ -52,3 +50,17 @@ COMMENTS: dict[str, str] = {
         "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."
     ),
 }
+
+
+def comment(section: str) -> str:
+    """The lines above a section, without their ``#``; that of the knobs says what each of them is."""
+    return textwrap.fill(_knobs_comment(), 110) if section == "knobs" else _COMMENTS[section]
+
+
+def _knobs_comment() -> str:
+    text = "The settings to use."
+    for row in table():
+        name = f"{row.field} ({row.symbol})" if len(row.symbol) == 1 else row.field
+        if name not in text:  # the line of another knob may have said it
+            text += f" {name}: {row.meaning}."
+    return text

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
-from postdiff_calib.profile.comments import COMMENTS
+from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.sections import (
     BudgetSection,
     EnvironmentSection,
@@ -46,7 +46,7 @@ class Profile(Section):
     @property
     def knobs(self) -> Knobs:
         """The settings as ``Knobs``, ready for ``enable``."""
-        return Knobs(**self.settings.model_dump())
+        return Knobs.from_dict(self.settings.model_dump())
 
     @property
     def noise(self) -> str:
@@ -95,13 +95,15 @@ class Profile(Section):
         difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
         lacks.
         """
+        from postdiff_calib.models.families import denoiser_in, family_named
         from postdiff_calib.models.fingerprint import configuration_of
 
-        denoiser = getattr(pipe, "transformer" if getattr(pipe, "unet", None) is None else "unet", None)
+        _, denoiser = denoiser_in(pipe)
         denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it
         pipeline_class = type(pipe).__name__
-        if "ControlNet" not in self.model.pipeline_class:
-            pipeline_class = pipeline_class.replace("ControlNet", "")
+        family, own = family_named(pipeline_class), family_named(self.model.pipeline_class)
+        if family is not None and (own is None or not own.control):
+            pipeline_class = family.without_control
         facts = (
             ("pipeline class", pipeline_class, self.model.pipeline_class),
             ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),
@@ -130,8 +132,8 @@ class Profile(Section):
         parts = []
         for key, value in self.to_dict().items():
             body = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110)
-            comment = "".join(f"# {line}\n" for line in COMMENTS[key].splitlines())
-            parts.append(comment + body)
+            above = "".join(f"# {line}\n" for line in comment(key).splitlines())
+            parts.append(above + body)
         return "\n".join(parts)
 
     def save(self, path: str | Path) -> Path:

@@ -6,21 +6,18 @@ Units: ``macs`` are multiply-accumulates per image over all network calls of the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic_core import core_schema
 
 from postdiff_calib.files import without_passwords
-from postdiff_calib.knobs import RANGES
+from postdiff_calib.knobs import Knob, table
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
 Address = Annotated[str, AfterValidator(without_passwords)]
-
-
-def _range(name: str) -> Any:
-    low, high = RANGES[name]
-    return Field(ge=low, le=high)
 
 
 class Section(BaseModel):
@@ -76,16 +73,41 @@ class BudgetSection(Section):
     guards: list[GuardEntry] = Field(default_factory=list)
 
 
-class KnobsSection(Section):
-    """The settings to use."""
+def knobs_section() -> type[Section]:
+    """The section of the settings to use: a field per knob of the table, in its range."""
+    return _section_of(table())
 
-    num_inference_steps: Annotated[int, _range("num_inference_steps")]
-    low_res_fraction: Annotated[float, _range("low_res_fraction")]
-    low_res_scale: Annotated[float, _range("low_res_scale")]
-    cache_interval: Annotated[int, _range("cache_interval")]
-    guidance_fraction: Annotated[float, _range("guidance_fraction")]
-    cache_branch: Annotated[int, _range("cache_branch")]
-    cross_attention_cache: Literal["cond", "mean", "off"]
+
+@lru_cache(maxsize=8)  # one class for one table, so that two readings of a file are equal
+def _section_of(rows: tuple[Knob, ...]) -> type[Section]:
+    fields: dict[str, Any] = {}
+    for row in rows:
+        default = row.neutral if row.optional else ...
+        if row.choices:
+            fields[row.field] = Literal[row.choices], Field(default, description=row.help)
+        else:
+            fields[row.field] = row.kind, Field(default, ge=row.low, le=row.high, description=row.help)
+    made: type[Section] = create_model(
+        "KnobsSection", __base__=Section, __doc__="The settings to use.", __module__=__name__, **fields
+    )
+    return made
+
+
+class _OfTable:
+    """Lets a field be checked against the table of knobs as it is when a file is read."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda data: data if isinstance(data, Section) else knobs_section().model_validate(data),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump()),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> Any:
+        return handler(knobs_section().__pydantic_core_schema__)
+
+
+#: The settings to use; its fields are the knobs of the table.
+KnobsSection = Annotated[Section, _OfTable()]
 
 
 class PlanSection(Section):

@@ -25,11 +25,11 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.knobs import searched, settled
 from postdiff_calib.search.select import PlanScores
 
 Array = npt.NDArray[np.float64]
 
-KNOBS = ("T", "s", "β", "k", "m")
 #: Prompts a plan needs to count: below that its mean is mostly noise.
 LEAST_PROMPTS = 10
 #: Plans needed for a fit of one column a knob, and from which on the knobs' effects may be curved (two columns): about
@@ -42,7 +42,7 @@ class Importance:
     """Shares of the variance of the differences between plans.
 
     Attributes:
-        shares: knob's symbol → share in [0, 1], in the order T, s, β, k, m; knobs that never vary are left out.
+        shares: knob's symbol → share in [0, 1], in the order of the table; knobs that never vary are left out.
         noise: share that the finite number of prompts alone would cause, at most 1.
         plans: how many plans this rests on.
     """
@@ -58,16 +58,9 @@ class Importance:
 
 
 def severities(plan: PlanScores) -> tuple[float, ...]:
-    """What each knob takes away, 0 where it takes nothing: 1/T, s, 1 − β, 1 − 1/k, 1 − m."""
-    knobs = plan.knobs
-    low = plan.plan.n_low > 0
-    return (
-        1 / knobs.num_inference_steps,  # a step more matters at few steps
-        knobs.low_res_fraction if low else 0.0,
-        1 - knobs.low_res_scale if low else 0.0,
-        1 - 1 / knobs.cache_interval,
-        1 - knobs.guidance_fraction,
-    )
+    """What each searched knob takes away, 0 where it takes nothing; 1/T, s, 1 − β, 1 − 1/k, 1 − m."""
+    acting = settled(plan.knobs.as_dict(), plan.knobs.num_inference_steps)
+    return tuple(row.severity(getattr(acting, row.field)) for row in searched() if row.severity is not None)
 
 
 def importance(plans: Sequence[PlanScores], baseline: PlanScores) -> Importance | None:
@@ -96,7 +89,8 @@ def importance(plans: Sequence[PlanScores], baseline: PlanScores) -> Importance 
     if spread <= 1e-12:
         return None
     curved = len(rows) >= CURVED_PLANS
-    columns = {name: _columns(u[:, i], curved) for i, name in enumerate(KNOBS) if np.ptp(u[:, i]) > 1e-9}
+    symbols = [row.symbol for row in searched()]
+    columns = {name: _columns(u[:, i], curved) for i, name in enumerate(symbols) if np.ptp(u[:, i]) > 1e-9}
     shares = _shapley(columns, y, weight)
     noise = min(1.0, float(weight @ variance) / spread)
     return Importance(shares, noise, len(rows))

@@ -7,42 +7,40 @@ too dear, to the largest T that fits with the other knobs as proposed, so that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from postdiff_calib.errors import StudyError
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, searched, settled
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.search.space import Candidate, SearchSpace
+from postdiff_calib.search.space import Candidate, SearchSpace, nearest
 from postdiff_calib.search.strategy import Proposal
 
 SAMPLERS: tuple[str, ...] = ("postdiff", "tpe", "gp", "random", "nsga2")
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Optuna's view of the space; knobs with one value are left out."""
+    """Optuna's view of the space; knobs with one value are left out, with those that need them."""
     found: dict[str, BaseDistribution] = {}
-    if len(space.steps) > 1:
-        found["num_inference_steps"] = IntDistribution(min(space.steps), max(space.steps))
-    if len(space.fractions) > 1:
-        found["low_res_fraction"] = FloatDistribution(min(space.fractions), max(space.fractions))
-        if len(space.scales) > 1:
-            found["low_res_scale"] = FloatDistribution(min(space.scales), max(space.scales))
-    if len(space.intervals) > 1:
-        found["cache_interval"] = IntDistribution(min(space.intervals), max(space.intervals))
-    if len(space.guidance) > 1:
-        found["guidance_fraction"] = FloatDistribution(min(space.guidance), max(space.guidance))
+    for row in searched():
+        values = space.grids[row.field]
+        if len(values) > 1 and (not row.needs or row.needs in found):
+            ends = min(values), max(values)
+            found[row.field] = IntDistribution(*ends) if row.kind is int else FloatDistribution(*ends)
     return found
 
 
 def parameters(knobs: Knobs, space: SearchSpace) -> dict[str, Any]:
     """The trial parameters that stand for these knobs; values that do nothing are put inside their range."""
     values = knobs.as_dict()
-    if knobs.low_res_fraction == 0 and space.scales:
-        values["low_res_scale"] = max(space.scales)
+    for row in searched():
+        grid = space.grids[row.field]
+        if row.needs and grid and values[row.needs] == space.grids[row.needs][0]:
+            values[row.field] = nearest(grid, row.neutral)
     return {name: values[name] for name in distributions(space)}
 
 
@@ -58,18 +56,13 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, float]:
 
 def snap(values: Mapping[str, float], space: SearchSpace) -> dict[str, float]:
     """The nearest grid value of every knob."""
-    grid: dict[str, Sequence[float]] = {
-        "num_inference_steps": space.steps,
-        "low_res_fraction": space.fractions,
-        "low_res_scale": space.scales or (1.0,),
-        "cache_interval": space.intervals,
-        "guidance_fraction": space.guidance,
-    }
-    neutral = {"num_inference_steps": space.default_steps, "cache_interval": 1, "guidance_fraction": 1.0}
-    return {
-        name: min(options, key=lambda option: abs(option - values.get(name, neutral.get(name, options[0]))))
-        for name, options in grid.items()
-    }
+    found = {}
+    for row in searched():
+        options = space.grids[row.field] or (row.neutral,)
+        usual = space.default_steps if row.per_model else options[0] if row.needs else row.neutral
+        wanted = values.get(row.field, usual)
+        found[row.field] = nearest(options, wanted)
+    return found
 
 
 def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, Candidate]) -> Candidate:
@@ -80,16 +73,10 @@ def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, C
         space: the space they come from.
         allowed: plans within the budget by content hash; not empty.
     """
-    low_res = values["low_res_fraction"] > 0
-    for steps in sorted((t for t in space.steps if t <= values["num_inference_steps"]), reverse=True):
-        knobs = Knobs(
-            steps,
-            values["low_res_fraction"] if low_res else 0.0,
-            values["low_res_scale"] if low_res else 1.0,
-            int(values["cache_interval"]),
-            values["guidance_fraction"],
-        )
-        found = allowed.get(compile_plan(knobs).content)
+    wanted = settled(values, space.default_steps)
+    steps = (t for t in space.grids["num_inference_steps"] if t <= wanted.num_inference_steps)
+    for total in sorted(steps, reverse=True):
+        found = allowed.get(compile_plan(replace(wanted, num_inference_steps=int(total))).content)
         if found is not None:
             return found
     return min(allowed.values(), key=lambda c: c.cost.macs)

@@ -67,10 +67,7 @@ class PlanScores:
 
     def arms(self, default_steps: int) -> tuple[Arm, ...]:
         """The arms it belongs to."""
-        fewer = all(
-            not kind.low_res and kind.guided and kind.refresh and kind.cross_attention_live
-            for kind in self.plan.kinds()
-        )
+        fewer = not self.plan.acting
         cheaper = self.knobs.num_inference_steps == default_steps
         return tuple(arm for arm, member in zip(ARMS, (fewer, cheaper, True), strict=True) if member)
 

@@ -1,35 +1,27 @@
-"""The search space: the only place that says which values of the knobs are tried.
+"""The search space: which values of the knobs are tried, and the distinct plans that they come to.
 
-Ranges follow PostDiff, arXiv 2508.06160, section 3 and appendices B to D, a little widened at the cheap end: T from the
-model's card, s in tenths, β as the sizes the network accepts, k from 1 to 5, m in six steps. Knob settings that compile
+The values are those of the table of knobs, narrowed to what a model has and its sizes allow. Knob settings that compile
 to the same step plan count once; each plan is known by its content hash. A plan over the budget is not part of the
 space that is searched at all.
-
-Symbols: T steps, s low-resolution share, β low-resolution scale, k cache interval, m guided share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from itertools import product
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.budget import Limit, PlanCost
-from postdiff_calib.errors import BudgetError, KnobError
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
-
-LOW_RES_FRACTIONS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-CACHE_INTERVALS: tuple[int, ...] = (1, 2, 3, 4, 5)
-GUIDANCE_FRACTIONS: tuple[float, ...] = (1.0, 0.9, 0.75, 0.6, 0.45, 0.3)
-
-#: The paper's own choice, in the knobs other than T (its table 1; β = 0.75 for the models made for 1024 pixels).
-PAPER = {"low_res_fraction": 0.5, "cache_interval": 2, "guidance_fraction": 0.75}
-PAPER_SCALE, PAPER_SCALE_LARGE = 0.5, 0.75
+from postdiff_calib.errors import BudgetError
+from postdiff_calib.knobs import Knobs, searched, settled
+from postdiff_calib.models.families import family_named
+from postdiff_calib.plan import StepPlan, compile_plan
 
 Price = Callable[[StepPlan], PlanCost]
 
@@ -39,6 +31,8 @@ class CardLike(Protocol):
 
     @property
     def num_inference_steps(self) -> int: ...  # noqa: D102
+    @property
+    def pipeline_class(self) -> str: ...  # noqa: D102
     @property
     def knobs(self) -> Collection[str]: ...  # noqa: D102
     @property
@@ -51,28 +45,44 @@ class CardLike(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One distinct plan: its knobs, content hash, cost, and what it effectively does.
+    """One distinct plan and its cost; ``k`` is 1 wherever every step refreshes, ``n_guided`` counts steps."""
 
-    ``n_low`` and ``n_guided`` are steps; ``k`` is 1 wherever every step refreshes.
-    """
-
-    knobs: Knobs
-    content: str
+    plan: StepPlan
     cost: PlanCost
-    n_low: int
-    n_guided: int
-    k: int
+
+    @property
+    def knobs(self) -> Knobs:
+        """The plan's knobs."""
+        return self.plan.knobs
+
+    @property
+    def content(self) -> str:
+        """The plan's content hash."""
+        return self.plan.content
+
+    @property
+    def n_low(self) -> int:
+        """Low-resolution steps."""
+        return self.plan.n_low
+
+    @property
+    def n_guided(self) -> int:
+        """Guided steps."""
+        return self.plan.gate_step
+
+    @property
+    def k(self) -> int:
+        """The effective cache interval."""
+        return int(self.plan.effective["cache_interval"])
 
     @property
     def fewer(self) -> bool:
-        """Of the fewer-steps arm: nothing but T differs from the unaccelerated model."""
-        return self.n_low == 0 and self.k == 1 and self.n_guided == self.knobs.num_inference_steps
+        """Of the fewer-steps arm: nothing but T differs from the baseline."""
+        return not self.plan.acting
 
-    def coordinates(self) -> tuple[float, float, float, float, float]:
-        """Effective (T, s, β, k, m); β is 1 where no step is at low resolution."""
-        total = self.knobs.num_inference_steps
-        scale = self.knobs.low_res_scale if self.n_low else 1.0
-        return total, self.n_low / total, scale, self.k, self.n_guided / total
+    def coordinates(self) -> tuple[float, ...]:
+        """Effective values of the searched knobs, in their order: (T, s, β, k, m); β is 1 where no step is low."""
+        return tuple(self.plan.effective[row.field] for row in searched())
 
 
 @dataclass(frozen=True)
@@ -80,19 +90,15 @@ class SearchSpace:
     """The grid of knobs; ``from_card`` is the usual way to make one.
 
     Args:
-        default_steps: T of the unaccelerated model.
-        steps, fractions, scales, intervals, guidance: values of T, s, β, k and m; each must hold the
-            unaccelerated value (``scales`` lists values below 1 only).
-        paper_scale: β of the paper's setting.
+        default_steps: T of the baseline.
+        given: values to try by field; what is left out has the table's own grid. The neutral value stands first, but
+            for knobs that another one needs to be set (β) the neutral value is left out.
+        paper_values: the paper's setting by field; what is left out is the table's.
     """
 
     default_steps: int
-    steps: tuple[int, ...]
-    fractions: tuple[float, ...] = LOW_RES_FRACTIONS
-    scales: tuple[float, ...] = (0.375, 0.5, 0.625, 0.75, 0.875)
-    intervals: tuple[int, ...] = CACHE_INTERVALS
-    guidance: tuple[float, ...] = GUIDANCE_FRACTIONS
-    paper_scale: float = PAPER_SCALE
+    given: Mapping[str, tuple[float, ...]] = field(hash=False)
+    paper_values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_card(cls, card: CardLike, latent_size: tuple[int, int] | None = None) -> SearchSpace:
@@ -103,71 +109,66 @@ class SearchSpace:
             latent_size: (height, width) in latent pixels; β values that round to the same size, or to full size,
                 are tried once or not at all. None keeps the card's values as they are.
         """
-        low, high = card.step_range
-        steps = tuple(sorted({*range(low, high + 1), card.num_inference_steps}))
-        scales = card.low_res_scales
+        knobs, grids = card.knobs, dict[str, tuple[float, ...]]()
+        for row in searched():
+            values = row.card_grid(card) if row.card_grid is not None else row.grid
+            applies = row.per_model or (row.field in knobs and (not row.needs or row.needs in knobs))
+            grids[row.field] = values if applies else () if row.needs else (row.neutral,)
         if latent_size is not None:
-            scales = _distinct_scales(scales, latent_size, card.latent_multiple)
-        applies = card.knobs
-        resolution = bool(scales) and "low_res_fraction" in applies
-        large = any(name in str(getattr(card, "pipeline_class", "")) for name in ("XL", "PixArt"))
-        return cls(
-            default_steps=card.num_inference_steps,
-            steps=steps,
-            fractions=LOW_RES_FRACTIONS if resolution else (0.0,),
-            scales=scales if resolution else (),
-            intervals=CACHE_INTERVALS if "cache_interval" in applies else (1,),
-            guidance=GUIDANCE_FRACTIONS if "guidance_fraction" in applies else (1.0,),
-            paper_scale=PAPER_SCALE_LARGE if large else PAPER_SCALE,
-        )
+            for technique in techniques():
+                technique.narrow(grids, card, latent_size)
+        for row in searched():
+            if row.needs and not grids[row.field]:
+                grids[row.needs] = grids[row.needs][:1]
+        family = family_named(card.pipeline_class)
+        rows = searched() if family is not None else ()
+        paper = {row.field: row.family_paper(family) for row in rows if row.family_paper is not None}
+        return cls(card.num_inference_steps, grids, paper)
+
+    @cached_property
+    def grids(self) -> dict[str, tuple[float, ...]]:
+        """The values by field, of every knob that a search varies, in the order of the table."""
+        return {row.field: tuple(self.given.get(row.field, row.grid)) for row in searched()}
 
     @property
     def baseline(self) -> Knobs:
-        """The unaccelerated model."""
+        """The baseline."""
         return Knobs(self.default_steps)
 
     @property
     def paper(self) -> Knobs:
         """The paper's setting, as far as this space has its knobs, at the default T."""
         values: dict[str, float] = {}
-        if self.scales:
-            values["low_res_fraction"] = PAPER["low_res_fraction"]
-            values["low_res_scale"] = min(self.scales, key=lambda scale: abs(scale - self.paper_scale))
-        if PAPER["cache_interval"] in self.intervals:
-            values["cache_interval"] = int(PAPER["cache_interval"])
-        if PAPER["guidance_fraction"] in self.guidance:
-            values["guidance_fraction"] = PAPER["guidance_fraction"]
-        return Knobs.from_dict({"num_inference_steps": self.default_steps, **values})
+        for row in searched():
+            wanted, grid = self.paper_values.get(row.field, row.paper), self.grids[row.field]
+            if wanted is None or not grid:
+                continue
+            if row.needs:
+                values[row.field] = nearest(grid, wanted)
+            elif wanted in grid:
+                values[row.field] = wanted
+        return settled(values, self.default_steps)
 
     def as_dict(self) -> dict[str, list[float]]:
         """The values by name, for the record."""
-        return {
-            "num_inference_steps": list(self.steps),
-            "low_res_fraction": list(self.fractions),
-            "low_res_scale": list(self.scales),
-            "cache_interval": list(self.intervals),
-            "guidance_fraction": list(self.guidance),
-        }
+        return {name: list(values) for name, values in self.grids.items()}
+
+    def settings(self) -> Iterator[Knobs]:
+        """Every combination of values, T outermost; a knob beside a neutral one that it needs stays neutral."""
+        rows = searched()
+        for values in product(*(self.grids[row.field] or (row.neutral,) for row in rows)):
+            chosen: dict[str, Any] = {row.field: value for row, value in zip(rows, values, strict=True)}
+            idle = [row for row in rows if row.needs and chosen[row.needs] == self.grids[row.needs][0]]
+            if all(chosen[row.field] == (self.grids[row.field] or (row.neutral,))[0] for row in idle):
+                yield settled(chosen, self.default_steps)
 
     @cached_property
     def plans(self) -> tuple[StepPlan, ...]:
         """Every distinct plan of the grid, the mildest knobs that compile to it first."""
         unique: dict[str, StepPlan] = {}
-        seen: set[tuple[float, ...]] = set()
-        for total in self.steps:
-            lows = {s: compile_plan(Knobs(total, s, 0.5)).n_low if s else 0 for s in self.fractions}
-            gates = {m: compile_plan(Knobs(total, guidance_fraction=m)).gate_step for m in self.guidance}
-            for s, n_low in lows.items():
-                for beta in self.scales if n_low else (1.0,):
-                    for k in self.intervals:
-                        for m, gate in gates.items():
-                            # compiling is the slow part, so equal step counts are recognised before it
-                            key = (total, n_low, beta, min(k, max(n_low, total - n_low)), gate)
-                            if key in seen:
-                                continue
-                            seen.add(key)
-                            plan = compile_plan(Knobs(total, s if n_low else 0.0, beta, k, m))
-                            unique.setdefault(plan.content, plan)
+        for knobs in self.settings():
+            plan = compile_plan(knobs)
+            unique.setdefault(plan.content, plan)
         return tuple(unique.values())
 
     def candidates(self, price: Price) -> tuple[Candidate, ...]:
@@ -199,29 +200,21 @@ def require_reachable(space: SearchSpace, price: Price, limit: Limit) -> None:
     Raises:
         BudgetError: as ``within``.
     """
-    corner = replace(space, steps=(min(space.steps),), scales=tuple(sorted(space.scales)[:1]))
+    least = {row.field: tuple(sorted(space.grids[row.field])[:1]) for row in searched() if row.binding}
+    corner = SearchSpace(space.default_steps, {**space.grids, **least})
     within(corner.candidates(price), limit)
 
 
 def candidate(plan: StepPlan, price: Price) -> Candidate:
-    """A plan with its cost and its effective settings."""
-    caches = len(plan.refresh_steps) < len(plan)
-    return Candidate(
-        plan.knobs, plan.content, price(plan), plan.n_low, plan.gate_step, plan.knobs.cache_interval if caches else 1
-    )
+    """A plan with its cost."""
+    return Candidate(plan, price(plan))
 
 
 def coordinate_matrix(candidates: Collection[Candidate]) -> npt.NDArray[np.float64]:
-    """Effective (T, s, β, k, m) of each candidate, (N, 5)."""
-    return np.array([c.coordinates() for c in candidates], dtype=np.float64).reshape(-1, 5)
+    """Effective values of the searched knobs of each candidate, (N, knobs)."""
+    return np.array([c.coordinates() for c in candidates], dtype=np.float64).reshape(-1, len(searched()))
 
 
-def _distinct_scales(scales: tuple[float, ...], size: tuple[int, int], multiple: int) -> tuple[float, ...]:
-    sizes: dict[tuple[int, int], float] = {}
-    for scale in sorted(scales):
-        try:
-            low = low_res_size(*size, scale, multiple)
-        except KnobError:
-            continue
-        sizes.setdefault(low, scale)
-    return tuple(sizes.values())
+def nearest(options: Collection[float], wanted: float) -> float:
+    """The option next to a wanted value; the first of two that are equally near."""
+    return min(options, key=lambda option: abs(option - wanted))

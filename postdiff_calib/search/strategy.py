@@ -29,6 +29,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.budget import Limit
 from postdiff_calib.search.adjust import joined, observations
 from postdiff_calib.search.evaluate import ScoreBook
@@ -400,12 +401,8 @@ def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
     if paper is not None:
         proposals.append(Proposal(paper, "explore", "joint"))
     cheaper = strategy.members("cheaper")
-    alone = {
-        "s": [c for c in cheaper if c.n_low and c.k == 1 and c.coordinates()[4] == 1],
-        "k": [c for c in cheaper if not c.n_low and c.k > 1 and c.coordinates()[4] == 1],
-        "m": [c for c in cheaper if not c.n_low and c.k == 1 and c.coordinates()[4] < 1],
-    }
-    for corner in alone.values():
+    for technique in techniques():
+        corner = [c for c in cheaper if c.plan.acting == (technique.name,)]
         if corner:
             proposals.append(Proposal(max(corner, key=lambda c: c.cost.macs), "explore", "cheaper"))
     unique = {p.candidate.content: p for p in reversed(proposals)}

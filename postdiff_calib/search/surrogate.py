@@ -10,7 +10,7 @@ all Gaussian with mean 0, and 0 at the unaccelerated model:
   values help each other and no shape is imposed;
 - an offset that all plans but the unaccelerated model share, such as its luck on the prompts seen so far;
 - each knob also has a linear and a quadratic trend in its severity, which a few plans determine;
-- interactions are products of normalised severities u ∈ [0, 1], with squares for k × T and s × β, the strong ones;
+- interactions are products of normalised severities u ∈ [0, 1], with squares for the strong ones (k × T, s × β);
 - the residual is a Gaussian process with a squared exponential kernel, by random Fourier features, so that the model is
   never stuck with what products cannot express;
 - ``own`` is each plan's private deviation, known better the more of its own prompts were scored.
@@ -31,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
+from postdiff_calib.knobs import searched
+
 Array = npt.NDArray[np.float64]
 
 _FOURIER = 96
@@ -47,28 +49,31 @@ _VARIANCE_WEIGHT = 6.0
 
 
 class Features:
-    """Maps effective coordinates (T, s, β, k, m) to features that vanish at the unaccelerated model.
+    """Maps effective coordinates, one per searched knob, to features that vanish at the baseline.
 
     Args:
-        grid: (N, 5) effective coordinates of the whole space.
-        reference: (5,) those of the unaccelerated model.
+        grid: (N, knobs) effective coordinates of the whole space.
+        reference: (knobs,) those of the baseline.
         seed: of the random Fourier features.
     """
 
     def __init__(self, grid: Array, reference: Array, seed: int = 0) -> None:
+        rows = searched()
+        place = {row.field: i for i, row in enumerate(rows)}
+        # T acts through the step size 1/T: 4 → 5 steps matters as much as 10 → 20.
+        self._inverse = [i for i, row in enumerate(rows) if row.inverse]
+        self._strong = {frozenset((i, place[other])) for i, row in enumerate(rows) for other in row.interacts}
         self._reference = reference
         self._levels = [_levels(grid[:, j]) for j in range(grid.shape[1])]
-        # T acts through the step size 1/T: 4 → 5 steps matters as much as 10 → 20.
         self._span = np.maximum(np.abs(self._transform(grid) - self._transform(reference[None])).max(0), 1e-12)
         rng = np.random.default_rng([seed, 77])
         self._frequencies = rng.standard_normal((grid.shape[1], _FOURIER)) / _LENGTH
         self._phases = rng.uniform(0, 2 * np.pi, _FOURIER)
         self.groups = self._raw(grid[:1])[1]
 
-    @staticmethod
-    def _transform(points: Array) -> Array:
+    def _transform(self, points: Array) -> Array:
         moved = points.copy()
-        moved[:, 0] = 1 / moved[:, 0]
+        moved[:, self._inverse] = 1 / moved[:, self._inverse]
         return moved
 
     def _raw(self, points: Array) -> tuple[Array, dict[str, slice]]:
@@ -93,7 +98,7 @@ class Features:
             for j in range(i + 1, u.shape[1]):
                 product = u[:, i] * u[:, j]
                 terms = [product]
-                if (i, j) in ((0, 3), (1, 2)):  # k × T and s × β
+                if frozenset((i, j)) in self._strong:
                     terms += [product * u[:, i], product * u[:, j]]
                 columns.append(np.stack(terms, 1))
         close("pairs")
@@ -103,7 +108,7 @@ class Features:
         return np.concatenate(columns, 1), groups
 
     def __call__(self, points: Array) -> Array:
-        """(N, 5) coordinates → (N, p) features."""
+        """(N, knobs) coordinates → (N, p) features."""
         return self._raw(points)[0]
 
 

@@ -6,7 +6,7 @@ import torch
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.guidance import capture_steps
+from postdiff_calib.accelerate.techniques.guidance import capture_steps
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan

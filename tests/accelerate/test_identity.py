@@ -50,8 +50,9 @@ def test_no_tensor_is_held_after_a_call():
     alive = tensors_alive()
     P.latents(pipe, **SIZE)
     assert tensors_alive() <= alive
-    caches = pipe.__dict__["_postdiff"].networks
-    held = [holder.held for holder in caches.blocks.holders] + [hook.held for _, hook in caches.attention.hooks]
+    parts = pipe.__dict__["_postdiff"].networks.parts
+    held = [holder.held for holder in parts["block caching"].holders]
+    held += [hook.held for _, hook in parts["guidance"].hooks]
     assert held == [None] * len(held)
 
 

@@ -7,8 +7,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.mixed_resolution import coupled_noise, pooling_matrix
 from postdiff_calib.accelerate.schedulers import noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.techniques.mixed_resolution import coupled_noise, pooling_matrix
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 

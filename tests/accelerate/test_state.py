@@ -65,7 +65,7 @@ def test_a_call_that_raises_leaks_nothing(when):
     assert "step" not in pipe.scheduler.__dict__
     networks = pipe.__dict__["_postdiff"].networks
     assert networks.run is None
-    assert all(holder.held is None for holder in networks.blocks.holders)
+    assert all(holder.held is None for holder in networks.parts["block caching"].holders)
     with pytest.raises(UsageError, match="has finished no call since"):
         summary(pipe)
     assert torch.equal(P.latents(pipe, **SIZE), first)

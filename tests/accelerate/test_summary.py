@@ -40,8 +40,8 @@ def test_an_attention_layer_that_is_bypassed_does_not_pass_silently():
     # A network whose cross-attention modules are replaced after enabling no longer goes through the hooks.
     pipe = P.sd("ddim")
     enable(pipe, Knobs(4, guidance_fraction=0.5))
-    for hook_owner, hook in pipe.__dict__["_postdiff"].networks.attention.hooks:
-        hook_owner.forward = hook.fn_ref.original_forward
+    for hook_owner, _ in pipe.__dict__["_postdiff"].networks.parts["guidance"].hooks:
+        hook_owner.forward = type(hook_owner).forward.__get__(hook_owner)
     with pytest.raises(UsageError, match="cross-attention caching"):
         P.latents(pipe)
 

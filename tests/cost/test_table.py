@@ -12,8 +12,7 @@ from postdiff_calib.cost.store import load_latency, read_table, save_latency, wr
 from postdiff_calib.cost.table import Timing
 from postdiff_calib.cost.timeline import Timeline
 from postdiff_calib.errors import ModelError, OutputError, UnsupportedError
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.cards import UNET_KNOBS
+from postdiff_calib.knobs import Knobs, names
 from postdiff_calib.plan import compile_plan
 
 SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
@@ -187,7 +186,7 @@ def setting(**changes) -> Setting:
 
 def test_probes_cover_the_space_within_the_limit_of_kinds() -> None:
     priced = table()
-    plans = probes(UNET_KNOBS, priced, setting(branches=(1, 0, 2)))
+    plans = probes(names(), priced, setting(branches=(1, 0, 2)))
     kinds = {key for plan in plans for key in priced.keys(plan)}
     assert len(kinds) <= MAX_KINDS
     sides = {key.height for key in kinds}
@@ -202,13 +201,13 @@ def test_many_scales_leave_some_to_prediction() -> None:
     big = table()
     big.latent = (64, 64)
     scales = tuple(0.3 + 0.05 * i for i in range(13))
-    kinds = {key for plan in probes(UNET_KNOBS, big, setting(scales=scales)) for key in big.keys(plan)}
+    kinds = {key for plan in probes(names(), big, setting(scales=scales)) for key in big.keys(plan)}
     assert 30 < len(kinds) <= MAX_KINDS
     assert 64 in {key.height for key in kinds}
 
 
 def test_quick_probes_are_few() -> None:
-    plans = probes(UNET_KNOBS, table(), setting(quick=True))
+    plans = probes(names(), table(), setting(quick=True))
     assert len(plans) == 5
     assert {plan.knobs.low_res_scale for plan in plans if plan.n_low} == {0.375, 0.625}
 
@@ -216,10 +215,10 @@ def test_quick_probes_are_few() -> None:
 def test_probes_leave_out_what_does_not_apply_or_exist() -> None:
     plans = probes(frozenset({"num_inference_steps"}), table(), setting())
     assert all(plan.is_identity for plan in plans)
-    plans = probes(UNET_KNOBS, table(), setting(branches=(1, 9)))
+    plans = probes(names(), table(), setting(branches=(1, 9)))
     assert {plan.knobs.cache_branch for plan in plans} == {1}
     # β = 0.99 rounds to the full size.
-    assert not any(plan.n_low for plan in probes(UNET_KNOBS, table(), setting(scales=(0.99,))))
+    assert not any(plan.n_low for plan in probes(names(), table(), setting(scales=(0.99,))))
 
 
 def test_middle_first() -> None:

@@ -12,14 +12,17 @@ from postdiff_calib.budget import Limit, PlanCost
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.space import SearchSpace, candidate
 
-SPACE = SearchSpace(20, tuple(range(4, 21)))
+SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
+SPACE = SearchSpace(20, {"num_inference_steps": tuple(range(4, 21)), "low_res_scale": SCALES})
 SMALL = SearchSpace(
     12,
-    (4, 6, 8, 10, 12),
-    fractions=(0.0, 0.3, 0.5),
-    scales=(0.5, 0.75),
-    intervals=(1, 2, 3),
-    guidance=(1.0, 0.75, 0.45),
+    {
+        "num_inference_steps": (4, 6, 8, 10, 12),
+        "low_res_fraction": (0.0, 0.3, 0.5),
+        "low_res_scale": (0.5, 0.75),
+        "cache_interval": (1, 2, 3),
+        "guidance_fraction": (1.0, 0.75, 0.45),
+    },
 )
 
 

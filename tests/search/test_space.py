@@ -24,11 +24,11 @@ def card(**changes):
 def test_plans_are_exactly_the_distinct_contents_of_the_grid():
     grid = [
         Knobs(total, s, beta if s else 1.0, k, m)
-        for total in SMALL.steps
-        for s in SMALL.fractions
-        for beta in SMALL.scales
-        for k in SMALL.intervals
-        for m in SMALL.guidance
+        for total in SMALL.grids["num_inference_steps"]
+        for s in SMALL.grids["low_res_fraction"]
+        for beta in SMALL.grids["low_res_scale"]
+        for k in SMALL.grids["cache_interval"]
+        for m in SMALL.grids["guidance_fraction"]
     ]
     contents = [plan.content for plan in SMALL.plans]
     assert len(contents) == len(set(contents))
@@ -51,15 +51,15 @@ def test_from_card_leaves_out_knobs_that_do_not_apply():
 
 
 def test_from_card_adds_the_default_steps_outside_its_range():
-    assert SearchSpace.from_card(card(num_inference_steps=50)).steps[-2:] == (20, 50)
+    assert SearchSpace.from_card(card(num_inference_steps=50)).grids["num_inference_steps"][-2:] == (20, 50)
 
 
 def test_scales_that_round_to_one_size_are_tried_once():
-    assert SearchSpace.from_card(card(), (16, 16)).scales == (0.375, 0.5, 0.625, 0.75, 0.875)
-    assert SearchSpace.from_card(card(latent_multiple=8), (16, 16)).scales == (0.375,)
+    assert SearchSpace.from_card(card(), (16, 16)).grids["low_res_scale"] == (0.375, 0.5, 0.625, 0.75, 0.875)
+    assert SearchSpace.from_card(card(latent_multiple=8), (16, 16)).grids["low_res_scale"] == (0.375,)
     only_full = SearchSpace.from_card(card(latent_multiple=16), (16, 16))
-    assert only_full.scales == ()
-    assert only_full.fractions == (0.0,)
+    assert only_full.grids["low_res_scale"] == ()
+    assert only_full.grids["low_res_fraction"] == (0.0,)
 
 
 def test_paper_settings():

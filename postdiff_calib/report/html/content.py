@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.accelerate.techniques import states, techniques
 from postdiff_calib.budget import Budget, Limit
 from postdiff_calib.conclude import Scored
 from postdiff_calib.knobs import Knobs
@@ -273,13 +274,9 @@ class Findings:
         cells = []
         for step, key in zip(plan, table.keys(plan), strict=True):
             cost = table.step_macs(key).full / full
-            guidance = f"{'guided' if step.guided else 'conditional half only'}\n" if table.guides else ""
-            tip = (
-                f"step {step.index + 1} of {len(plan)}: {cost:.0%} of a full step\n"
-                f"{'low' if step.low_res else 'full'} resolution\n{guidance}"
-                f"deep blocks {'run' if step.refresh else 'reused'}\n"
-                f"cross-attention {'live' if step.cross_attention_live else 'cached'}"
-            )
+            of_interest = [state for state in states() if table.guides or not state.of_guidance]
+            lines = [f"step {step.index + 1} of {len(plan)}: {cost:.0%} of a full step"]
+            tip = "\n".join([*lines, *(state.tip(step) for state in of_interest)])
             side = knobs.low_res_scale if step.low_res else 1.0
             cells.append(
                 StepCell(
@@ -316,14 +313,7 @@ def plan_words(knobs: Knobs, guides: bool = True) -> str:
     total = len(plan)
     if plan.is_identity:
         return f"{total} full steps."
-    parts = []
-    if plan.n_low:
-        first = "the first" if plan.n_low == 1 else f"the first {plan.n_low}"
-        parts.append(f"{first} at {knobs.low_res_scale:g} of the side")
-    if len(plan.refresh_steps) < total:
-        parts.append(f"deep blocks run on {len(plan.refresh_steps)} of them and are reused on the others")
-    if plan.gate_step < total and guides:
-        parts.append(f"guidance on the first {plan.gate_step}")
+    parts = [words for t in techniques() if (words := t.words(knobs, plan.steps, guides))]
     return f"{total} steps: {_and(parts)}." if parts else f"{total} steps."
 
 

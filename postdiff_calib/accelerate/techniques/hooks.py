@@ -1,48 +1,48 @@
 """Putting hooks on modules and taking them off without a trace.
 
-A hook is a diffusers ``ModelHook`` whose ``new_forward`` decides whether the module runs. Removing one through
-``HookRegistry`` leaves the registry and an instance attribute ``forward`` behind; ``remove_hook`` here clears both, so
-that a module is as it was.
+A hook is a plain object whose ``forward(original, *args, **kwargs)`` decides whether the module runs; diffusers'
+``HookRegistry`` calls it. Removing one through the registry leaves the registry and an instance attribute ``forward``
+behind; ``remove_hook`` here clears both, so that a module is as it was.
+
+Hooks read plain booleans and nothing else to decide: they are what a compiled network is specialised on, so a run
+compiles once per kind of step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from diffusers.hooks import HookRegistry
+from functools import lru_cache
+from typing import Any, Protocol
 
 
-@dataclass
-class Flags:
-    """What the hooks inside a network do at the present step; all False outside an accelerated call.
+class Hook(Protocol):
+    """Stands before a module."""
 
-    Plain booleans and nothing else: they are what a compiled network is specialised on, so a run compiles once per
-    kind of step.
-
-    Attributes:
-        reuse: deep blocks return what was kept.
-        keep: deep blocks run, and their output is kept.
-        cached: cross-attention returns what was captured.
-        capture: cross-attention runs, and its output is captured.
-        guided: the batch holds an unconditional and a conditional half.
-    """
-
-    reuse: bool = False
-    keep: bool = False
-    cached: bool = False
-    capture: bool = False
-    guided: bool = False
-
-    def clear(self) -> None:
-        """Let every hook pass through."""
-        self.reuse = self.keep = self.cached = self.capture = self.guided = False
+    def forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the module's call returns; ``original`` runs it."""
 
 
-def add_hook(module: Any, hook: Any, name: str) -> None:
+@lru_cache(maxsize=1)
+def _model_hook() -> Any:
+    from diffusers.hooks import ModelHook
+
+    class Delegate(ModelHook):  # type: ignore[misc]
+        def __init__(self, hook: Hook) -> None:
+            super().__init__()
+            self.hook = hook
+
+        def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.hook.forward(self.fn_ref.original_forward, *args, **kwargs)
+
+    return Delegate
+
+
+def add_hook(module: Any, hook: Hook, name: str) -> None:
     """Register ``hook`` on ``module`` under a name that must be new there."""
-    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
-    hook.installed = module.forward
+    from diffusers.hooks import HookRegistry
+
+    delegate = _model_hook()(hook)
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(delegate, name)
+    delegate.installed = module.forward
 
 
 def remove_hook(module: Any, name: str) -> None:

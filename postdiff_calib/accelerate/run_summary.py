@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.errors import UsageError
 from postdiff_calib.plan import StepPlan
 
@@ -61,26 +62,14 @@ class RunSummary:
         Raises:
             UsageError: naming the one that has not.
         """
-        plan, steps = self.plan, self.steps
-        fired = {
-            "low-resolution steps": (plan.n_low > 0, any(step.switched for step in steps)),
-            "block caching": (len(plan.refresh_steps) < len(plan), any(step.layers_skipped for step in steps)),
-            "dropping guidance": (
-                plan.gate_step < len(plan) and self.guides,
-                any(not step.guided for step in steps),
-            ),
-            "cross-attention caching": (
-                not all(step.cross_attention_live or not step.refresh for step in plan),
-                any(step.cross_attention_cached for step in steps),
-            ),
-        }
-        for name, (asked, seen) in fired.items():
-            if asked and not seen:
-                raise UsageError(
-                    f"{name} of {plan.knobs.describe()}",
-                    f"it never fired in the {len(steps)} steps that ran",
-                    "set the knob to its neutral value, or do not cut the run short",
-                )
+        for technique in techniques():
+            for what, asked, seen in technique.fired(self.plan.steps, self):
+                if asked and not seen:
+                    raise UsageError(
+                        f"{what} of {self.plan.knobs.describe()}",
+                        f"it never fired in the {len(self.steps)} steps that ran",
+                        "set the knob to its neutral value, or do not cut the run short",
+                    )
 
     def __str__(self) -> str:
         """A table in plain text, a row per step."""

@@ -1,11 +1,9 @@
 """Hybrid module caching, k: the deep part of the network runs every k-th step and is reused in between.
 
 U-Nets (DeepCache, arXiv 2312.00858): of the skip-connected pairs of down and up layers only the shallowest run on a
-reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b names the boundary as the published
-DeepCache package numbers it: block b // 3 counted from the shallowest, layer b % 3 inside it. Branch 0 runs conv_in
-and the last layer of the last up block; 1 adds the first down layer and one more up layer; 2 runs all layers of the
-shallowest level. Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for
-nothing; one place, the boundary, returns the kept feature.
+reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b says how many (``unet_cut``).
+Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for nothing; one place,
+the boundary, returns the kept feature.
 
 Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
 reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
@@ -16,19 +14,96 @@ Symbols: k cache interval, b cache branch, N transformer blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from diffusers.hooks import ModelHook
-
-from postdiff_calib.accelerate.hooks import Flags, add_hook, conditional_half, remove_hook
+from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.accelerate.techniques.step import StepKind
+from postdiff_calib.accelerate.techniques.technique import (
+    Columns,
+    Deployment,
+    Fired,
+    NetworkCall,
+    Part,
+    State,
+    Steps,
+    Technique,
+)
+from postdiff_calib.accelerate.techniques.unet_cut import cut_of
 from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import denoiser_of
 
 _LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
-_UNET_BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 #: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
 _REFERENCE_DEPTH = 28
+
+
+class BlockCaching(Technique):
+    """Step 0 and the first at full resolution are refreshes, and every k-th step counted from there.
+
+    Features of another size cannot be reused.
+    """
+
+    name = "block caching"
+    states = (State("refresh", True, "deep", 7, ("refresh", "reuse"), ("deep blocks run", "deep blocks reused")),)
+
+    def columns(self, knobs: Knobs, columns: Columns) -> Columns:  # noqa: D102
+        low_res = columns["low_res"]
+        n_low = sum(low_res)
+        starts = (0 if low else n_low for low in low_res)
+        return {"refresh": [(i - start) % knobs.cache_interval == 0 for i, start in enumerate(starts)]}
+
+    def facts(self, knobs: Knobs, steps: Steps) -> Mapping[str, Any]:  # noqa: D102
+        return {"branch": knobs.cache_branch if self.acts(steps) else None}
+
+    def effective(self, knobs: Knobs, steps: Steps) -> Mapping[str, float]:  # noqa: D102
+        return {"cache_interval": knobs.cache_interval if self.acts(steps) else 1}
+
+    def inert(self, knobs: Knobs, steps: Steps) -> str:  # noqa: D102
+        return "cache_interval" if knobs.cache_interval > 1 and not self.acts(steps) else ""
+
+    def words(self, knobs: Knobs, steps: Steps, guides: bool) -> str:  # noqa: D102
+        refreshes = sum(step.refresh for step in steps)
+        return f"deep blocks run on {refreshes} of them and are reused on the others" if self.acts(steps) else ""
+
+    def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
+        """Hooks on the part of the network that reuse steps skip, and one that keeps what goes out of it."""
+        return attach_block_cache(network, knobs.cache_branch, name)
+
+    def fired(self, steps: Steps, summary: Any) -> tuple[Fired, ...]:  # noqa: D102
+        return (Fired("block caching", self.acts(steps), any(step.layers_skipped for step in summary.steps)),)
+
+    def key(self, kind: StepKind, knobs: Knobs, deployment: Deployment) -> Mapping[str, Any]:
+        """On a reuse step the deep blocks do not run; how many those are depends on the branch."""
+        return {"refresh": kind.refresh, "branch": -1 if kind.refresh else knobs.cache_branch}
+
+    def restored(self, key: Any) -> Any:  # noqa: D102
+        return key._replace(refresh=True, branch=-1)
+
+    def metered(self, key: Any) -> Knobs | None:  # noqa: D102
+        return None if key.refresh else Knobs(2, cache_interval=2, cache_branch=key.branch)
+
+
+@dataclass
+class Flags:
+    """What the hooks do at the present step; both False outside an accelerated call.
+
+    Attributes:
+        reuse: deep blocks return what was kept.
+        keep: deep blocks run, and their output is kept.
+    """
+
+    reuse: bool = False
+    keep: bool = False
+
+
+def conditional_half(value: Any) -> Any:
+    """The second half of every tensor in a (nested) module output, copied so that the first half can be freed."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(conditional_half(item) for item in value)
+    return value.chunk(2)[1].clone()
 
 
 def count_layers(module: Any) -> int:
@@ -41,25 +116,25 @@ def count_layers(module: Any) -> int:
 
 def count_network_layers(network: Any) -> int:
     """The unit of ``summary``: a transformer's blocks, or the layers of a U-Net's down, middle and up blocks."""
-    if hasattr(network, "transformer_blocks"):
-        return len(network.transformer_blocks)
+    chain = denoiser_of(network).blocks(network)
+    if chain:
+        return len(chain)
     blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
     return sum(count_layers(block) for block in blocks if block is not None)
 
 
-class _Skip(ModelHook):  # type: ignore[misc]
+class _Skip:
     """On a reuse step the module does not run and returns empty tensors in the form its caller expects."""
 
     def __init__(self, flags: Flags, module: Any, role: str) -> None:
-        super().__init__()
         self.flags, self.weight, self.ran = flags, count_layers(module), False
         self.role = role
         self.outputs = len(module.resnets) + (module.downsamplers is not None) if role == "down" else 0
 
-    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.flags.reuse:
             self.ran = True
-            return self.fn_ref.original_forward(*args, **kwargs)
+            return original(*args, **kwargs)
         self.ran = False
         empty = empty_like(args[0] if args else kwargs["hidden_states"])
         if self.role == "down":
@@ -67,19 +142,18 @@ class _Skip(ModelHook):  # type: ignore[misc]
         return (empty,) if self.role == "attention" else empty
 
 
-class _Keep(ModelHook):  # type: ignore[misc]
+class _Keep:
     """The boundary: keeps its output on a refresh, returns it on a reuse."""
 
     def __init__(self, flags: Flags, module: Any) -> None:
-        super().__init__()
         self.flags, self.weight, self.ran = flags, count_layers(module), False
         self.held: Any = None
 
-    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         if self.flags.reuse:
             self.ran = False
             return self.held
-        output = self.fn_ref.original_forward(*args, **kwargs)
+        output = original(*args, **kwargs)
         self.ran = True
         if self.flags.keep:
             self.held = output
@@ -90,26 +164,25 @@ class _Residual:
     """What a span of transformer blocks added to its input."""
 
     def __init__(self) -> None:
-        self.entry: torch.Tensor | None = None
+        self.entry: Any | None = None
         self.held: Any = None
 
 
-class _Span(ModelHook):  # type: ignore[misc]
+class _Span:
     """One block of the reused span; the first adds the kept residual, the others pass their input on."""
 
     def __init__(self, flags: Flags, residual: _Residual, first: bool, last: bool) -> None:
-        super().__init__()
         self.flags, self.residual, self.first, self.last = flags, residual, first, last
         self.weight, self.ran = 1, False
 
-    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.flags.reuse:
             self.ran = False
             return hidden + self.residual.held if self.first else hidden
         if self.first and self.flags.keep:
             self.residual.entry = hidden
-        output = self.fn_ref.original_forward(*args, **kwargs)
+        output = original(*args, **kwargs)
         self.ran = True
         if self.last and self.flags.keep:
             self.residual.held = output - self.residual.entry
@@ -117,29 +190,61 @@ class _Span(ModelHook):  # type: ignore[misc]
         return output
 
 
-def empty_like(hidden: torch.Tensor) -> torch.Tensor:
+def empty_like(hidden: Any) -> Any:
     """A tensor without elements that can be added to and concatenated with its like, shape (1, 0, 1, 1)."""
     return hidden.new_empty((1, 0, 1, 1))
 
 
 @dataclass
-class BlockCache:
+class BlockCache(Part):
     """The hooks of one attachment on one network.
 
     Attributes:
+        name: of the hooks.
+        flags: what they do.
         hooks: (module, hook) in the order they were put on.
         holders: objects whose ``held`` is the kept feature.
         skip_live: for each skip connection, conv_in first, whether a reuse step computes it; empty for transformers.
         middle_live: a reuse step uses what is added to the middle block's output (the boundary is the middle block).
         partial_up: the up block of which a reuse step skips some layers and runs others, or None.
+        kept_batch: entries of the batch in the kept feature.
     """
 
     name: str
+    flags: Flags
     hooks: list[tuple[Any, Any]]
     holders: list[Any]
     skip_live: list[bool] = field(default_factory=list)
     middle_live: bool = False
     partial_up: Any = None
+    kept_batch: int = 0
+
+    def begin(self, call: NetworkCall) -> None:  # noqa: D102
+        # Kept on every refresh, needed next or not: fewer kinds of step, so fewer graphs for a compiled network.
+        self.flags.reuse, self.flags.keep = not call.step.refresh, call.step.refresh
+        if self.flags.keep:
+            self.kept_batch = call.batch
+            return
+        if self.kept_batch == 2 * call.batch:
+            self.keep_conditional()
+            self.kept_batch = call.batch
+        call.kwargs = self.drop_residuals(call.kwargs, call.sample)
+
+    def end(self, output: Any) -> Any:  # noqa: D102
+        self.rest()
+        return output
+
+    def note(self, record: Any) -> None:  # noqa: D102
+        record.layers_skipped = self.layers_skipped
+
+    def prime(self) -> None:  # noqa: D102
+        self.flags.reuse, self.flags.keep = False, True
+
+    def apply(self) -> None:  # noqa: D102
+        self.flags.reuse, self.flags.keep = True, False
+
+    def rest(self) -> None:  # noqa: D102
+        self.flags.reuse = self.flags.keep = False
 
     def check(self) -> None:
         """Refuse what has been switched on in the network since, and does not go with skipped layers.
@@ -167,12 +272,14 @@ class BlockCache:
 
     def clear(self) -> None:
         """Drop every tensor."""
+        self.rest()
+        self.kept_batch = 0
         for holder in self.holders:
             holder.held = None
             if isinstance(holder, _Residual):
                 holder.entry = None
 
-    def drop_residuals(self, kwargs: dict[str, Any], sample: torch.Tensor) -> dict[str, Any]:
+    def drop_residuals(self, kwargs: dict[str, Any], sample: Any) -> dict[str, Any]:
         """A control network's residuals on a reuse step: empty where the layer they belong to does not run."""
         residuals, middle = kwargs.get("down_block_additional_residuals"), kwargs.get("mid_block_additional_residual")
         if residuals is None or middle is None:
@@ -192,14 +299,23 @@ class BlockCache:
             remove_hook(module, self.name)
 
 
-def attach_block_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
+def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
     """Hook the part of ``network`` that reuse steps skip.
 
     Raises:
         UnsupportedError: the network has no such branch, or blocks of an unknown kind.
     """
-    if hasattr(network, "transformer_blocks"):
-        cache = _span_cache(network, branch, flags, name)
+    flags = Flags()
+    kind = denoiser_of(network)
+    chain = kind.blocks(network)
+    if chain and kind.block_output != "hidden":
+        raise UnsupportedError(
+            f"cache_interval with {type(network).__name__}",
+            f"its blocks return ({kind.block_output}), and reuse is defined for blocks that return hidden states alone",
+            "set cache_interval=1 for this model",
+        )
+    if chain:
+        cache = _span_cache(chain, branch, flags, name)
     else:
         cache = _unet_cache(network, branch, flags, name)
     for module, hook in cache.hooks:
@@ -219,67 +335,15 @@ def span_of(depth: int, branch: int) -> range:
     return range(ends, depth - ends)
 
 
-def _span_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
-    span = span_of(len(network.transformer_blocks), branch)
+def _span_cache(chain: list[Any], branch: int, flags: Flags, name: str) -> BlockCache:
+    span = span_of(len(chain), branch)
     residual = _Residual()
-    hooks = [
-        (network.transformer_blocks[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span
-    ]
-    return BlockCache(name, hooks, [residual])
+    hooks = [(chain[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span]
+    return BlockCache(name, flags, hooks, [residual])
 
 
 def _unet_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:
-    downs, ups, middle = list(network.down_blocks), list(network.up_blocks)[::-1], network.mid_block
-    for block in downs + ups:
-        if type(block).__name__ not in _UNET_BLOCKS:
-            raise UnsupportedError(
-                f"U-Net block {type(block).__name__}",
-                f"block caching knows {', '.join(sorted(_UNET_BLOCKS))}",
-                "set cache_interval=1 for this model",
-            )
-    depth, layer = divmod(branch, 3)
-    if depth >= len(ups) or layer >= len(ups[depth].resnets) or (_boundary_is_middle(ups, branch) and middle is None):
-        valid = [b for b in range(3 * len(ups)) if b % 3 < len(ups[b // 3].resnets)]
-        valid = [b for b in valid if middle is not None or not _boundary_is_middle(ups, b)]
-        raise UnsupportedError(
-            f"cache_branch={branch}",
-            f"this U-Net has branches {', '.join(map(str, valid))}",
-            f"take {max((b for b in valid if b < branch), default=valid[0])}, the nearest below",
-        )
-
-    shallow, up_layers = downs[depth], len(ups[depth].resnets)
-    skipped: list[tuple[Any, str]] = [(block, "down") for block in downs[depth + 1 :]]
-    if layer == 0:
-        skipped.append((shallow, "down"))
-    else:
-        skipped += [(resnet, "layer") for resnet in shallow.resnets[layer:]]
-        skipped += [(attention, "attention") for attention in list(getattr(shallow, "attentions", []))[layer:]]
-        skipped += [(sampler, "layer") for sampler in shallow.downsamplers or []]
-    # Up layers are numbered from the last to run: those above ``layer`` are skipped, the nearest is the boundary.
-    resnets = list(ups[depth].resnets)[: up_layers - layer - 1]
-    attentions = list(getattr(ups[depth], "attentions", []))[: len(resnets)]
-    outer: list[tuple[Any, str]] = [(block, "layer") for block in ups[depth + 1 :]]
-    if middle is not None:
-        outer.append((middle, "layer"))
-    if resnets:
-        boundary = attentions.pop() if attentions else resnets.pop()
-        skipped += [(resnet, "layer") for resnet in resnets]
-        skipped += [(attention, "attention") for attention in attentions]
-    else:
-        boundary = outer.pop(0)[0]
-    skipped += outer
-
-    skip_live = [True]
-    for i, block in enumerate(downs):
-        outputs = len(block.resnets) + (block.downsamplers is not None)
-        skip_live += [i < depth or (i == depth and position < layer) for position in range(outputs)]
-    keep = _Keep(flags, boundary)
-    hooks = [(module, _Skip(flags, module, role)) for module, role in skipped]
-    partial_up = ups[depth] if layer < up_layers - 1 else None
-    return BlockCache(name, [*hooks, (boundary, keep)], [keep], skip_live, boundary is middle, partial_up)
-
-
-def _boundary_is_middle(ups: list[Any], branch: int) -> bool:
-    """True when even the deepest up block runs on reuse steps, so that the middle block's output is what is kept."""
-    depth, layer = divmod(branch, 3)
-    return depth == len(ups) - 1 and layer == len(ups[depth].resnets) - 1
+    cut = cut_of(network, branch)
+    keep = _Keep(flags, cut.boundary)
+    hooks = [*((module, _Skip(flags, module, role)) for module, role in cut.skipped), (cut.boundary, keep)]
+    return BlockCache(name, flags, hooks, [keep], cut.skip_live, cut.middle_live, cut.partial_up)
