@@ -26,7 +26,7 @@ from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_conf
 
 #: Schedulers without an estimate of the clean sample that a change of resolution could use.
 REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
-_SHAPES_MODULE = "postdiff_calib.models.shapes.autoencoder"
+_OWN_MODULES = ("postdiff_calib.models.shapes.autoencoder", "postdiff_calib.models.shapes.absent_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -171,9 +171,10 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     if revision:
         options["revision"] = revision
     index = DiffusionPipeline.load_config(source, **options)
-    if any(isinstance(entry, list) and entry[0] == _SHAPES_MODULE for entry in index.values()):
-        # diffusers imports no module just because a file names it; this one is ours.
-        importlib.import_module(_SHAPES_MODULE)
+    named = {entry[0] for entry in index.values() if isinstance(entry, list)}
+    for module in named.intersection(_OWN_MODULES):
+        # diffusers imports no module just because a file names it; these are ours.
+        importlib.import_module(module)
     options |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
     if "safety_checker" in index:
         # It blacks out pictures at random times and sizes, which would be scored as if the plan had made them.

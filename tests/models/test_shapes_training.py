@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 
-from postdiff_calib.models.shapes import checkpoint, diffusion, gates, judge, scorer, train
+from postdiff_calib.models.shapes import checkpoint, diffusion, fitting, gates, judge, scorer, train
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 from postdiff_calib.models.shapes.world import parse_caption, render, sample_scene, scene_code
 
@@ -133,7 +133,7 @@ def run_judge(work, stop_at=None):
         return judge.code_loss(model(render(batch, seed=step)), torch.tensor([scene_code(s) for s in batch]))
 
     groups = [{"params": list(model.parameters()), "lr": 1e-3}]
-    train.fit("judge", work, model, groups, 4, 1, TINY, loss_at)
+    fitting.fit("judge", work, model, groups, 4, 1, TINY, loss_at)
     return model
 
 
@@ -141,7 +141,7 @@ def test_a_stopped_run_resumes_as_if_whole(tmp_path, monkeypatch, capsys):
     whole = run_judge(tmp_path / "whole")
     # Save after every step instead of every two minutes: each look at the clock is two hours later.
     clock = iter(range(0, 10**9, 7200))
-    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: float(next(clock)))
     with pytest.raises(_StopError):
         run_judge(tmp_path / "cut", stop_at=2)
     resumed = run_judge(tmp_path / "cut")
@@ -160,7 +160,7 @@ def test_checkpoints_hold_no_pickles(tmp_path):
 
 
 def test_learning_rate_rises_holds_and_falls():
-    values = [train.rate_at(x / 10, 0.2, 0.3) for x in range(11)]
+    values = [fitting.rate_at(x / 10, 0.2, 0.3) for x in range(11)]
     assert values == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0])
 
 

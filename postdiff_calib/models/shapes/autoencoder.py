@@ -28,6 +28,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     Args:
         latent_channels: C, how many principal components are kept, 1 to 48.
         scaling_factor: kept at 1; latents already have unit scale.
+        shift_factor: kept at 0; latents are already centred.
         block_out_channels: its length fixes the pipeline's ``vae_scale_factor`` (three entries: 4).
     """
 
@@ -37,6 +38,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 12,
         scaling_factor: float = 1.0,
         block_out_channels: tuple[int, ...] = (1, 1, 1),
+        shift_factor: float = 0.0,
     ) -> None:
         super().__init__()
         size = 3 * PATCH * PATCH

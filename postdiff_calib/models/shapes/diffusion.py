@@ -165,11 +165,12 @@ def batch(
     autoencoder: PatchAutoencoder,
     caption_dropout: float = 0.1,
     small_share: float = 0.3,
+    small_sides: tuple[int, ...] = SMALL_SIDES,
 ) -> tuple[torch.Tensor, list[str], torch.Generator]:
     """Latents, captions and noise generator of one step; a function of its arguments, so a run can resume."""
     rng = Random(f"{seed}/diffusion/{step}")
     scenes = [sample_scene(rng) for _ in range(size)]
-    side = rng.choice(SMALL_SIDES) if rng.random() < small_share else LATENT_SIDE
+    side = rng.choice(small_sides) if rng.random() < small_share else LATENT_SIDE
     pictures = render(scenes, seed=rng.randrange(2**31), side=side * PATCH)
     with torch.no_grad():
         latents = autoencoder.encode(pictures * 2 - 1)

@@ -6,29 +6,31 @@ Stages, in order: ``autoencoder`` (principal components, seconds), ``judge`` (th
 ``scorer`` (the open_clip model), ``diffusion`` (text warm-up, then text encoder and U-Net together), ``export``
 (fp16 safetensors and their hashes). Each stage keeps its state in the work folder and goes on where it was stopped;
 a finished stage is skipped. Batches are functions of (seed, step), so an interrupted run sees the data of a whole one.
+
+The second model, ``shapes-flow``, has two stages of its own, run when they are named: ``flow`` (the rectified-flow
+transformer, on what ``shapes`` ships) and ``flow-export``; give it a work folder of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-from postdiff_calib.models.shapes import checkpoint, diffusion, judge, scorer
+from postdiff_calib.models.shapes import checkpoint, diffusion, flow_training, judge, scorer
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
+from postdiff_calib.models.shapes.exporting import save_pipeline, write_facts
+from postdiff_calib.models.shapes.fitting import fit
 from postdiff_calib.models.shapes.world import render, sample_scene, scene_code
 
 STAGES = ("autoencoder", "judge", "scorer", "diffusion", "export")
+FLOW_STAGES = ("flow", "flow-export")
 WEIGHTS = Path(__file__).parent / "weights"
+FLOW_WEIGHTS = Path(__file__).parent / "flow_weights"
 
 
 @dataclass(frozen=True)
@@ -56,91 +58,6 @@ class Recipe:
     decay_share: float = 0.25
     weight_decay: float = 0.01
     ema: float = 0.9992
-
-
-def rate_at(done: float, warmup: float, decay_share: float) -> float:
-    """Learning-rate factor: linear warm-up, constant, then a linear decay to zero over the last share of the run."""
-    if done < warmup:
-        return done / warmup
-    return min(1.0, max(0.0, (1 - done) / decay_share))
-
-
-class Progress:
-    """A line now and then: stage, how far, running loss, how long still."""
-
-    def __init__(self, stage: str, total: int, done: int, seconds: float) -> None:
-        self.stage, self.total, self.first = stage, total, done
-        self.start = time.monotonic()
-        self.before = seconds
-        self.average: float | None = None
-        self.last_print = -1e9
-
-    def seconds(self) -> float:
-        """Training time so far, earlier runs included."""
-        return self.before + time.monotonic() - self.start
-
-    def update(self, done: int, loss: float) -> None:
-        """Count a step; prints at most every 20 s."""
-        self.average = loss if self.average is None else 0.99 * self.average + 0.01 * loss
-        now = time.monotonic()
-        if now - self.last_print < 20 and done < self.total:
-            return
-        self.last_print = now
-        rate = (done - self.first) / max(now - self.start, 1e-9)
-        left = (self.total - done) / max(rate, 1e-9)
-        print(
-            f"{self.stage}: {done}/{self.total} loss {self.average:.4f} {rate:.1f}/s, {left / 60:.0f} min left",
-            flush=True,
-        )
-
-
-def fit(
-    stage: str,
-    folder: Path,
-    module: torch.nn.Module,
-    groups: list[dict[str, Any]],
-    steps: int,
-    warmup_steps: int,
-    recipe: Recipe,
-    loss_at: Callable[[int], torch.Tensor],
-    average: torch.nn.Module | None = None,
-    decay_share: float | None = None,
-    unit: int = 1,
-) -> dict[str, Any]:
-    """Run ``steps`` optimiser steps of ``loss_at(step)``, resuming from and saving to the stage's folder.
-
-    ``groups`` are AdamW parameter groups whose ``lr`` is the peak; ``average`` is a copy of ``module`` that follows
-    it exponentially; ``unit`` only scales what the progress line counts.
-    """
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    modules = {"module": module} | ({"average": average} if average is not None else {})
-    path = folder / f"{stage}.safetensors"
-    counters = checkpoint.load(path, modules, optimizer) or {"step": 0, "seconds": 0.0}
-    progress = Progress(stage, steps * unit, counters["step"] * unit, counters["seconds"])
-    saved = time.monotonic()
-    module.train()
-    for step in range(counters["step"], steps):
-        factor = rate_at((step + 1) / steps, warmup_steps / steps, decay_share or recipe.decay_share)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        loss = loss_at(step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average is not None:
-            keep = min(recipe.ema, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - keep)
-        progress.update((step + 1) * unit, float(loss.detach()))
-        if time.monotonic() - saved > 120 or step + 1 == steps:
-            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": progress.average}
-            checkpoint.save(path, modules, optimizer, counters)
-            saved = time.monotonic()
-    module.eval()
-    return counters
 
 
 def train_autoencoder(work: Path, recipe: Recipe) -> PatchAutoencoder:
@@ -262,25 +179,9 @@ def export(work: Path, recipe: Recipe, out: Path, device: torch.device) -> None:
     pipe.unet.to(memory_format=torch.contiguous_format)
     pipe.unet.half()
     pipe.text_encoder.half()
-    pipe.save_pretrained(out / "pipeline", safe_serialization=True)
-    for path in (out / "pipeline").rglob("config.json"):  # where this machine keeps its files is nobody's business
-        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    hashes = {str(p.relative_to(out)): hash_file(p) for p in sorted(out.rglob("*.safetensors"))}
-    facts = {
-        "recipe": asdict(recipe),
-        "stages": stages,
-        "sha256": hashes,
-        "machine": {"processor": platform.processor() or platform.machine(), "device": str(device)},
-        "torch": torch.__version__,
-    }
-    (out / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+    save_pipeline(pipe, out / "pipeline")
+    write_facts(out, recipe, stages, device)
     print(f"exported to {out}")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -289,9 +190,11 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m postdiff_calib.models.shapes.train", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument("--work", type=Path, default=Path("runs/shapes"), help="folder for checkpoints")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder the exported weights go to")
-    parser.add_argument("--stage", choices=STAGES, action="append", help="run these stages only (default: all)")
-    parser.add_argument("--samples", type=int, default=Recipe.samples, help="diffusion training samples")
+    parser.add_argument("--out", type=Path, help="folder the exported weights go to (default: the package's)")
+    parser.add_argument(
+        "--stage", choices=STAGES + FLOW_STAGES, action="append", help="run these stages only (default: all of shapes)"
+    )
+    parser.add_argument("--samples", type=int, help="diffusion or flow training samples (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own)")
     parser.add_argument(
@@ -300,9 +203,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    recipe = Recipe(seed=args.seed, samples=args.samples)
     device = torch.device(args.device)
     stages = args.stage or STAGES
+    length = {} if args.samples is None else {"samples": args.samples}
+    if set(stages) & set(FLOW_STAGES):
+        flow_recipe = flow_training.FlowRecipe(seed=args.seed, **length)
+        parts = flow_training.load_parts(WEIGHTS)
+        if "flow" in stages:
+            flow_training.train_flow(args.work, flow_recipe, parts, device)
+        if "flow-export" in stages:
+            flow_training.export_flow(args.work, flow_recipe, parts, args.out or FLOW_WEIGHTS, device)
+    if not set(stages) & set(STAGES):
+        return
+    recipe = Recipe(seed=args.seed, **length)
     autoencoder = train_autoencoder(args.work, recipe)
     if "judge" in stages:
         train_judge(args.work, recipe)
@@ -311,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     if "diffusion" in stages:
         train_diffusion(args.work, recipe, autoencoder, device)
     if "export" in stages:
-        export(args.work, recipe, args.out, device)
+        export(args.work, recipe, args.out or WEIGHTS, device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""The loop that trains one stage: learning rate, average of weights, progress, and a checkpoint every two minutes.
+
+Batches are functions of (seed, step), so no state of a random generator has to be kept: a stopped run resumes as if
+whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from postdiff_calib.models.shapes import checkpoint
+
+
+class Schedule(Protocol):
+    """What the loop reads of a recipe."""
+
+    @property
+    def decay_share(self) -> float:
+        """Share of the run, at its end, over which the rate falls to zero."""
+
+    @property
+    def weight_decay(self) -> float:
+        """AdamW's weight decay."""
+
+    @property
+    def ema(self) -> float:
+        """How much of the average is kept in a step."""
+
+
+def rate_at(done: float, warmup: float, decay_share: float) -> float:
+    """Learning-rate factor: linear warm-up, constant, then a linear decay to zero over the last share of the run."""
+    if done < warmup:
+        return done / warmup
+    return min(1.0, max(0.0, (1 - done) / decay_share))
+
+
+class Progress:
+    """A line now and then: stage, how far, running loss, how long still."""
+
+    def __init__(self, stage: str, total: int, done: int, seconds: float) -> None:
+        self.stage, self.total, self.first = stage, total, done
+        self.start = time.monotonic()
+        self.before = seconds
+        self.average: float | None = None
+        self.last_print = -1e9
+
+    def seconds(self) -> float:
+        """Training time so far, earlier runs included."""
+        return self.before + time.monotonic() - self.start
+
+    def update(self, done: int, loss: float) -> None:
+        """Count a step; prints at most every 20 s."""
+        self.average = loss if self.average is None else 0.99 * self.average + 0.01 * loss
+        now = time.monotonic()
+        if now - self.last_print < 20 and done < self.total:
+            return
+        self.last_print = now
+        rate = (done - self.first) / max(now - self.start, 1e-9)
+        left = (self.total - done) / max(rate, 1e-9)
+        print(
+            f"{self.stage}: {done}/{self.total} loss {self.average:.4f} {rate:.1f}/s, {left / 60:.0f} min left",
+            flush=True,
+        )
+
+
+def fit(
+    stage: str,
+    folder: Path,
+    module: torch.nn.Module,
+    groups: list[dict[str, Any]],
+    steps: int,
+    warmup_steps: int,
+    recipe: Schedule,
+    loss_at: Callable[[int], torch.Tensor],
+    average: torch.nn.Module | None = None,
+    decay_share: float | None = None,
+    unit: int = 1,
+    after_step: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Run ``steps`` optimiser steps of ``loss_at(step)``, resuming from and saving to the stage's folder.
+
+    ``groups`` are AdamW parameter groups whose ``lr`` is the peak; ``average`` is a copy of ``module`` that follows
+    it exponentially; ``unit`` only scales what the progress line counts; ``after_step`` is
+    told how many steps are done, after the checkpoint.
+    """
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    modules = {"module": module} | ({"average": average} if average is not None else {})
+    path = folder / f"{stage}.safetensors"
+    counters = checkpoint.load(path, modules, optimizer) or {"step": 0, "seconds": 0.0}
+    progress = Progress(stage, steps * unit, counters["step"] * unit, counters["seconds"])
+    saved = time.monotonic()
+    module.train()
+    for step in range(counters["step"], steps):
+        factor = rate_at((step + 1) / steps, warmup_steps / steps, decay_share or recipe.decay_share)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        loss = loss_at(step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if average is not None:
+            keep = min(recipe.ema, (step + 1) / (step + 10))
+            with torch.no_grad():
+                for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - keep)
+        progress.update((step + 1) * unit, float(loss.detach()))
+        if time.monotonic() - saved > 120 or step + 1 == steps:
+            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": progress.average}
+            checkpoint.save(path, modules, optimizer, counters)
+            saved = time.monotonic()
+        if after_step is not None:
+            after_step(step + 1)
+    module.eval()
+    return counters
