@@ -56,7 +56,7 @@ def check_guards(job: CalibrateJob) -> str:
     from postdiff_calib.quality import lpips
 
     guards = parse_guards(job.max_drop, job.guards)
-    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    known = next((card for card in CARDS if card.name == job.model), None)
     if known is not None:
         _require_metrics(guards, known)
     found = lpips.installed()
@@ -97,7 +97,7 @@ def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | 
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
-    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    known = next((card for card in CARDS if card.name == job.model), None)
     if budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:

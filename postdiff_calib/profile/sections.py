@@ -26,7 +26,7 @@ def _range(name: str) -> Any:
 class Section(BaseModel):
     """Base of every section: immutable, and strict about keys and types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelSection(Section):

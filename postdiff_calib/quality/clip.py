@@ -9,13 +9,14 @@ arXiv 2104.08718 (without its rescaling and clipping, as in PostDiff's tables).
 
 from __future__ import annotations
 
-import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.files import file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ class ClipScorer:
         self.device = device
         self.batch_size = batch_size
         self._model, self._preprocess, self._tokenizer, weights = _load(name, device)
-        self.weights_sha256 = _file_hash(weights)
+        self.weights_sha256 = file_sha256(weights)
         self._texts: dict[str, torch.Tensor] = {}
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
@@ -160,7 +161,7 @@ def _load(name: str, device: str) -> tuple[Any, Any, Any, Path]:
 def _local_weights(name: str) -> Path:
     folder = Path(name.removeprefix(_LOCAL))
     for file in ("open_clip_config.json", _WEIGHTS):
-        if not (folder / file).is_file():
+        if not os.path.isfile(folder / file):
             raise ModelError(
                 f"scorer {name!r}", f"{folder / file} is missing", "an open_clip folder holds that and its weights"
             )
@@ -201,16 +202,3 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
         "image_resize_mode": config.get("resize_mode"),
     }
     return arch, weights, options
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow_hash(path)
-
-
-def _slow_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    return digest.hexdigest()

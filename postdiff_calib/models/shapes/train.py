@@ -11,7 +11,6 @@ a finished stage is skipped. Batches are functions of (seed, step), so an interr
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from postdiff_calib.files import file_sha256
 from postdiff_calib.models.shapes import checkpoint, diffusion, judge, scorer
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 from postdiff_calib.models.shapes.world import render, sample_scene, scene_code
@@ -266,7 +266,7 @@ def export(work: Path, recipe: Recipe, out: Path, device: torch.device) -> None:
     for path in (out / "pipeline").rglob("config.json"):  # where this machine keeps its files is nobody's business
         config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
         path.write_text(json.dumps(config, indent=2) + "\n")
-    hashes = {str(p.relative_to(out)): hash_file(p) for p in sorted(out.rglob("*.safetensors"))}
+    hashes = {str(p.relative_to(out)): file_sha256(p) for p in sorted(out.rglob("*.safetensors"))}
     facts = {
         "recipe": asdict(recipe),
         "stages": stages,
@@ -276,11 +276,6 @@ def export(work: Path, recipe: Recipe, out: Path, device: torch.device) -> None:
     }
     (out / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(f"exported to {out}")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(argv: list[str] | None = None) -> None:
