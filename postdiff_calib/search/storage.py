@@ -19,7 +19,8 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, i
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import OutputError, StudyError
-from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, shown
+from postdiff_calib.search.address import shown
+from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, require_readable
 from postdiff_calib.search.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 
 __all__ = ["HEARTBEAT", "StudyStore", "connect", "differences", "disconnect", "open_study", "read_record", "shown"]
@@ -82,11 +83,13 @@ def open_study(
                 )
                 if storage is not None:
                     StudyStore.make(study, backend.engine)
+            require_readable(study, url)
             wanted = json.loads(json.dumps(dict(fingerprint)))
             known = study.user_attrs.get("fingerprint")
             if known is None:
                 study.set_user_attr("fingerprint", wanted)
-            elif known != wanted:
+            elif not isinstance(known, dict) or known != wanted:
+                known = known if isinstance(known, dict) else {}
                 raise StudyError(
                     f"study {folder if storage is None else repr(name)}",
                     f"it was made with other settings: {differences(known, wanted)}",
@@ -142,7 +145,9 @@ def read_record(url: str, name: str) -> Any:
         if backend is None:
             raise _no_study(url, name)
         try:
-            record = _load(url, name, backend).user_attrs.get(RECORD_ATTRIBUTE)
+            study = _load(url, name, backend)
+            require_readable(study, url)
+            record = study.user_attrs.get(RECORD_ATTRIBUTE)
         finally:
             disconnect(backend)
     if record is None:
