@@ -18,7 +18,7 @@ _SHOWN = 1500
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text that is safe on a terminal: what would steer it is written as an escape, except the characters of ``keep``."""
+    """Text that is safe on a terminal: what would steer it is written as an escape; ``keep`` is left as it is."""
     return _STEERING.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode("ascii"), text)
 
 

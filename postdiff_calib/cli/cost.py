@@ -51,9 +51,14 @@ def cost_command(
     Example: postdiff cost --model sd15 --height 768 --width 768 -T 20 -s 0.5 --beta 0.5 -k 2 --convention paper
     """
     from postdiff_calib.cli.cost_output import CostView
+    from postdiff_calib.files import refuse_output
     from postdiff_calib.knobs import Knobs
 
     _check_options(convention, grid, budget, plot, measure, out, table)
+    inputs = [table] if table is not None else []
+    for path, what in ((out, "output"), (plot, "plot")):
+        if path is not None:
+            refuse_output(path, inputs=inputs, what=what)
     card, costs = _table(
         model, height, width, guidance_scale, measure, quick, refresh, cache_branch, batch_size, device, dtype, table
     )

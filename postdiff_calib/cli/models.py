@@ -24,10 +24,10 @@ def models_command(
         rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name != "networks"} for card in CARDS]
         typer.echo(json.dumps([{**row, "knobs": sorted(row["knobs"])} for row in rows], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     from postdiff_calib.knobs import SYMBOLS
+    from postdiff_calib.report.console import make_console
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
@@ -45,6 +45,5 @@ def models_command(
             card.licence,
             source,
         )
-    console = Console()
     # Piped output has no width of its own; rows must stay whole for grep.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    make_console(200).print(table)

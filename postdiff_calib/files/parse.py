@@ -29,7 +29,7 @@ BITS = 64
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Refused(ValueError):
+class _RuleError(ValueError):
     """What is refused, and at which line (from 1; 0 where unknown)."""
 
     def __init__(self, rule: str, line: int = 0) -> None:
@@ -82,7 +82,7 @@ def parse_json(text: str | bytes) -> Any:
         data = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_integer)
         _check_data(data, 0)
     except RecursionError:
-        raise _Refused(f"it is nested more than {DEPTH} levels deep") from None
+        raise _RuleError(f"it is nested more than {DEPTH} levels deep") from None
     return data
 
 
@@ -91,7 +91,7 @@ def read_json(path: Path, given: str, error: type[PostdiffError], remedy: str) -
     text = read_text(path, given, error, remedy, JSON_BYTES)
     try:
         return parse_json(text)
-    except _Refused as problem:
+    except _RuleError as problem:
         raise error(given, problem.rule, remedy) from problem
     except json.JSONDecodeError as problem:
         where = f"{problem.msg} at line {problem.lineno}"
@@ -102,18 +102,18 @@ def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _Refused(f"the key {key!r} is given twice")
+            raise _RuleError(f"the key {key!r} is given twice")
         found[key] = value
     return found
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise _Refused(f"numbers must be finite, not {text}")
+    raise _RuleError(f"numbers must be finite, not {text}")
 
 
 def _integer(text: str) -> int:
     if len(text) > 20:
-        raise _Refused(f"whole numbers have {BITS} bits at most, not {len(text)} digits")
+        raise _RuleError(f"whole numbers have {BITS} bits at most, not {len(text)} digits")
     return int(text)
 
 
@@ -139,7 +139,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
             loader.dispose()
         _check_data(data, 0)
         return data, tree
-    except _Refused as error:
+    except _RuleError as error:
         line = f", line {error.line}" if error.line else ""
         raise ProfileError(f"{name}{line}", error.rule, "correct the file") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -153,13 +153,13 @@ def _check_events(text: str) -> None:
     """Refuse what must not be expanded, before anything is."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = (event.start_mark.line if event.start_mark else 0) + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _Refused("anchors and aliases of YAML are not read", line)
+            raise _RuleError("anchors and aliases of YAML are not read", line)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEPTH:
-                raise _Refused(f"it is nested more than {DEPTH} levels deep", line)
+                raise _RuleError(f"it is nested more than {DEPTH} levels deep", line)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -175,16 +175,16 @@ def _check_keys(node: Any) -> None:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
             given = f"{key.value!r:.40}" if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-            raise _Refused(f"a key must be text, not {given}", line)
+            raise _RuleError(f"a key must be text, not {given}", line)
         if key.value in seen:
-            raise _Refused(f"the key {key.value!r} is given twice", line)
+            raise _RuleError(f"the key {key.value!r} is given twice", line)
         seen.add(key.value)
         _check_keys(value)
 
 
 def _check_data(data: Any, depth: int) -> None:
     if depth > DEPTH:
-        raise _Refused(f"it is nested more than {DEPTH} levels deep")
+        raise _RuleError(f"it is nested more than {DEPTH} levels deep")
     if isinstance(data, dict):
         for value in data.values():
             _check_data(value, depth + 1)
@@ -192,9 +192,9 @@ def _check_data(data: Any, depth: int) -> None:
         for value in data:
             _check_data(value, depth + 1)
     elif isinstance(data, float) and not math.isfinite(data):
-        raise _Refused(f"numbers must be finite, not {data}")
+        raise _RuleError(f"numbers must be finite, not {data}")
     elif isinstance(data, int) and data.bit_length() > BITS:
-        raise _Refused(f"whole numbers have {BITS} bits at most")
+        raise _RuleError(f"whole numbers have {BITS} bits at most")
 
 
 def line_of(tree: Any, location: tuple[Any, ...]) -> int:

@@ -1,8 +1,8 @@
 """The one way a file is written: beside its place under a name of its own, then moved there in one step.
 
 A reader sees the old file or the new one, never half of one, and a failure leaves nothing behind. Links are followed,
-an existing file keeps its mode, and a new one gets what the umask leaves. Only regular files are replaced: a device or a
-FIFO as an output is refused, and so are inputs and the files of a study.
+an existing file keeps its mode, and a new one gets what the umask leaves. Only regular files are replaced: a device or
+a FIFO as an output is refused, and so are inputs and the files of a study.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
-def write_atomically(
-    path: str | Path, content: str | bytes, given: str | None = None, remedy: str = _CANNOT
-) -> Path:
+def write_atomically(path: str | Path, content: str | bytes, given: str | None = None, remedy: str = _CANNOT) -> Path:
     """Write text (as UTF-8) or bytes whole or not at all; see ``replacing``.
 
     Raises:
@@ -102,7 +100,9 @@ def save_figure(figure: Any, path: Path, dpi: int) -> None:
     ending = path.suffix.removeprefix(".").lower() or "png"
     kinds = figure.canvas.get_supported_filetypes()
     if ending not in kinds:
-        raise OutputError(f"plot {path}", f"{path.suffix} is no picture's ending", "name a .png or .svg file")
+        rule = f"it cannot be written (no picture's ending is {path.suffix})"
+        raise OutputError(f"plot {path}", rule, "name a .png or .svg file")
+    _require_folder(path, f"plot {path}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=ending, dpi=dpi)
     write_atomically(path, buffer.getvalue(), f"plot {path}", "name another .png or .svg file")
@@ -138,8 +138,15 @@ def refuse_output(
     own = study is not None and Path(os.path.realpath(study)) == folder
     if target.name in STUDY_FILES and (own or any(os.path.lexists(folder / sign) for sign in _STUDY_SIGNS)):
         raise OutputError(given, f"it is a file of the study in {folder}", _CANNOT)
+    if what == "plot":
+        _require_folder(path, given)
     require_writable(path.parent, given)
     _check_names(path, given)
+
+
+def _require_folder(path: Path, given: str) -> None:
+    if not os.path.isdir(path.parent):
+        raise OutputError(given, f"it cannot be written (there is no folder {path.parent})", "make it, or name another")
 
 
 def _same(path: Path, other: Path) -> bool:

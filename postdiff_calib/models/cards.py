@@ -36,6 +36,8 @@ TRANSFORMER_KNOBS = frozenset(
     }
 )
 UNET_KNOBS = TRANSFORMER_KNOBS | {"cache_branch"}
+#: Longest side of an image in pixels. Networks are trained for a sixteenth of it, and beyond it sizes overflow.
+MAX_SIDE = 16384
 VIT_B_32 = "ViT-B-32::laion2b_s34b_b79k"
 
 #: Folder of the embedded model, as files of this package.
@@ -115,6 +117,12 @@ class Card:
             ModelError: a side is not a positive multiple of what the model accepts.
         """
         height, width = height or self.height, width or self.width
+        if max(height, width) > MAX_SIDE:
+            raise ModelError(
+                f"size {height}×{width}",
+                f"a side has at most {MAX_SIDE} pixels",
+                f"take {self.name}'s own, {self.height}×{self.width}",
+            )
         if min(height, width) <= 0 or height % self.vae_scale_factor or width % self.vae_scale_factor:
             unit = self.vae_scale_factor
             near = [max(1, int(side / unit + 0.5)) * unit for side in (height, width)]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import RANGES
+from postdiff_calib.models.cards import MAX_SIDE
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -42,8 +43,8 @@ class ModelSection(Section):
     denoiser_class: str
     fingerprint: str
     dtype: str
-    height: Annotated[int, Field(ge=8)]
-    width: Annotated[int, Field(ge=8)]
+    height: Annotated[int, Field(ge=8, le=MAX_SIDE)]
+    width: Annotated[int, Field(ge=8, le=MAX_SIDE)]
     scheduler: str
     guidance_scale: Annotated[float, Field(ge=0)]
     configuration: str | None = None

@@ -69,5 +69,7 @@ def without_secrets(text: str, url: str) -> str:
     for word in sorted(hidden - {""}, key=len, reverse=True):
         if word.lower() not in open_words:
             # a short word is taken out where it stands alone, since its letters may be part of any other
-            text = text.replace(word, "***") if len(word) > 3 else re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "***", text)
+            text = (
+                text.replace(word, "***") if len(word) > 3 else re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "***", text)
+            )
     return text

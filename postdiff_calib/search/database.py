@@ -56,6 +56,23 @@ def faults(url: str) -> Iterator[None]:
         ) from error
 
 
+def probe(url: str) -> None:
+    """Find out early whether a storage can be used; nothing is made.
+
+    Raises:
+        StudyError: the URL cannot be read, its driver is missing, nobody answers, or its folder is not there.
+    """
+    with faults(url):
+        disconnect(connect(url, make=False))
+    database = make_url(url).database
+    if (
+        make_url(url).get_backend_name() == "sqlite"
+        and database
+        and not os.path.isdir(os.path.dirname(database) or ".")
+    ):
+        raise StudyError(f"study in {shown(url)}", "its folder is not there", "make the folder, or correct the URL")
+
+
 def require_readable(study: optuna.Study, url: str) -> None:
     """Read all of a study once, so that a damaged row is told at the start and not in the middle of the work.
 

@@ -88,18 +88,47 @@ def open_study(
             known = study.user_attrs.get("fingerprint")
             if known is None:
                 study.set_user_attr("fingerprint", wanted)
-            elif not isinstance(known, dict) or known != wanted:
-                known = known if isinstance(known, dict) else {}
-                raise StudyError(
-                    f"study {folder if storage is None else repr(name)}",
-                    f"it was made with other settings: {differences(known, wanted)}",
-                    f"use those again, another {'folder (--study)' if storage is None else 'name (--name)'}, "
-                    "or start anew (--fresh)",
-                )
+            else:
+                _require_same(folder if storage is None else None, name, known, wanted)
         except BaseException:
             disconnect(backend)
             raise
     return study, backend
+
+
+def _require_same(folder: Path | None, name: str, known: Any, wanted: Mapping[str, Any]) -> None:
+    if known != wanted:
+        raise StudyError(
+            f"study {repr(name) if folder is None else folder}",
+            f"it was made with other settings: {differences(known if isinstance(known, dict) else {}, wanted)}",
+            f"use those again, another {'name (--name)' if folder is None else 'folder (--study)'}, "
+            "or start anew (--fresh)",
+        )
+
+
+def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse early what ``open_study`` would refuse; nothing is made.
+
+    Args:
+        folder, storage, name, fingerprint: as for ``open_study``, ``num_prompts`` in the fingerprint.
+
+    Raises:
+        StudyError: there is a study made under another fingerprint, or the storage cannot be used or read.
+    """
+    url = storage or f"sqlite:///{folder / DATABASE}"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with faults(url):
+        backend = connect(url, make=False)
+        try:
+            if backend is None or name not in optuna.get_all_study_names(backend):
+                return
+            study = optuna.load_study(study_name=name, storage=backend)
+            require_readable(study, url)
+            known = study.user_attrs.get("fingerprint")
+        finally:
+            disconnect(backend)
+    if known is not None:
+        _require_same(folder if storage is None else None, name, known, json.loads(json.dumps(dict(fingerprint))))
 
 
 def _make_folder(folder: Path) -> None:
