@@ -23,6 +23,7 @@ ORDER: list[tuple[str, ...]] = [
     ("workbench",),
     ("profile",),
     ("deploy", "conclude"),
+    ("record_check",),
     ("record",),
     ("export", "arms"),
     ("checks",),

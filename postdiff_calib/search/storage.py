@@ -18,8 +18,9 @@ import optuna
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.search.address import shown
+from postdiff_calib.search.blocks import check_block
 from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, require_readable
 from postdiff_calib.search.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 
@@ -219,7 +220,16 @@ class StudyStore:
         for row in rows:
             if row.id not in self._seen:
                 self._seen.add(row.id)
-                yield json.loads(row.block)
+                try:
+                    block = json.loads(row.block)
+                    check_block(block)
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise StudyError(
+                        f"row {row.id} of {_BLOCKS.name}",
+                        f"not a block of scores ({reason_of(error)})",
+                        "delete the row, whose scores are then made again, or start anew (--fresh)",
+                    ) from error
+                yield block
 
     def append(self, block: dict[str, Any]) -> None:
         """Store one block in a single transaction."""
