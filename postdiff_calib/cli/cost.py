@@ -92,12 +92,15 @@ def _check_options(
     out: Path | None,
     table: Path | None,
 ) -> None:
+    from postdiff_calib.budget import parse_budget
     from postdiff_calib.errors import UsageError
 
     if convention not in ("paper", "full"):
         raise UsageError(f"--convention {convention}", "it must be paper or full", "full counts attention's products")
     if (budget is not None or plot is not None) and not grid:
         raise UsageError("--budget or --plot", "they go with --grid", "add --grid")
+    if budget is not None:
+        parse_budget(budget)
     if out is not None and not measure:
         raise UsageError("--out", "it writes measured seconds", "add --measure")
     if table is not None and measure:

@@ -25,6 +25,7 @@ JSON_BYTES = 256 << 20
 DEPTH = 32
 #: Most bits of a whole number.
 BITS = 64
+_DIGITS = 20
 # libyaml's parser is 50 times faster; it is in every wheel of PyYAML.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -112,7 +113,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20:
+    if len(text) > _DIGITS:
         raise _RuleError(f"whole numbers have {BITS} bits at most, not {len(text)} digits")
     return int(text)
 
@@ -137,7 +138,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
                 data = None if tree is None else loader.construct_document(tree)
         finally:
             loader.dispose()
-        _check_data(data, 0)
+        _check_data(data, 0, finite=False)  # which key it is that is not finite, the profile's own check tells
         return data, tree
     except _RuleError as error:
         line = f", line {error.line}" if error.line else ""
@@ -145,7 +146,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Any]:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
         raise ProfileError(f"{name}{line}", f"not valid YAML ({problem})", "correct the file") from error
 
 
@@ -165,6 +166,9 @@ def _check_events(text: str) -> None:
 
 
 def _check_keys(node: Any) -> None:
+    """Refuse keys that are not text or come twice, and whole numbers that are too long to be turned into one."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int" and len(node.value) > _DIGITS:
+        raise _RuleError(f"whole numbers have {BITS} bits at most", node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_keys(item)
@@ -182,16 +186,16 @@ def _check_keys(node: Any) -> None:
         _check_keys(value)
 
 
-def _check_data(data: Any, depth: int) -> None:
+def _check_data(data: Any, depth: int, finite: bool = True) -> None:
     if depth > DEPTH:
         raise _RuleError(f"it is nested more than {DEPTH} levels deep")
     if isinstance(data, dict):
         for value in data.values():
-            _check_data(value, depth + 1)
+            _check_data(value, depth + 1, finite)
     elif isinstance(data, list):
         for value in data:
-            _check_data(value, depth + 1)
-    elif isinstance(data, float) and not math.isfinite(data):
+            _check_data(value, depth + 1, finite)
+    elif finite and isinstance(data, float) and not math.isfinite(data):
         raise _RuleError(f"numbers must be finite, not {data}")
     elif isinstance(data, int) and data.bit_length() > BITS:
         raise _RuleError(f"whole numbers have {BITS} bits at most")

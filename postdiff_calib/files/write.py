@@ -26,6 +26,8 @@ _STUDY_SIGNS = ("study.json", "study.db")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
 _NAME_BYTES = 120
 _NAME_MAX = 255
+#: Endings that matplotlib draws to without a display; without one it is PNG.
+_DRAWN = frozenset({"", ".png", ".svg", ".svgz", ".pdf", ".ps", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 _CANNOT = "choose another path"
 
 
@@ -140,6 +142,9 @@ def refuse_output(
         raise OutputError(given, f"it is a file of the study in {folder}", _CANNOT)
     if what == "plot":
         _require_folder(path, given)
+        if path.suffix.lower() not in _DRAWN:
+            rule = f"it cannot be written (no picture's ending is {path.suffix})"
+            raise OutputError(given, rule, "name a .png or .svg file")
     require_writable(path.parent, given)
     _check_names(path, given)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+#: Commits of repositories whose weights are used by default, so that a score means the same next year.
+REVISIONS = {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "1a25a446712ba5ee05982a381eed697ef9b435cf"}
 _LOCAL = "local-dir:"
 _WEIGHTS = "open_clip_model.safetensors"
 
@@ -186,7 +188,7 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
         raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
     repository = "/".join(repository.split("/")[:2])
     try:
-        weights = Path(hf_hub_download(repository, _WEIGHTS))
+        weights = Path(hf_hub_download(repository, _WEIGHTS, revision=REVISIONS.get(repository)))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"scorer {name!r}",
