@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import os
 import re
 import warnings
@@ -200,7 +201,37 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
         options["unet"] = UNet2DConditionModel.from_pretrained(
             unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
         )
-    return DiffusionPipeline.from_pretrained(source, **options)
+    with _complete():
+        return DiffusionPipeline.from_pretrained(source, **options)
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Refuse weights that lack a tensor: transformers fills such a gap with random numbers and only logs it.
+
+    Raises:
+        ValueError: names the first tensor that is missing or of another shape.
+    """
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.extend(record.getMessage().splitlines())
+
+    speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
+    before = speaker.level, speaker.propagate
+    speaker.addHandler(listener)
+    speaker.setLevel(logging.WARNING)
+    speaker.propagate = False
+    try:
+        yield
+    finally:
+        speaker.removeHandler(listener)
+        speaker.setLevel(before[0])
+        speaker.propagate = before[1]
+    gaps = [line.split("|")[0].strip() for line in said if re.search(r"\|\s*(MISSING|MISMATCH)", line)]
+    if gaps:
+        raise ValueError(f"the weights lack {gaps[0]}")
 
 
 def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:

@@ -187,13 +187,15 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
     if "/" not in repository:
         raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
     repository = "/".join(repository.split("/")[:2])
+    revision = REVISIONS.get(repository)
     try:
-        weights = Path(hf_hub_download(repository, _WEIGHTS, revision=REVISIONS.get(repository)))
+        weights = Path(hf_hub_download(repository, _WEIGHTS, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"scorer {name!r}",
             f"{_WEIGHTS} of {repository} is neither in the Hugging Face cache nor reachable",
-            f"fetch it once while online (hf download {repository} {_WEIGHTS}), or use local-dir:/path",
+            f"fetch it once while online (hf download {repository} {_WEIGHTS}"
+            f"{f' --revision {revision}' if revision else ''}), or use local-dir:/path",
         ) from error
     options = {
         "pretrained": str(weights),
