@@ -216,7 +216,7 @@ def _complete() -> Iterator[None]:
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.extend(record.getMessage().splitlines())
+            said.extend(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).splitlines())
 
     speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
     before = speaker.level, speaker.propagate

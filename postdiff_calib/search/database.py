@@ -12,7 +12,7 @@ import optuna
 from sqlalchemy import URL, create_engine, event, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from postdiff_calib.errors import StudyError, one_line, reason_of
+from postdiff_calib.errors import PostdiffError, StudyError, one_line, reason_of
 from postdiff_calib.search.address import shown, without_secrets
 from postdiff_calib.search.retry import queue_again
 
@@ -73,21 +73,34 @@ def probe(url: str) -> None:
         raise StudyError(f"study in {shown(url)}", "its folder is not there", "make the folder, or correct the URL")
 
 
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn what Optuna raises on a row that it cannot read into one line; only around calls that read.
+
+    Raises:
+        StudyError: a row is damaged.
+    """
+    try:
+        yield
+    except PostdiffError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        if _GONE in str(error):
+            raise
+        raise _damaged(url, one_line(without_secrets(f"{type(error).__name__}: {reason_of(error)}", url))) from error
+
+
 def require_readable(study: optuna.Study, url: str) -> None:
     """Read all of a study once, so that a damaged row is told at the start and not in the middle of the work.
 
     Raises:
         StudyError: a row of it cannot be read, or holds something else than this search wrote.
     """
-    try:
+    with reading(url):
         attributes = [study.user_attrs, *(trial.user_attrs for trial in study.get_trials(deepcopy=False))]
         texts = [a[name] for a in attributes[1:] for name in ("plan", "role", "arm", "failed") if name in a]
         wrong = [text for text in texts if not isinstance(text, str)]
         wrong += [a["wanted"] for a in attributes[1:] if not isinstance(a.get("wanted", 0), int)]
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        if _GONE in str(error):
-            raise
-        raise _damaged(url, one_line(without_secrets(f"{type(error).__name__}: {reason_of(error)}", url))) from error
     if wrong:
         raise _damaged(url, f"a trial holds {wrong[0]!r}")
 

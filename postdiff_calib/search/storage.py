@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.search.address import shown
 from postdiff_calib.search.blocks import check_block
-from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, require_readable
+from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, reading, require_readable
 from postdiff_calib.search.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 
 __all__ = ["HEARTBEAT", "StudyStore", "connect", "differences", "disconnect", "open_study", "read_record", "shown"]
@@ -121,9 +121,10 @@ def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerpr
     with faults(url):
         backend = connect(url, make=False)
         try:
-            if backend is None or name not in optuna.get_all_study_names(backend):
-                return
-            study = optuna.load_study(study_name=name, storage=backend)
+            with reading(url):
+                if backend is None or name not in optuna.get_all_study_names(backend):
+                    return
+                study = optuna.load_study(study_name=name, storage=backend)
             require_readable(study, url)
             known = study.user_attrs.get("fingerprint")
         finally:
