@@ -82,8 +82,9 @@ def _refuse_other_job(job: CalibrateJob) -> None:
     if job.num_prompts is not None:
         now["num_prompts"] = job.num_prompts
     cards = {card.name for card in CARDS}
-    if job.model in cards and known["model"] in cards:
+    if job.model in cards and known.get("model") in cards:
         now["model"] = job.model
+    now = {name: value for name, value in now.items() if name in known}
     then = {name: known[name] for name in now}
     _refuse_difference(job.folder, then, now)
 

@@ -27,12 +27,12 @@ class _Job(_Part):
     model: str
     budget: str
     prompts: str | None = None
-    num_prompts: _AtLeastOne
+    num_prompts: _AtLeastOne | None = None
     trials: _Count | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    noise: Literal["coupled", "independent"]
-    sampler: str
-    dtype: str
+    noise: Literal["coupled", "independent"] = "coupled"
+    sampler: str = "postdiff"
+    dtype: str | None = None
     delta: list[str] = []
     weight: list[str] = []
     max_drop: list[str] = []
