@@ -66,6 +66,8 @@ class _Environment(_Part):
 
 
 class _Term(_Part):
+    model_config = ConfigDict(extra="forbid")
+
     metric: str
     spread: _Positive
     weight: _Positive

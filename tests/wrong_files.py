@@ -103,6 +103,7 @@ def records(good):
         "failed": ("failed", [["one"]]),
         "objective": ("objective", [{"metric": "clip"}]),
         "spread": ("objective.0.spread", 0.0),
+        "term": ("objective.0.more", 1),
         "searched": ("searched", 7),
         "limit": ("searched.0.limit", ["macs"]),
         "finalists": ("searched.0.finalists", [1]),

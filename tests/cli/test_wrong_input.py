@@ -134,7 +134,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     *((["compare", f"records/{name}"], (f"records/{name}", "")) for name in (
         "version", "budget", "budget_number", "seed", "seed_text", "noise", "delta", "guards", "batch", "steps",
         "steps_list", "model", "height", "evidence", "environment", "calibration", "held_out", "trials", "failed",
-        "objective", "spread", "searched", "limit", "finalists", "unfound", "fits", "cost", "cost_steps", "cost_macs",
+        "objective", "spread", "term", "searched", "limit", "finalists", "unfound", "fits", "cost", "cost_steps", "cost_macs",
         "cost_latent", "cost_nan", "cost_count", "no_job", "list", "null", "empty", "half", "deep", "digits", "nan",
         "binary",
     )),
