@@ -8,6 +8,7 @@
 The model is loaded once and stays accelerated. An accelerated pipeline serves one call at a time, so one worker thread
 runs it; what arrives meanwhile waits and becomes the next batch, up to the batch size that the profile was measured at.
 A seed gives the picture that ``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
+A request of more than ``BODY_BYTES`` is turned away before it is in memory.
 """
 
 from __future__ import annotations
@@ -122,6 +123,47 @@ class Batcher:
                             answer.set_result(picture)
 
 
+#: Most bytes of a request: a prompt of 2,000 characters, each of them escaped, and a seed.
+BODY_BYTES = 64 * 1024
+
+
+class BodyLimit:
+    """Answers 413 to a request whose body is too large, by what it announces and by what it sends.
+
+    Args:
+        app: the application behind it.
+        limit: most bytes of a body.
+    """
+
+    def __init__(self, app: Any, limit: int = BODY_BYTES) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        messages: list[Any] = []
+        left = self.limit - (int(announced) if announced.isdigit() else 0)
+        received = 0
+        while left >= 0 and received <= self.limit:
+            message = await receive()
+            messages.append(message)
+            received += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
+        if left < 0 or received > self.limit:
+            answer = JSONResponse({"detail": f"a request has at most {self.limit} bytes"}, status_code=413)
+            await answer(scope, receive, send)
+            return
+
+        async def again() -> Any:
+            return messages.pop(0) if messages else await receive()
+
+        await self.app(scope, again, send)
+
+
 class Wish(BaseModel):
     """What a client asks for."""
 
@@ -143,6 +185,7 @@ def create_app(painter: Painter, window: float = 0.02, room: int = 64) -> FastAP
         worker.cancel()
 
     app = FastAPI(title="postdiff", lifespan=lifespan)
+    app.add_middleware(BodyLimit)
 
     @app.post("/image", response_class=Response)
     async def image(wish: Wish) -> Response:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.errors import BudgetError, CheckError
+from postdiff_calib.files import safe_name
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
@@ -71,7 +72,7 @@ class CalibrateJob:
     @property
     def folder(self) -> Path:
         """The study's folder."""
-        return self.study or Path("studies") / "".join(c if c.isalnum() or c in "-_." else "-" for c in self.model)
+        return self.study or Path("studies") / safe_name(self.model, "model")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     bench, prompt_set = set_up(job, loaded)
     if left_out := check_metrics(job, bench):
         progress.note(left_out)
+    if not job.fresh:
+        refuse_other_study(job, bench)
     table = price(bench, progress)
     limit = budget.resolve(table.price(compile_plan(Knobs(bench.loaded.card.num_inference_steps))))
     if limit.above_baseline:
@@ -116,7 +119,6 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
 
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if not job.fresh:
-        refuse_other_study(study)
         study = study.with_earlier_searches()
     study = spread_stage(study, bench, progress, fresh=job.fresh)
     search = run_stage(study, bench, limit, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import OutputError, ProfileError
+from postdiff_calib.files import replacing, require_writable, safe_name
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.prompts.draw import require_seed
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +90,18 @@ def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tu
 
 
 def run_generate(job: GenerateJob) -> GenerateResult:
-    """Make one image per prompt with the profile's settings, and with ``baseline`` the unaccelerated one too."""
+    """Make one image per prompt with the profile's settings, and with ``baseline`` the unaccelerated one too.
+
+    Raises:
+        HealthError: an image is black, saturated or not finite; nothing is written then.
+        PostdiffError: other bad input, by one line.
+    """
+    from postdiff_calib.quality.health import check_health
+
+    require_seed(job.seed, len(job.prompts))
+    if os.path.lexists(job.out) and not os.path.isdir(job.out):
+        raise OutputError(f"output {job.out}", "it is not a folder", "give a folder for the images (--out)")
+    require_writable(job.out, f"output {job.out}")
     profile = load_profile(job.profile)
     loaded, notes = load_for(profile, device=job.device, dtype=job.dtype, override=job.override)
     seeds = [job.seed + i for i in range(len(job.prompts))]
@@ -109,17 +123,15 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         return images, (time.perf_counter() - start) / len(seeds)
 
     images, seconds = run(profile.knobs)
+    check_health(images, job.prompts)
     reference, reference_seconds = None, None
     if job.baseline:
         reference, reference_seconds = run(Knobs(loaded.card.num_inference_steps))
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-        written = tuple(
-            _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
-            for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
-        )
-    except OSError as error:
-        raise OutputError(f"output {job.out}", f"it cannot be written ({error.strerror})", "choose another") from error
+        check_health(reference, job.prompts)
+    written = tuple(
+        _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
+        for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
+    )
     return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
 
 
@@ -130,19 +142,25 @@ def to_picture(image: torch.Tensor) -> Image.Image:
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file whole or not at all."""
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
 def _write(out: Path, prompt: str, seed: int, image: torch.Tensor, reference: torch.Tensor | None) -> GeneratedImage:
     from PIL import Image
 
-    stem = f"{seed:05d}-{''.join(c if c.isalnum() else '-' for c in prompt.lower())[:60].strip('-')}"
+    stem = f"{seed:05d}-{safe_name(prompt.lower()[:60], '', also='').strip('-')}"
     path, baseline, pair = out / f"{stem}.png", None, None
     ours = to_picture(image)
-    ours.save(path)
+    _save(ours, path)
     if reference is not None:
         baseline, pair = out / f"{stem}.baseline.png", out / f"{stem}.pair.png"
         stock = to_picture(reference)
-        stock.save(baseline)
+        _save(stock, baseline)
         sheet = Image.new("RGB", (stock.width + ours.width + 4, ours.height), "white")
         sheet.paste(stock, (0, 0))
         sheet.paste(ours, (stock.width + 4, 0))
-        sheet.save(pair)
+        _save(sheet, pair)
     return GeneratedImage(prompt, seed, str(path), str(baseline) if baseline else None, str(pair) if pair else None)

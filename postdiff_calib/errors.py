@@ -2,9 +2,36 @@
 
 The command line prints the line and exits with ``exit_code``; nothing else of postdiff ends a command with a
 traceback. The Python API raises the same errors.
+
+What was given is shown, never obeyed: characters that steer a terminal (escape sequences, line breaks, changes of
+writing direction) and halves of characters stand as ``\\x1b`` and the like.
 """
 
 from __future__ import annotations
+
+import re
+
+#: Control characters (C0, DEL, C1), marks that change the writing direction, line separators, lone surrogates.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Most characters of one part of an error that are shown.
+_SHOWN = 1500
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text that is safe on a terminal: what would steer it is written as an escape; ``keep`` is left as it is."""
+    return _STEERING.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """Text as a single line that is safe on a terminal: line breaks and tabs become blanks, very long text is cut."""
+    text = printable(text.replace("\r\n", " ").replace("\n", " ").replace("\t", " "))
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in the system's words: an ``OSError``'s reason without its path, else the first line."""
+    lines = str(error).splitlines()
+    return getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
 
 
 class PostdiffError(Exception):
@@ -20,7 +47,7 @@ class PostdiffError(Exception):
 
     def __init__(self, given: str, rule: str, remedy: str) -> None:
         self.given, self.rule, self.remedy = given, rule, remedy
-        super().__init__(f"{given}: {rule}; {remedy}".replace("\n", " "))
+        super().__init__(f"{one_line(given)}: {one_line(rule)}; {one_line(remedy)}")
 
     def __reduce__(self) -> tuple[type[PostdiffError], tuple[str, str, str]]:
         return type(self), (self.given, self.rule, self.remedy)

@@ -19,7 +19,7 @@ from postdiff_calib.budget import Budget, parse_budget, parse_budgets
 from postdiff_calib.cost.store import read_table
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import ModelError, OutputError, ProfileError, StudyError, UsageError
-from postdiff_calib.files import write_atomically
+from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.record import Study
@@ -75,12 +75,13 @@ def run_export(job: ExportJob) -> list[Exported]:
     table = None if job.latency_table is None else _table_for(study, job.latency_table, budgets)
     ending, render = FORMATS[job.format]
     out = job.out or Path(f"profile{ending}")
-    if not out.name or out.is_dir():
-        raise OutputError(f"output {out}", "it is a folder", "give a file's path, such as profile.yaml")
     paths = [out] if several is None else [_path_for(out, budget, ending) for budget in budgets]
     if len(set(paths)) < len(paths):
         names = ", ".join(path.name for path in paths)
         raise OutputError(f"outputs {names}", "two budgets share a name", "export them one by one")
+    inputs = [job.latency_table] if job.latency_table is not None else []
+    for path in (out, *paths):
+        refuse_output(path, inputs=inputs, study=job.study)
     profiles = [study.conclude(budget, table, job.delta) for budget in budgets]
     texts = [render(profile) for profile in profiles]
     return [

@@ -6,17 +6,21 @@ folder before anything is written into it.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.budget import Budget
 from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
+from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.quality.metrics import quality_metrics
-from postdiff_calib.record import Study
+from postdiff_calib.record import RECORD, Study
 from postdiff_calib.search.guards import Guard, parse_guards
 from postdiff_calib.search.names import STUDY_NAME
 from postdiff_calib.search.objective import parse_per_metric
@@ -38,16 +42,51 @@ def check_job(job: CalibrateJob) -> None:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
         parse_per_metric(option, texts, [m.name for m in quality_metrics()])
-    for folder, what in ((job.out.parent, f"output {job.out}"), (job.folder, f"study folder {job.folder}")):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".postdiff-probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(what, f"it cannot be written ({error.strerror})", "choose another path") from error
-    if job.out.is_dir():
-        raise OutputError(f"output {job.out}", "it is a folder", "give a file's path, such as profile.yaml")
+    # Optuna's samplers keep their seed in 32 bits.
+    require_seed(job.seed, 1_000_000, HIGHEST_SEED if job.sampler == "postdiff" else 2**32 - 1 + 999_999)
+    _check_places(job)
+    if job.storage is not None:
+        from postdiff_calib.search.database import probe
+
+        probe(job.storage)
+    if not job.fresh:
+        _refuse_other_job(job)
+
+
+def _check_places(job: CalibrateJob) -> None:
+    """The study's folder and the profile's path; nothing is made."""
+    given = f"study folder {job.folder}"
+    if os.path.lexists(job.folder) and not os.path.isdir(job.folder):
+        raise OutputError(given, "it is not a folder", "give another (--study)")
+    if job.storage is None and "?" in str(job.folder):
+        raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
+    require_writable(job.folder, given, "give another (--study)")
+    inputs = [job.prompts] if job.prompts is not None else []
+    if os.path.isdir(job.model):
+        inputs += [str(path) for path in Path(job.model).rglob("*") if path.suffix not in (".yaml", ".yml")]
+    refuse_output(job.out, inputs=inputs, study=job.folder)
+
+
+def _refuse_other_job(job: CalibrateJob) -> None:
+    """Refuse a folder whose study surely is another one, before the model is loaded."""
+    from postdiff_calib.models.cards import CARDS
+
+    if not os.path.lexists(job.folder / RECORD):
+        return
+    try:
+        known = Study.load(job.folder).record.job
+    except StudyError as error:
+        remedy = "move it away, then the same command writes it anew from the scores; or start anew (--fresh)"
+        raise StudyError(error.given, error.rule, remedy) from error
+    now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
+    if job.num_prompts is not None:
+        now["num_prompts"] = job.num_prompts
+    cards = {card.name for card in CARDS}
+    if job.model in cards and known.get("model") in cards:
+        now["model"] = job.model
+    now = {name: value for name, value in now.items() if name in known}
+    then = {name: known[name] for name in now}
+    _refuse_difference(job.folder, then, now)
 
 
 def check_guards(job: CalibrateJob) -> str:
@@ -56,7 +95,7 @@ def check_guards(job: CalibrateJob) -> str:
     from postdiff_calib.quality import lpips
 
     guards = parse_guards(job.max_drop, job.guards)
-    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    known = next((card for card in CARDS if card.name == job.model), None)
     if known is not None:
         _require_metrics(guards, known)
     found = lpips.installed()
@@ -97,7 +136,7 @@ def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | 
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
-    known = next((card for card in CARDS if card.name == job.model and not Path(job.model).is_dir()), None)
+    known = next((card for card in CARDS if card.name == job.model), None)
     if budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:
@@ -111,18 +150,28 @@ def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | 
     require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
 
 
-def refuse_other_study(study: Study) -> None:
-    """Refuse a folder whose scores are of another study: held-out scores are known by their folder alone."""
+def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
+    """Refuse a study made with other settings before anything is measured or written.
+
+    Held-out scores are known by their folder alone, so it counts beside a shared storage too.
+
+    Raises:
+        StudyError: its record or its database says so, or the database cannot be used.
+    """
+    from postdiff_calib.search.storage import refuse_other_settings
+
+    wanted = json.loads(json.dumps(bench.fingerprint()))
+    if os.path.lexists(job.folder / RECORD):
+        _refuse_difference(job.folder, dict(Study.load(job.folder).record.fingerprint), wanted)
+    refuse_other_settings(job.folder, job.storage, job.study_name, {**wanted, "num_prompts": len(bench.calibration)})
+
+
+def _refuse_difference(folder: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
     from postdiff_calib.search.storage import differences
 
-    try:
-        known = Study.load(study.folder).record.as_dict()["fingerprint"]
-    except StudyError:
-        return  # none there, or one that its database will judge
-    wanted = study.record.as_dict()["fingerprint"]
     if known != wanted:
         raise StudyError(
-            f"study {study.folder}",
+            f"study {folder}",
             f"it was made with other settings: {differences(known, wanted)}",
             "use those again, another folder (--study), or start anew (--fresh)",
         )

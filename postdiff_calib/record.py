@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import Any
 from postdiff_calib.budget import Budget, Limit
 from postdiff_calib.conclude import Evidence, Facts, Scored, SearchedBudget, conclude
 from postdiff_calib.cost.table import CostTable
-from postdiff_calib.errors import ModelError, StudyError
-from postdiff_calib.files import without_passwords, write_atomically
+from postdiff_calib.errors import PostdiffError, StudyError, reason_of
+from postdiff_calib.files import parse_json, without_passwords, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
+from postdiff_calib.record_check import check_record
 from postdiff_calib.search.evaluate import FileStore, ScoreBook
 from postdiff_calib.search.guards import Guard, parse_guards
 from postdiff_calib.search.names import HELD_OUT, SCORES
@@ -156,11 +158,12 @@ class StudyRecord:
             raise StudyError(name, f"record version {version!r}; this postdiff reads {RECORD_VERSION}", remedy)
         fields = {key: value for key, value in data.items() if key != "record_version"}
         try:
+            check_record(fields)
             fields["calibration"], fields["held_out"] = tuple(fields["calibration"]), tuple(fields["held_out"])
             fields["failed"] = tuple((str(knobs), str(reason)) for knobs, reason in fields["failed"])
             fields["cost"] = CostTable.from_dict(fields["cost"])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError, ModelError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, PostdiffError) as error:
             raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
 
 
@@ -181,13 +184,14 @@ class Study:
         folder = Path(folder)
         path = folder / RECORD
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(path.read_bytes())
         except OSError as error:
             raise StudyError(
-                f"study {folder}", f"it has no readable {RECORD} ({error.strerror})", "make it: postdiff calibrate"
+                f"study {folder}", f"it has no readable {RECORD} ({reason_of(error)})", "make it: postdiff calibrate"
             ) from error
         except ValueError as error:
-            raise StudyError(f"study {path}", "it is not JSON", "run postdiff calibrate on this study again") from error
+            remedy = "run postdiff calibrate on this study again"
+            raise StudyError(f"study {path}", f"it is not JSON ({reason_of(error)})", remedy) from error
         return cls(folder, StudyRecord.from_dict(data, str(path)))
 
     def save(self) -> None:
@@ -304,7 +308,7 @@ class Study:
 
     def with_earlier_searches(self) -> Study:
         """The same study with the budgets that an earlier call on this folder searched; nothing is saved yet."""
-        if not (self.folder / RECORD).exists():
+        if not os.path.lexists(self.folder / RECORD):
             return self
         earlier = Study.load(self.folder).record
         if dict(earlier.fingerprint) != json.loads(json.dumps(dict(self.record.fingerprint))):

@@ -1,5 +1,6 @@
 """Profiles at work: light imports, several pipelines in several threads, and the example server."""
 
+import asyncio
 import hashlib
 import importlib.util
 import io
@@ -177,6 +178,36 @@ def test_an_error_is_one_sentence_and_the_server_goes_on(server):
         assert answer.status_code == 500
         assert answer.json() == {"detail": "a bad prompt: it cannot be drawn; take another"}
         assert client.post("/image", json={"prompt": "good"}).content == b"picture"
+
+
+def test_a_large_request_is_turned_away(server):
+    from fastapi.testclient import TestClient
+
+    with TestClient(server.create_app(Stub(), window=0.0)) as client:
+        body = b"x" * (server.BODY_BYTES + 1)
+        answer = client.post("/image", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert "at most 65536 bytes" in answer.json()["detail"]
+        assert client.post("/image", json={"prompt": "é" * 2000, "seed": 2**63 - 1}).status_code == 200
+
+
+@pytest.mark.parametrize(("headers", "most"), [([], 3), ([(b"content-length", b"50000000")], 0)])
+def test_of_a_large_request_no_more_than_the_limit_is_read(server, headers, most):
+    received, sent = [], []
+
+    async def receive():
+        received.append(1)
+        return {"type": "http.request", "body": b"x" * 32_768, "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    async def behind(scope, receive, send):
+        raise AssertionError("it must not be reached")
+
+    asyncio.run(server.BodyLimit(behind)({"type": "http", "headers": headers}, receive, send))
+    assert sent[0]["status"] == 413
+    assert len(received) == most
 
 
 def test_a_full_queue_turns_requests_away(server):

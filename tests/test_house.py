@@ -24,6 +24,7 @@ ORDER: list[tuple[str, ...]] = [
     ("workbench",),
     ("profile",),
     ("deploy", "conclude"),
+    ("record_check",),
     ("record",),
     ("export", "arms"),
     ("checks",),

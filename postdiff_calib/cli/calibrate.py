@@ -35,7 +35,7 @@ def calibrate_command(
             "[default: 0.7 of the prompts]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes prompts, images and search.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts, images and search.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where the profile goes.")] = Path("profile.yaml"),
     study: Annotated[
         Path | None,

@@ -37,8 +37,11 @@ def compare_command(
         return
     from postdiff_calib.arms import compare_arms
     from postdiff_calib.budget import parse_budgets
+    from postdiff_calib.files import refuse_output
     from postdiff_calib.record import Study
 
+    if plot is not None:
+        refuse_output(plot, study=what[0], what="plot")
     tradeoff = compare_arms(Study.load(what[0]), parse_budgets(budgets) if budgets is not None else ())
     if plot is not None:
         from postdiff_calib.report.plots import plot_tradeoff

@@ -50,9 +50,14 @@ def cost_command(
     Example: postdiff cost --model sd15 --height 768 --width 768 -T 20 -s 0.5 --beta 0.5 -k 2 --convention paper
     """
     from postdiff_calib.cli.cost_output import CostView
+    from postdiff_calib.files import refuse_output
     from postdiff_calib.knobs import settled
 
     _check_options(convention, grid, budget, plot, measure, out, table)
+    inputs = [table] if table is not None else []
+    for path, what in ((out, "output"), (plot, "plot")):
+        if path is not None:
+            refuse_output(path, inputs=inputs, what=what)
     branch = knobs["cache_branch"]
     card, costs = _table(
         model, height, width, guidance_scale, measure, quick, refresh, branch, batch_size, device, dtype, table
@@ -79,12 +84,15 @@ def _check_options(
     out: Path | None,
     table: Path | None,
 ) -> None:
+    from postdiff_calib.budget import parse_budget
     from postdiff_calib.errors import UsageError
 
     if convention not in ("paper", "full"):
         raise UsageError(f"--convention {convention}", "it must be paper or full", "full counts attention's products")
     if (budget is not None or plot is not None) and not grid:
         raise UsageError("--budget or --plot", "they go with --grid", "add --grid")
+    if budget is not None:
+        parse_budget(budget)
     if out is not None and not measure:
         raise UsageError("--out", "it writes measured seconds", "add --measure")
     if table is not None and measure:

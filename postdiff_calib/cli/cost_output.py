@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
 from postdiff_calib.cost.macs import Convention
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import Card
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.report.console import make_console
 
 
 @dataclass
@@ -82,19 +83,19 @@ class CostView:
             typer.echo(json.dumps(facts, indent=2))
             return
         counted = "attention's products counted" if self.convention == "full" else "convolutions and linear layers only"
-        typer.echo(f"{facts['model']} {facts['height']}×{facts['width']}  {self.knobs.describe()}")
-        typer.echo(
+        say(f"{facts['model']} {facts['height']}×{facts['width']}  {self.knobs.describe()}")
+        say(
             f"denoising   {format_macs(facts['macs_total'])} per image = {100 * facts['relative_to_baseline']:.1f}% of "
             f"the baseline ({self.baseline.describe()}); convention {self.convention}: {counted}, 1 MAC = 2 FLOPs"
         )
-        typer.echo(
+        say(
             f"outside     text {format_macs(facts['macs_text_encoder'])}, decoding "
             f"{format_macs(facts['macs_vae_decoder'])}"
         )
         if "seconds" in facts:
             device = facts["environment"].get("device_name", "?")
             median, high = format_seconds(facts["seconds"]), format_seconds(facts["seconds_p95"])
-            typer.echo(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}")
+            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}")
 
     def print_latency(self, out: Path | None) -> None:
         """The measured kinds of step."""
@@ -112,9 +113,9 @@ class CostView:
         table.add_row("overhead of a step", format_seconds(latency.step_overhead.median), "", "", "")
         table.add_row("change of resolution", format_seconds(max(0.0, latency.switch)), "", "", "")
         _print(table)
-        typer.echo(f"{len(latency.steps)} kinds measured; any other is predicted from its MACs")
+        say(f"{len(latency.steps)} kinds measured; any other is predicted from its MACs")
         if out is not None:
-            typer.echo(f"written to {out}")
+            say(f"written to {out}")
 
     def print_modules(self) -> None:
         """MACs of a full and a reuse step by block and kind of layer."""
@@ -167,11 +168,11 @@ class CostView:
                 cheapest = self.costs.price(compile_plan(knobs))
                 limit.require_reachable(cheapest, knobs.describe(), binding)
             if not self.as_json:
-                typer.echo(f"{allowed} of {len(priced)} plans cost at most {limit.show(limit.value)} per image")
+                say(f"{allowed} of {len(priced)} plans cost at most {limit.show(limit.value)} per image")
                 if limit.above_baseline:
-                    typer.echo(f"note: {limit.above_baseline}")
+                    say(f"note: {limit.above_baseline}")
         if plot is not None and not self.as_json:
-            typer.echo(f"drawn into {plot}")
+            say(f"drawn into {plot}")
 
 
 def _module_table(title: str, blocks: dict[str, dict[str, int]]) -> Table:
@@ -197,6 +198,5 @@ def _table(*headings: str, title: str | None = None) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console()
     # Piped output has no width of its own; rows must stay whole.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    make_console(200).print(table)

@@ -15,7 +15,9 @@ def generate_command(
     ),
     baseline: Annotated[bool, typer.Option("--baseline", help="Also the unaccelerated model, same seeds.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the images.")] = Path("outputs"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first prompt; each next one adds 1.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first prompt; each next one adds 1.")
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     override: Annotated[

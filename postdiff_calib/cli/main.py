@@ -1,11 +1,7 @@
-"""The ``postdiff`` command: the explicit list of commands, and the one place where errors become exit codes.
-
-Exit codes: 0 done, 2 bad input (one line on standard error), 3 a check failed, 130 stopped by Ctrl-C.
-"""
+"""The ``postdiff`` command: the explicit list of commands, and what its options are."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +9,7 @@ import typer
 from postdiff_calib.cli.calibrate import calibrate_command
 from postdiff_calib.cli.compare import compare_command
 from postdiff_calib.cli.cost import cost_command
+from postdiff_calib.cli.ending import run
 from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
 from postdiff_calib.cli.models import models_command
@@ -21,7 +18,6 @@ from postdiff_calib.cli.prompts import sample_command
 from postdiff_calib.cli.report import report_command
 from postdiff_calib.cli.verify import verify_command
 from postdiff_calib.cli.worker import worker_command
-from postdiff_calib.errors import PostdiffError
 
 app = typer.Typer(
     name="postdiff",
@@ -73,6 +69,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the trace of an unexpected error; goes with any command.")
+    ] = False,
 ) -> None:
     """Finds the compute-optimal way to run a text-to-image diffusion model: fewer steps or cheaper steps.
 
@@ -81,12 +80,5 @@ def _options(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; never returns."""
-    try:
-        app(args=argv, prog_name="postdiff")
-    except PostdiffError as error:
-        print(f"postdiff: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("postdiff: stopped", file=sys.stderr)
-        sys.exit(130)
+    """Run the command line; never returns. Exit codes are ``ending``'s."""
+    run(app, argv)

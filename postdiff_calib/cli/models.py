@@ -26,10 +26,10 @@ def models_command(
             row["knobs"] = sorted(card.knobs)
         typer.echo(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     from postdiff_calib.knobs import table as knob_table
+    from postdiff_calib.report.console import make_console
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
@@ -47,6 +47,5 @@ def models_command(
             card.licence,
             source,
         )
-    console = Console()
     # Piped output has no width of its own; rows must stay whole for grep.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    make_console(200).print(table)

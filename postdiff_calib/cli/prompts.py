@@ -14,7 +14,7 @@ def sample_command(
     size: Annotated[
         int, typer.Option("--size", help="Held-out prompts, to judge finalists on; half as many are for the search.")
     ] = 500,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the draw.")] = 0,
     stratify: Annotated[
         Literal["length", "embedding"], typer.Option("--stratify", help="What the sample keeps the proportions of.")
     ] = "length",
@@ -29,10 +29,13 @@ def sample_command(
 
     Example: postdiff prompts sample --from captions_val2014.json --size 500 --seed 0 --out calib_sets/coco.jsonl
     """
+    from postdiff_calib.cli.say import say
+    from postdiff_calib.files import refuse_output
     from postdiff_calib.prompts.read import Corpus
     from postdiff_calib.prompts.sample import Embed, sample, write_set
 
     source = Corpus(corpus)
+    refuse_output(out, inputs=[source.path])
     header: dict[str, Any] = {"seed": seed, "stratify": stratify}
     embed: Embed | None = None
     if stratify == "embedding":
@@ -43,7 +46,7 @@ def sample_command(
         embed = model.embed_texts
     drawn = sample(source, size, seed, stratify=stratify, embed=embed)
     write_set(out, drawn, source.provenance() | header)
-    typer.echo(
+    say(
         f"{out}: {len(drawn.calibration)} calibration and {len(drawn.held_out)} held-out prompts "
         f"of {drawn.corpus_prompts}"
     )

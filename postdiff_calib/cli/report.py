@@ -24,10 +24,11 @@ def report_command(
 
     Example: postdiff report studies/shapes --out report.html
     """
+    from postdiff_calib.cli.say import say
     from postdiff_calib.report.html.page import ReportJob, write_report
     from postdiff_calib.report.progress import console_progress
 
     job = ReportJob(study=study, out=out, budget=budget, images=not no_images, device=device)
     with console_progress(quiet=quiet) as progress:
         path = write_report(job, progress)
-    typer.echo(f"report written to {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    say(f"report written to {path} ({path.stat().st_size / 1e6:.2f} MB)")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds
-from postdiff_calib.errors import OutputError, UsageError
+from postdiff_calib.errors import UsageError
+from postdiff_calib.files import save_figure
 from postdiff_calib.knobs import Knobs
 
 
@@ -91,10 +92,7 @@ def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit
         axes.axhline(limit.value / scale, color="black", linestyle="--", linewidth=1, label="budget")
     axes.set(xlabel="denoising steps T", ylabel=f"cost per image ({unit})", title=title, ylim=(0, None))
     axes.legend()
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"picture {path}", f"it cannot be written ({error})", "name a .png or .svg file") from error
+    save_figure(figure, path, dpi=150)
 
 
 def show(figure: float, limit: Limit | None) -> str:

@@ -10,13 +10,14 @@ Symbols: (h, w) latent size, b cache branch; a guided step runs 2 network items 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.technique import Deployment, Part, Technique
 from postdiff_calib.cost.macs import Macs
+from postdiff_calib.errors import UnsupportedError, reason_of
 from postdiff_calib.plan import StepKind, StepPlan, compile_plan
 
 #: The name under which the hooks are put on; the network is our own, so nothing can clash.
@@ -89,7 +90,7 @@ class Meter:
         from postdiff_calib.cost.networks import build, denoiser_inputs
 
         if self._network is None:
-            self._network = build(self.config)
+            self._network = _built(build, self.config)
         network, found = self._network, self._modules
         inputs = denoiser_inputs(self.config, 1, key.height, key.width, self.text_length)
         acting = [(technique, knobs) for technique in techniques() if (knobs := technique.metered(key)) is not None]
@@ -124,6 +125,21 @@ class Meter:
             for _, part in reversed(parts):
                 part.rest()
                 part.detach()
+
+
+def _built(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any]) -> Any:
+    """The network of a configuration, which may come from another's file.
+
+    Raises:
+        UnsupportedError: it is of no known class, or its settings do not fit the class.
+    """
+    try:
+        return build(config)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # the classes raise what they like on settings that do not fit
+        said = f"its settings do not fit ({reason_of(error)})"
+        raise UnsupportedError(f"network {config.get('_class_name')!r}", said, "measure the model again") from error
 
 
 def keys_of_kinds(plan: StepPlan, latent: tuple[int, int], multiple: int, guides: bool) -> dict[StepKind, StepKey]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.table import TABLE_VERSION, CostTable, Latency
 from postdiff_calib.errors import ModelError, OutputError
-from postdiff_calib.files import write_atomically
+from postdiff_calib.files import parse_json, read_json, write_atomically
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.latency import Setting
@@ -76,10 +76,21 @@ def _driver(device: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept."""
+    """Where measurements are kept.
+
+    Raises:
+        OutputError: no variable says where, and the user has no home.
+    """
     if os.environ.get("POSTDIFF_CACHE"):
         return Path(os.environ["POSTDIFF_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postdiff"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "postdiff"
+    try:
+        return Path.home() / ".cache" / "postdiff"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know
+        raise OutputError(
+            "cache folder", "this user has no home directory", "set POSTDIFF_CACHE to a folder that can be written"
+        ) from error
 
 
 def latency_path(loaded: LoadedModel, setting: Setting, environment: dict[str, Any]) -> Path:
@@ -97,8 +108,8 @@ def latency_path(loaded: LoadedModel, setting: Setting, environment: dict[str, A
 def load_latency(path: Path) -> Latency | None:
     """What was measured before, or None."""
     try:
-        return CostTable.from_dict(json.loads(path.read_text(encoding="utf-8"))).latency
-    except (OSError, ValueError, ModelError):
+        return CostTable.from_dict(parse_json(path.read_text(encoding="utf-8"))).latency
+    except (OSError, ValueError, AttributeError, ModelError):
         return None
 
 
@@ -128,14 +139,11 @@ def read_table(path: Path) -> CostTable:
     Raises:
         ModelError: no such file, or not a table.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(
-            f"cost table {path}", f"it cannot be read ({error.strerror})", "make one: postdiff cost --measure --out"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"cost table {path}", "it is not JSON", "make one: postdiff cost --measure --out") from error
+    given, remedy = f"cost table {path}", "make one: postdiff cost --measure --out"
+    data = read_json(path, given, ModelError, remedy)
     if not isinstance(data, dict):
-        raise ModelError(f"cost table {path}", "it is not a table", "make one: postdiff cost --measure --out")
-    return CostTable.from_dict(data)
+        raise ModelError(given, "it is not a table", remedy)
+    try:
+        return CostTable.from_dict(data)
+    except ModelError as error:
+        raise ModelError(f"{given}: {error.given.removeprefix('cost ')}", error.rule, error.remedy) from error

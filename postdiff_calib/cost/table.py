@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.check import check_table
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
 from postdiff_calib.errors import ModelError
@@ -239,8 +240,10 @@ class CostTable:
                 "measure again: postdiff cost --measure --out FILE",
             )
         try:
-            return cls._read(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            table = cls._read(data)
+            check_table(table)
+            return table
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelError(
                 "cost table", f"it is damaged ({type(error).__name__}: {error})", "measure again with --out FILE"
             ) from error

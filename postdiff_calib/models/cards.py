@@ -27,6 +27,8 @@ from postdiff_calib.models.families import DENOISER_ROLES, denoiser_of, family_n
 
 DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
+#: Longest side of an image in pixels. Networks are trained for a sixteenth of it, and beyond it sizes overflow.
+MAX_SIDE = 16384
 VIT_B_32 = "ViT-B-32::laion2b_s34b_b79k"
 
 #: Folder of the embedded model, as files of this package.
@@ -111,6 +113,12 @@ class Card:
             ModelError: a side is not a positive multiple of what the model accepts.
         """
         height, width = height or self.height, width or self.width
+        if max(height, width) > MAX_SIDE:
+            raise ModelError(
+                f"size {height}×{width}",
+                f"a side has at most {MAX_SIDE} pixels",
+                f"take {self.name}'s own, {self.height}×{self.width}",
+            )
         if min(height, width) <= 0 or height % self.vae_scale_factor or width % self.vae_scale_factor:
             unit = self.vae_scale_factor
             near = [max(1, int(side / unit + 0.5)) * unit for side in (height, width)]

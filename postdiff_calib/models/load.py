@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import os
 import re
 import warnings
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import ModelError
+from postdiff_calib.errors import ModelError, PostdiffError, reason_of
 from postdiff_calib.models.cards import CARDS, DPM, Card, get_card
 from postdiff_calib.models.families import denoiser_in, denoiser_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
@@ -69,25 +70,38 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
     card, source, revision = _resolve(model)
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
-    if card is not None and card.name == "shapes" and not Path(source).is_dir():
+    if card is not None and card.name == "shapes" and not os.path.isdir(source):
         raise ModelError("model 'shapes'", f"its weights are not in {source}", "reinstall postdiff, or train them")
     pipe = _from_pretrained(model, source, revision, kind, unet=card.unet_hub_id if card else None)
+    try:
+        return _finish(pipe, card, source, revision, where, kind)
+    except PostdiffError:
+        raise
+    except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
+        raise _missing(model, source, revision, error, offline=True) from error
+
+
+def _finish(pipe: Any, card: Card | None, source: str, revision: str, device: str, dtype: str) -> LoadedModel:
+    """A loaded pipeline on its device, with the scheduler that is wanted and its card."""
     notes = _adapt_scheduler(pipe, card)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(where)
+    pipe.to(device)
     card = card or derive_card(pipe, source)
-    return LoadedModel(pipe, card, source, revision, notes, fingerprint_pipeline(pipe), where, kind)
+    return LoadedModel(pipe, card, source, revision, notes, fingerprint_pipeline(pipe), device, dtype)
 
 
 def _resolve(model: str) -> tuple[Card | None, str, str]:
     """(card if there is one, directory or hub id, revision)."""
-    if model and Path(model).is_dir():
+    for card in CARDS:  # a folder of a card's name is meant by ./NAME
+        if model == card.name:
+            return card, card.hub_id, "" if card.name == "shapes" else card.revision
+    if model and os.path.isdir(model):
         shapes = get_card("shapes")
         own = Path(model).resolve() == Path(shapes.hub_id).resolve()
         return shapes if own else None, str(Path(model)), ""
     for card in CARDS:
-        if model == card.name or (model == card.hub_id and card.unet_hub_id is None):
-            return card, card.hub_id, "" if card.name == "shapes" else card.revision
+        if model == card.hub_id and card.unet_hub_id is None:
+            return card, card.hub_id, card.revision
     if _HUB_ID.fullmatch(model) and not model.startswith("."):
         return None, model, "main"
     get_card(model)  # raises, listing the cards
@@ -102,9 +116,9 @@ def _pick_device(device: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        torch.zeros(1, device=device).cpu()  # "meta" makes tensors, but holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        first = reason_of(error)
         raise ModelError(f"device {device!r}", f"torch cannot use it ({first})", "take auto, cpu or cuda") from error
     return device
 
@@ -125,13 +139,15 @@ def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: s
     """The pipeline, from the cache or directory first, then from the hub unless offline."""
     from huggingface_hub import constants
 
-    attempts = [True] if Path(source).is_dir() or constants.HF_HUB_OFFLINE else [True, False]
+    attempts = [True] if os.path.isdir(source) or constants.HF_HUB_OFFLINE else [True, False]
     failures: list[Exception] = []
     for local in attempts:
         try:
             with _quiet():
                 return _load_once(source, revision, dtype, unet, local)
-        except (OSError, ValueError) as error:
+        except PostdiffError:
+            raise
+        except Exception as error:  # damaged files make diffusers, transformers and safetensors raise a dozen kinds
             failures.append(error)
     raise _missing(model, source, revision, failures[-1], offline=attempts == [True]) from failures[-1]
 
@@ -171,7 +187,9 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     if revision:
         options["revision"] = revision
     index = DiffusionPipeline.load_config(source, **options)
-    named = {entry[0] for entry in index.values() if isinstance(entry, list)}
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise ValueError("model_index.json names no pipeline class")
+    named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.
         importlib.import_module(module)
@@ -183,13 +201,43 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
         options["unet"] = UNet2DConditionModel.from_pretrained(
             unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
         )
-    return DiffusionPipeline.from_pretrained(source, **options)
+    with _complete():
+        return DiffusionPipeline.from_pretrained(source, **options)
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Refuse weights that lack a tensor: transformers fills such a gap with random numbers and only logs it.
+
+    Raises:
+        ValueError: names the first tensor that is missing or of another shape.
+    """
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.extend(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).splitlines())
+
+    speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
+    before = speaker.level, speaker.propagate
+    speaker.addHandler(listener)
+    speaker.setLevel(logging.WARNING)
+    speaker.propagate = False
+    try:
+        yield
+    finally:
+        speaker.removeHandler(listener)
+        speaker.setLevel(before[0])
+        speaker.propagate = before[1]
+    gaps = [line.split("|")[0].strip() for line in said if re.search(r"\|\s*(MISSING|MISMATCH)", line)]
+    if gaps:
+        raise ValueError(f"the weights lack {gaps[0]}")
 
 
 def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:
     first = re.sub(r"\s+", " ", str(error)).strip()
     first = first if len(first) <= 160 else first[:159] + "…"
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return ModelError(
             f"model {model!r}", f"{source} does not load as a diffusers pipeline in safetensors ({first})",
             "give a directory that save_pretrained wrote",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, model_validator
@@ -33,7 +33,7 @@ SCHEMA_VERSION = 2
 class Profile(Section):
     """A whole profile; ``knobs`` are the settings, ``settings`` the file's section of the same name."""
 
-    schema_version: int
+    schema_version: Annotated[int, Field(ge=1)]
     model: ModelSection
     budget: BudgetSection
     settings: KnobsSection = Field(alias="knobs")

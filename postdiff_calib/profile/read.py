@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from postdiff_calib.errors import KnobError, ProfileError
-from postdiff_calib.files import line_of, read_yaml
+from postdiff_calib.files import line_of, read_text, read_yaml
 from postdiff_calib.profile.document import SCHEMA_VERSION, Profile
 
 
@@ -23,12 +23,7 @@ def load_profile(path: str | Path) -> Profile:
         ProfileError: no such file, not YAML, or not a valid profile; names file, line and key.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ProfileError(f"profile {path}", f"it cannot be read ({reason})", "give a profile's path") from error
-    return parse_profile(text, str(path))
+    return parse_profile(read_text(path, f"profile {path}", ProfileError, "give a profile's path"), str(path))
 
 
 def parse_profile(text: str, name: str = "profile") -> Profile:
@@ -37,9 +32,10 @@ def parse_profile(text: str, name: str = "profile") -> Profile:
     if not isinstance(data, dict):
         raise ProfileError(name, "a profile is a mapping of sections", "write one with 'postdiff calibrate'")
     version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int) and not isinstance(version, bool) and not 1 <= version <= SCHEMA_VERSION:
         where = f"{name}, line {line_of(tree, ('schema_version',))}, schema_version: {version}"
-        raise ProfileError(where, f"this postdiff reads up to {SCHEMA_VERSION}", "upgrade postdiff")
+        remedy = "upgrade postdiff" if version > SCHEMA_VERSION else "export the profile again"
+        raise ProfileError(where, f"this postdiff reads up to {SCHEMA_VERSION}, from 1 on", remedy)
     try:
         # JSON mode: lists for tuples and whole numbers for floats are fine, strings for numbers are not.
         return Profile.model_validate_json(json.dumps(data))

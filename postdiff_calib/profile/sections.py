@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
+from postdiff_calib.models.cards import MAX_SIDE
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -23,7 +24,7 @@ Address = Annotated[str, AfterValidator(without_passwords)]
 class Section(BaseModel):
     """Base of every section: immutable, and strict about keys and types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelSection(Section):
@@ -39,8 +40,8 @@ class ModelSection(Section):
     denoiser_class: str
     fingerprint: str
     dtype: str
-    height: Annotated[int, Field(ge=8)]
-    width: Annotated[int, Field(ge=8)]
+    height: Annotated[int, Field(ge=8, le=MAX_SIDE)]
+    width: Annotated[int, Field(ge=8, le=MAX_SIDE)]
     scheduler: str
     guidance_scale: Annotated[float, Field(ge=0)]
     configuration: str | None = None

@@ -16,6 +16,27 @@ from random import Random
 from postdiff_calib.errors import PromptError
 from postdiff_calib.prompts.read import PromptSet, content_hash
 
+#: Seeds from 0 to this are accepted everywhere: in files, in databases, by torch and numpy.
+HIGHEST_SEED = 2**63 - 1
+
+
+def require_seed(seed: int, count: int = 1, highest: int = HIGHEST_SEED) -> None:
+    """Refuse a seed that some part of a job could not take.
+
+    Args:
+        seed: of the first of ``count`` prompts; the others count on from it.
+        count: at least 1.
+        highest: the largest seed that is taken.
+
+    Raises:
+        PromptError: it is no whole number, below 0, or the last prompt's is above ``highest``.
+    """
+    last = highest - count + 1
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last:
+        raise PromptError(
+            f"--seed {seed}", f"it must be a whole number from 0 to {last}", "take a small one, such as 0"
+        )
+
 
 def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, PromptSet]:
     """Draw max(1, size // 2) calibration prompts and ``size`` held-out prompts that share none.

@@ -12,14 +12,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import PromptError
+from postdiff_calib.errors import PromptError, one_line, reason_of
+from postdiff_calib.files import file_sha256, undecodable_line
 
+#: Halves of characters, which JSON can spell and no file can hold.
+_HALF = re.compile("[\ud800-\udfff]")
 #: Column names that hold a caption in CSV and Parquet files, in order of preference.
 COLUMNS: tuple[str, ...] = ("prompt", "caption", "text")
 
@@ -122,23 +127,22 @@ class Corpus:
     def provenance(self) -> dict[str, str]:
         """Source and licence as the file's header has them (once iterated), and the file's name and hash."""
         source, licence = _provenance(self._header, self.path)
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            for part in iter(lambda: file.read(1 << 20), b""):
-                digest.update(part)
-        return {"source": source, "licence": licence, "corpus": self.path.name, "corpus_sha256": digest.hexdigest()}
+        digest = file_sha256(self.path)
+        return {"source": source, "licence": licence, "corpus": self.path.name, "corpus_sha256": digest}
 
 
 def _provenance(header: dict[str, Any], path: Path) -> tuple[str, str]:
-    return str(header.get("source", path.name)), str(header.get("licence", "unknown"))
+    return one_line(str(header.get("source", path.name))), one_line(str(header.get("licence", "unknown")))
 
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     shipped = shipped_sets()
-    if str(name_or_path) in shipped and not path.is_file():
-        path = shipped[str(name_or_path)]
-    if not path.is_file():
+    if str(name_or_path) in shipped:  # ./NAME is a file of that name
+        return shipped[str(name_or_path)]
+    if not os.path.isfile(path):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise PromptError(f"prompt set {str(name_or_path)!r}", "it is not a regular file", "copy it to one")
         raise PromptError(
             f"prompt set {str(name_or_path)!r}",
             "there is no such file, nor a shipped set of that name",
@@ -157,19 +161,33 @@ def read_rows(path: Path, header: dict[str, Any]) -> Rows:
     Raises:
         PromptError: the file or one of its rows cannot be read.
     """
+    number = 0
     try:
-        for text, split in READERS[path.suffix.lower()](path, header):
+        for number, (text, split) in enumerate(READERS[path.suffix.lower()](path, header), 1):
             clean = " ".join(text.split())
-            if clean:
-                yield clean, split
+            if not clean:
+                continue
+            if _HALF.search(clean):
+                raise PromptError(
+                    f"{path}, prompt {number}", "it holds half a character (a lone surrogate)", "write it as UTF-8"
+                )
+            yield clean, split
     except UnicodeDecodeError as error:
-        raise PromptError(f"prompt file {path}", f"it is not UTF-8 text ({error.reason})", "convert it") from error
+        where = f"{path}, line {undecodable_line(path)}"
+        raise PromptError(where, f"it is not UTF-8 text ({error.reason})", "convert the file to UTF-8") from error
+    except RecursionError as error:
+        raise PromptError(f"prompt file {path}", "it is nested too deep", "write one caption a row") from error
     except OSError as error:
-        raise PromptError(f"prompt file {path}", f"it cannot be read ({error.strerror})", "check the file") from error
+        raise PromptError(f"prompt file {path}", f"it cannot be read ({reason_of(error)})", "check the file") from error
 
 
 #: What a reader yields: the text, and its split (``""`` where the format has none).
 Rows = Iterator[tuple[str, str]]
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, without what it is about."""
+    return getattr(error, "msg", None) or reason_of(error)
 
 
 def _bad_row(path: Path, line: int, found: str, remedy: str) -> PromptError:
@@ -184,8 +202,8 @@ def _read_jsonl(path: Path, header: dict[str, Any]) -> Rows:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _bad_row(path, number, f"not JSON ({error.msg})", "write one JSON object a line") from error
+            except ValueError as error:
+                raise _bad_row(path, number, f"not JSON ({_said(error)})", "write one JSON object a line") from error
             if not isinstance(row, dict):
                 raise _bad_row(path, number, "not a JSON object", 'write {"prompt": "…"}')
             if not column:
@@ -241,17 +259,23 @@ def _read_json(path: Path, header: dict[str, Any]) -> Rows:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise _bad_row(path, error.lineno, f"not JSON ({error.msg})", remedy) from error
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise PromptError(f"prompt file {path}", f"not JSON ({_said(error)})", remedy) from error
     if isinstance(content, dict):
         content = content.get("annotations")
     if not isinstance(content, list):
         raise PromptError(f"prompt file {path}", "it has no list of captions", remedy)
-    pictures: set[Any] = set()
+    pictures: set[int | str] = set()
     for number, row in enumerate(content, 1):
         text = row.get("caption") if isinstance(row, dict) else row
         if not isinstance(text, str):
             raise PromptError(f"{path}, caption {number}", "it holds no text", remedy)
         picture = row.get("image_id") if isinstance(row, dict) else None
         if picture is not None:
+            if isinstance(picture, bool) or not isinstance(picture, (int, str)):
+                raise PromptError(f"{path}, caption {number}", "its image_id is neither a number nor text", remedy)
             if picture in pictures:
                 continue
             pictures.add(picture)
@@ -278,8 +302,9 @@ def _read_parquet(path: Path, header: dict[str, Any]) -> Rows:
                     if text is not None and not isinstance(text, str):
                         raise PromptError(f"{path}, row {row}", f"no text under {column!r}", "name another column so")
                     yield text or "", ""
-    except ValueError as error:  # pyarrow's errors for a damaged file derive from it
-        raise PromptError(f"prompt file {path}", f"not Parquet ({error})", "check the file") from error
+    except (ValueError, TypeError, LookupError, NotImplementedError, RuntimeError) as error:
+        # pyarrow's errors for a damaged file derive from these
+        raise PromptError(f"prompt file {path}", f"not Parquet ({_said(error)})", "check the file") from error
 
 
 READERS: dict[str, Callable[[Path, dict[str, Any]], Rows]] = {

@@ -13,7 +13,6 @@ taken.
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -24,7 +23,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.errors import OutputError, PromptError
+from postdiff_calib.errors import PromptError
+from postdiff_calib.files import write_atomically
 from postdiff_calib.prompts.read import content_hash
 
 Stratify = Literal["length", "embedding"]
@@ -171,12 +171,5 @@ def write_set(path: Path, drawn: Sample, header: dict[str, Any]) -> None:
     }
     rows: list[dict[str, Any]] = [facts, *({"prompt": p} for p in drawn.calibration)]
     rows += [{"prompt": p, "split": "held_out"} for p in drawn.held_out]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"prompt set {path}", f"it cannot be written ({error.strerror})", "give another --out"
-        ) from error
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, text, f"prompt set {path}", "give another --out")

@@ -9,19 +9,22 @@ arXiv 2104.08718 (without its rescaling and clipping, as in PostDiff's tables).
 
 from __future__ import annotations
 
-import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.files import file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
+#: Commits of repositories whose weights are used by default, so that a score means the same next year.
+REVISIONS = {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "1a25a446712ba5ee05982a381eed697ef9b435cf"}
 _LOCAL = "local-dir:"
 _WEIGHTS = "open_clip_model.safetensors"
 
@@ -47,7 +50,7 @@ class ClipScorer:
         self.device = device
         self.batch_size = batch_size
         self._model, self._preprocess, self._tokenizer, weights = _load(name, device)
-        self.weights_sha256 = _file_hash(weights)
+        self.weights_sha256 = file_sha256(weights)
         self._texts: dict[str, torch.Tensor] = {}
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
@@ -160,7 +163,7 @@ def _load(name: str, device: str) -> tuple[Any, Any, Any, Path]:
 def _local_weights(name: str) -> Path:
     folder = Path(name.removeprefix(_LOCAL))
     for file in ("open_clip_config.json", _WEIGHTS):
-        if not (folder / file).is_file():
+        if not os.path.isfile(folder / file):
             raise ModelError(
                 f"scorer {name!r}", f"{folder / file} is missing", "an open_clip folder holds that and its weights"
             )
@@ -184,13 +187,15 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
     if "/" not in repository:
         raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
     repository = "/".join(repository.split("/")[:2])
+    revision = REVISIONS.get(repository)
     try:
-        weights = Path(hf_hub_download(repository, _WEIGHTS))
+        weights = Path(hf_hub_download(repository, _WEIGHTS, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"scorer {name!r}",
             f"{_WEIGHTS} of {repository} is neither in the Hugging Face cache nor reachable",
-            f"fetch it once while online (hf download {repository} {_WEIGHTS}), or use local-dir:/path",
+            f"fetch it once while online (hf download {repository} {_WEIGHTS}"
+            f"{f' --revision {revision}' if revision else ''}), or use local-dir:/path",
         ) from error
     options = {
         "pretrained": str(weights),
@@ -201,16 +206,3 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
         "image_resize_mode": config.get("resize_mode"),
     }
     return arch, weights, options
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow_hash(path)
-
-
-def _slow_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    return digest.hexdigest()

@@ -8,13 +8,13 @@ its SHA-256); elsewhere there is no LPIPS.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.files import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -91,11 +91,7 @@ def _backbone(path: Path) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise ModelError("LPIPS", f"its AlexNet weights are not in {path.parent}", _REMEDY)
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    if not digest.hexdigest().startswith(path.stem.rpartition("-")[2]):
+    if not file_sha256(path).startswith(path.stem.rpartition("-")[2]):
         raise ModelError(f"LPIPS weights {path}", "they are damaged: name and content differ", _REMEDY)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

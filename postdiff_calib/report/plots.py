@@ -9,7 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from postdiff_calib.errors import OutputError, UsageError
+from postdiff_calib.errors import UsageError
+from postdiff_calib.files import save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +48,7 @@ def plot_tradeoff(tradeoff: Tradeoff, path: Path) -> None:
         figure = draw_tradeoff(tradeoff)
     except ImportError as error:
         raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
-    try:
-        figure.savefig(path, dpi=160)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"picture {path}", f"it cannot be written ({reason})", "name a .png or .svg file") from error
+    save_figure(figure, path, dpi=160)
 
 
 def draw_tradeoff(tradeoff: Tradeoff) -> Any:

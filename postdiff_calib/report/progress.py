@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.report.console import make_console
 
 #: Seconds between plain lines.
 PLAIN_INTERVAL = 10.0
@@ -23,7 +24,7 @@ PLAIN_INTERVAL = 10.0
 @contextmanager
 def console_progress(quiet: bool, console: Console | None = None) -> Iterator[Progress]:
     """Progress for the command line: nothing when quiet, a live view on a terminal, plain lines elsewhere."""
-    console = console or Console(stderr=True)
+    console = console or make_console(stderr=True)
     if quiet:
         yield Silent()
     elif console.is_terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from postdiff_calib.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
+from postdiff_calib.report.console import make_console
 from postdiff_calib.report.wording import (
     ARM_NAMES,
     arm_difference,
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from postdiff_calib.deploy import GenerateResult
     from postdiff_calib.worker import WorkerResult
 
+#: What steers a terminal, beside what JSON escapes by itself.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def seconds(value: float | None) -> str:
     """Seconds in words, or a dash where nothing was timed."""
@@ -46,13 +51,14 @@ def seconds(value: float | None) -> str:
 
 def print_json(data: Any) -> None:
     """Data on standard output, for scripts."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    # json itself escapes what lies below a blank, and no more than that.
+    print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def wide_console() -> Console:
     """Standard output: as wide as the terminal, or wide enough for the tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=116)
+    return make_console(116)
 
 
 def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: Console | None = None) -> None:
@@ -192,7 +198,7 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
     if as_json:
         print_json(result.as_dict())
         return
-    console = console or Console()
+    console = console or make_console()
     for image in result.images:
         console.print(f"{image.path}  {image.prompt}", highlight=False, markup=False, soft_wrap=True)
         if image.pair:
@@ -210,7 +216,7 @@ def print_worker(result: WorkerResult, *, as_json: bool, console: Console | None
     if as_json:
         print_json(result.as_dict())
         return
-    console = console or Console()
+    console = console or make_console()
     whose = f"measured on {result.latency_of}" if result.latency_of else "not measured"
     lines = [
         f"study {result.study} in {result.storage}",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
 from sqlalchemy import URL, create_engine, event, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from postdiff_calib.errors import StudyError
-from postdiff_calib.files import without_passwords
+from postdiff_calib.errors import PostdiffError, StudyError, one_line, reason_of
+from postdiff_calib.search.address import shown, without_secrets
 from postdiff_calib.search.retry import queue_again
 
 #: Seconds between a worker's signs of life; after ``SILENCE`` times that without one its trial is given to another.
@@ -30,15 +30,6 @@ def disconnect(storage: optuna.storages.RDBStorage | None) -> None:
     if storage is not None:
         storage.remove_session()
         storage.engine.dispose()
-
-
-def shown(url: str) -> str:
-    """A storage URL without its password; one that cannot be read is not shown at all."""
-    try:
-        make_url(url)
-    except (SQLAlchemyError, ValueError):
-        return "the given URL"
-    return str(without_passwords(url))
 
 
 @contextmanager
@@ -60,9 +51,62 @@ def faults(url: str) -> Iterator[None]:
         reason = (str(error.__cause__ or error).splitlines() or ["no reason given"])[0]
         raise StudyError(
             given,
-            f"its storage cannot be used ({_without_password(reason, url)})",
+            f"its storage cannot be used ({without_secrets(reason, url)})",
             "check the folder or URL and give the same command again, or start anew (--fresh)",
         ) from error
+
+
+def probe(url: str) -> None:
+    """Find out early whether a storage can be used; nothing is made.
+
+    Raises:
+        StudyError: the URL cannot be read, its driver is missing, nobody answers, or its folder is not there.
+    """
+    with faults(url):
+        disconnect(connect(url, make=False))
+    database = make_url(url).database
+    if (
+        make_url(url).get_backend_name() == "sqlite"
+        and database
+        and not os.path.isdir(os.path.dirname(database) or ".")
+    ):
+        raise StudyError(f"study in {shown(url)}", "its folder is not there", "make the folder, or correct the URL")
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn what Optuna raises on a row that it cannot read into one line; only around calls that read.
+
+    Raises:
+        StudyError: a row is damaged.
+    """
+    try:
+        yield
+    except PostdiffError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        if _GONE in str(error):
+            raise
+        raise _damaged(url, one_line(without_secrets(f"{type(error).__name__}: {reason_of(error)}", url))) from error
+
+
+def require_readable(study: optuna.Study, url: str) -> None:
+    """Read all of a study once, so that a damaged row is told at the start and not in the middle of the work.
+
+    Raises:
+        StudyError: a row of it cannot be read, or holds something else than this search wrote.
+    """
+    with reading(url):
+        attributes = [study.user_attrs, *(trial.user_attrs for trial in study.get_trials(deepcopy=False))]
+        texts = [a[name] for a in attributes[1:] for name in ("plan", "role", "arm", "failed") if name in a]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        wrong += [a["wanted"] for a in attributes[1:] if not isinstance(a.get("wanted", 0), int)]
+    if wrong:
+        raise _damaged(url, f"a trial holds {wrong[0]!r}")
+
+
+def _damaged(url: str, reason: str) -> StudyError:
+    return StudyError(f"study in {shown(url)}", f"a row of it is damaged ({reason})", "start anew (--fresh)")
 
 
 def cause_behind(error: BaseException) -> BaseException | None:
@@ -72,18 +116,6 @@ def cause_behind(error: BaseException) -> BaseException | None:
     while seen is not None and not isinstance(seen, causes):
         seen = seen.__context__
     return seen
-
-
-def _without_password(text: str, url: str) -> str:
-    try:
-        parsed = make_url(url)
-    except (SQLAlchemyError, ValueError):
-        return text.replace(url, "***")
-    secrets = [parsed.password, *(value for key, value in parsed.query.items() if "password" in key.lower())]
-    for secret in secrets:
-        if secret:
-            text = text.replace(str(secret), "***")
-    return text
 
 
 def connect(url: str, heartbeat: int | None = None, *, make: bool = True) -> optuna.storages.RDBStorage | None:
@@ -117,6 +149,12 @@ def connect(url: str, heartbeat: int | None = None, *, make: bool = True) -> opt
             f"its driver is not installed ({missing.name or missing})",
             "pip install 'postdiff[postgres]'",
         ) from error
+    except RuntimeError as error:  # Optuna's, about tables of another version
+        raise StudyError(
+            f"study in {shown(url)}",
+            "its tables are of another version of Optuna",
+            "convert a copy of it with 'optuna storage upgrade', or start anew (--fresh)",
+        ) from error
 
 
 def _open(url: URL, heartbeat: int | None) -> optuna.storages.RDBStorage:
@@ -139,7 +177,7 @@ def _open(url: URL, heartbeat: int | None) -> optuna.storages.RDBStorage:
 
 def _has_tables(url: URL) -> bool:
     """Whether Optuna's tables are there; looking must not make a database."""
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+    if url.get_backend_name() == "sqlite" and not os.path.isfile(url.database or ""):
         return False
     engine = create_engine(url)
     try:

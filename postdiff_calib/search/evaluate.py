@@ -18,18 +18,20 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.budget import PlanCost
-from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.quality.health import HealthError
+from postdiff_calib.search.blocks import check_block
 from postdiff_calib.search.measured import Embeddings, Measured
 from postdiff_calib.search.objective import Objective
 from postdiff_calib.search.select import PlanScores
@@ -82,26 +84,47 @@ class FileStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0
+        self._offset = self._lines = 0
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the whole lines that came since the last call."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
+        with self._opened() as file:
+            if file is None:
+                return
             file.seek(self._offset)
-            for number, line in enumerate(file, 1):
+            for line in file:
                 if not line.endswith(b"\n"):
                     return  # cut short by a kill, or being written at this moment
                 self._offset += len(line)
+                self._lines += 1
                 try:
                     block = json.loads(line)
                 except ValueError:
                     # A cut line that a later append completed: its scores are simply not known.
                     continue
-                if not isinstance(block, dict) or "plan" not in block:
-                    raise StudyError(f"{self.path}, line {number}", "not a block of scores", "start anew (--fresh)")
+                except RecursionError:
+                    block = None
+                try:
+                    check_block(block)
+                except ValueError as error:
+                    given = f"{self.path}, line {self._lines}"
+                    remedy = "remove the line, whose scores are then made again, or start anew (--fresh)"
+                    raise StudyError(given, f"not a block of scores ({error})", remedy) from error
                 yield block
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO | None]:
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as error:
+            raise StudyError(
+                f"score file {self.path}", f"it cannot be read ({reason_of(error)})", "check the study folder"
+            ) from error
+        with file:
+            yield file
 
     def append(self, block: dict[str, Any]) -> None:
         """Write one line and flush it to the device."""

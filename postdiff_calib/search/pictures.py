@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import OutputError
+from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.measured import Measured
@@ -56,22 +55,12 @@ class BaselinePictures:
         """
         from PIL import Image
 
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for image, prompt, seed in zip(images, prompts, seeds, strict=True):
-                path = self.path(prompt, seed)
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
-                try:
-                    # little compression: the file is written once and read for every plan
-                    Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
-                    temporary.replace(path)
-                finally:
-                    temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"folder {self.folder}", f"a picture cannot be written ({error.strerror})", "check the study folder"
-            ) from error
+        for image, prompt, seed in zip(images, prompts, seeds, strict=True):
+            path = self.path(prompt, seed)
+            pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+            with replacing(path, f"picture {path}", "check the study folder") as temporary:
+                # little compression: the file is written once and read for every plan
+                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
 
     def load(self, prompt: str, seed: int) -> torch.Tensor | None:
         """A picture, (3, H, W) in [0, 1]; None when it is not there or not whole."""

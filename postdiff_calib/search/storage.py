@@ -18,8 +18,10 @@ import optuna
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from postdiff_calib.errors import OutputError, StudyError
-from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, shown
+from postdiff_calib.errors import OutputError, StudyError, reason_of
+from postdiff_calib.search.address import shown
+from postdiff_calib.search.blocks import check_block
+from postdiff_calib.search.database import HEARTBEAT, connect, disconnect, faults, reading, require_readable
 from postdiff_calib.search.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 
 __all__ = ["HEARTBEAT", "StudyStore", "connect", "differences", "disconnect", "open_study", "read_record", "shown"]
@@ -82,21 +84,53 @@ def open_study(
                 )
                 if storage is not None:
                     StudyStore.make(study, backend.engine)
+            require_readable(study, url)
             wanted = json.loads(json.dumps(dict(fingerprint)))
             known = study.user_attrs.get("fingerprint")
             if known is None:
                 study.set_user_attr("fingerprint", wanted)
-            elif known != wanted:
-                raise StudyError(
-                    f"study {folder if storage is None else repr(name)}",
-                    f"it was made with other settings: {differences(known, wanted)}",
-                    f"use those again, another {'folder (--study)' if storage is None else 'name (--name)'}, "
-                    "or start anew (--fresh)",
-                )
+            else:
+                _require_same(folder if storage is None else None, name, known, wanted)
         except BaseException:
             disconnect(backend)
             raise
     return study, backend
+
+
+def _require_same(folder: Path | None, name: str, known: Any, wanted: Mapping[str, Any]) -> None:
+    if known != wanted:
+        raise StudyError(
+            f"study {repr(name) if folder is None else folder}",
+            f"it was made with other settings: {differences(known if isinstance(known, dict) else {}, wanted)}",
+            f"use those again, another {'name (--name)' if folder is None else 'folder (--study)'}, "
+            "or start anew (--fresh)",
+        )
+
+
+def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse early what ``open_study`` would refuse; nothing is made.
+
+    Args:
+        folder, storage, name, fingerprint: as for ``open_study``, ``num_prompts`` in the fingerprint.
+
+    Raises:
+        StudyError: there is a study made under another fingerprint, or the storage cannot be used or read.
+    """
+    url = storage or f"sqlite:///{folder / DATABASE}"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with faults(url):
+        backend = connect(url, make=False)
+        try:
+            with reading(url):
+                if backend is None or name not in optuna.get_all_study_names(backend):
+                    return
+                study = optuna.load_study(study_name=name, storage=backend)
+            require_readable(study, url)
+            known = study.user_attrs.get("fingerprint")
+        finally:
+            disconnect(backend)
+    if known is not None:
+        _require_same(folder if storage is None else None, name, known, json.loads(json.dumps(dict(fingerprint))))
 
 
 def _make_folder(folder: Path) -> None:
@@ -142,7 +176,9 @@ def read_record(url: str, name: str) -> Any:
         if backend is None:
             raise _no_study(url, name)
         try:
-            record = _load(url, name, backend).user_attrs.get(RECORD_ATTRIBUTE)
+            study = _load(url, name, backend)
+            require_readable(study, url)
+            record = study.user_attrs.get(RECORD_ATTRIBUTE)
         finally:
             disconnect(backend)
     if record is None:
@@ -185,7 +221,16 @@ class StudyStore:
         for row in rows:
             if row.id not in self._seen:
                 self._seen.add(row.id)
-                yield json.loads(row.block)
+                try:
+                    block = json.loads(row.block)
+                    check_block(block)
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise StudyError(
+                        f"row {row.id} of {_BLOCKS.name}",
+                        f"not a block of scores ({reason_of(error)})",
+                        "delete the row, whose scores are then made again, or start anew (--fresh)",
+                    ) from error
+                yield block
 
     def append(self, block: dict[str, Any]) -> None:
         """Store one block in a single transaction."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from postdiff_calib.errors import ModelError, PromptError
-from postdiff_calib.models.shapes import exporting, judge, train
+from postdiff_calib.files import file_sha256
+from postdiff_calib.models.shapes import judge, train
 from postdiff_calib.models.shapes.judge import SceneJudge, all_right, require_captions
 from postdiff_calib.models.shapes.world import IGNORE, parse_caption, render, sample_scene, scene_code
 
@@ -99,4 +100,4 @@ def test_what_is_exported_is_what_is_loaded(tmp_path, shipped):
     path = tmp_path / "judge" / "model.safetensors"
     judge.export(shipped.network, path)
     assert path.read_bytes() == judge.WEIGHTS.read_bytes()
-    assert SceneJudge(path).weights_sha256 == shipped.weights_sha256 == exporting.hash_file(judge.WEIGHTS)
+    assert SceneJudge(path).weights_sha256 == shipped.weights_sha256 == file_sha256(judge.WEIGHTS)

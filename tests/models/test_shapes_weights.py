@@ -3,8 +3,9 @@
 import json
 from dataclasses import asdict
 
+from postdiff_calib.files import file_sha256
 from postdiff_calib.models.cards import get_card
-from postdiff_calib.models.shapes import diffusion, exporting, scorer, train
+from postdiff_calib.models.shapes import diffusion, scorer, train
 from postdiff_calib.models.shapes.tokenizer import build_tokenizer
 
 FACTS = json.loads((train.WEIGHTS / "recipe.json").read_text())
@@ -17,7 +18,7 @@ def test_the_recipe_is_the_packages_own():
 
 
 def test_every_weight_file_is_the_one_that_was_exported():
-    files = {str(p.relative_to(train.WEIGHTS)): exporting.hash_file(p) for p in train.WEIGHTS.rglob("*.safetensors")}
+    files = {str(p.relative_to(train.WEIGHTS)): file_sha256(p) for p in train.WEIGHTS.rglob("*.safetensors")}
     assert files == FACTS["sha256"]
     assert len(files) == 5
 
@@ -44,4 +45,4 @@ def test_a_changed_byte_would_show(tmp_path):
     source = next(train.WEIGHTS.rglob("*.safetensors"))
     copy = tmp_path / source.name
     copy.write_bytes(source.read_bytes()[:-1] + b"\x00\x01")
-    assert exporting.hash_file(copy) not in FACTS["sha256"].values()
+    assert file_sha256(copy) not in FACTS["sha256"].values()

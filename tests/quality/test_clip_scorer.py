@@ -129,12 +129,28 @@ def test_tagged_weights_absent_offline_say_how_to_fetch(monkeypatch, tmp_path):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def absent(repository, filename):
+    def absent(repository, filename, revision):
         raise LocalEntryNotFoundError(f"no {filename}")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
     with pytest.raises(ModelError, match="hf download laion/CLIP-ViT-B-32-laion2B-s34B-b79K"):
         ClipScorer("ViT-B-32::laion2b_s34b_b79k")
+
+
+def test_the_default_weights_are_asked_for_at_their_commit(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def absent(repository, filename, revision):
+        asked.append((repository, revision))
+        raise LocalEntryNotFoundError(f"no {filename}")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    with pytest.raises(ModelError, match="--revision 1a25a446712ba5ee05982a381eed697ef9b435cf"):
+        ClipScorer("ViT-B-32::laion2b_s34b_b79k")
+    assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "1a25a446712ba5ee05982a381eed697ef9b435cf")]
 
 
 def test_tagged_weights_are_loaded_with_the_tags_own_settings(monkeypatch, folder):
@@ -147,7 +163,7 @@ def test_tagged_weights_are_loaded_with_the_tags_own_settings(monkeypatch, folde
         asked.update(options, name=name)
         raise RuntimeError("stop here")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda r, f: str(Path(folder) / f))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda r, f, revision: str(Path(folder) / f))
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     with pytest.raises(ModelError, match="stop here"):
         ClipScorer("ViT-B-32::openai")

@@ -6,13 +6,14 @@ Nothing is pickled: tensors go to ``state.safetensors``, counters to its metadat
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from postdiff_calib.files import replacing
 
 
 def save(
@@ -24,11 +25,9 @@ def save(
         tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    save_file(flat, temporary, metadata={"counters": json.dumps(counters)})
-    os.replace(temporary, path)
+    with replacing(path, f"checkpoint {path}", "check the folder") as temporary:
+        save_file(flat, temporary, metadata={"counters": json.dumps(counters)})
 
 
 def load(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import asdict
@@ -11,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from postdiff_calib.files import file_sha256
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def save_pipeline(pipe: Any, folder: Path) -> None:
@@ -33,7 +29,7 @@ def write_facts(out: Path, recipe: DataclassInstance, stages: dict[str, Any], de
     facts = {
         "recipe": asdict(recipe),
         "stages": stages,
-        "sha256": {str(p.relative_to(out)): hash_file(p) for p in sorted(out.rglob("*.safetensors"))},
+        "sha256": {str(p.relative_to(out)): file_sha256(p) for p in sorted(out.rglob("*.safetensors"))},
         "machine": {"processor": platform.processor() or platform.machine(), "device": str(device)},
         "torch": torch.__version__,
     }

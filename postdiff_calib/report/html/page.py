@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from postdiff_calib.budget import format_macs, parse_budget
-from postdiff_calib.errors import OutputError, UsageError
-from postdiff_calib.files import write_atomically
+from postdiff_calib.errors import UsageError
+from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.record import Study
@@ -105,21 +105,9 @@ def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
     progress = progress or Silent()
     study = Study.load(job.study).require_scores()
     findings = Findings(study, parse_budget(job.budget or str(study.record.job["budget"])))
-    _check_writable(job.out)
+    refuse_output(job.out, study=job.study)
     examples = _examples(findings, job.device, progress) if job.images else None
     return write_atomically(job.out, render(findings, examples))
-
-
-def _check_writable(out: Path) -> None:
-    if out.is_dir():
-        raise OutputError(f"output {out}", "it is a folder", "give a file's path, such as report.html")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / ".postdiff-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"output {out}", f"it cannot be written ({error.strerror})", "choose another path") from error
 
 
 def render(findings: Findings, examples: dict[str, list[Example]] | None = None) -> str:

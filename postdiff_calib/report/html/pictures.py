@@ -11,7 +11,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.errors import OutputError, StudyError
+from postdiff_calib.errors import StudyError
+from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress
@@ -150,14 +150,6 @@ def _save(image: torch.Tensor, path: Path) -> None:
     from PIL import Image
 
     array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    remedy = "make the study folder writable, or leave the pictures out (--no-images)"
+    with replacing(path, f"picture {path}", remedy) as temporary:
         Image.fromarray(array).save(temporary, "PNG")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"picture {path}",
-            f"it cannot be written ({error.strerror})",
-            "make the study folder writable, or leave the pictures out (--no-images)",
-        ) from error

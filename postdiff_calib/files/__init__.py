@@ -1,0 +1,37 @@
+"""Plain files: read with bounds and line numbers, written whole or not at all, addresses without their passwords.
+
+| module | what |
+| --- | --- |
+| ``parse`` | text, YAML and JSON of unknown origin: bounded in size, depth and numbers |
+| ``write`` | one way to write a file, which paths are accepted as outputs, names that are safe in paths |
+| ``secrets`` | addresses and texts without their passwords |
+"""
+
+from postdiff_calib.files.parse import line_of, parse_json, read_json, read_text, read_yaml, undecodable_line
+from postdiff_calib.files.secrets import without_passwords
+from postdiff_calib.files.write import (
+    file_sha256,
+    refuse_output,
+    replacing,
+    require_writable,
+    safe_name,
+    save_figure,
+    write_atomically,
+)
+
+__all__ = [
+    "file_sha256",
+    "line_of",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "refuse_output",
+    "replacing",
+    "require_writable",
+    "safe_name",
+    "save_figure",
+    "undecodable_line",
+    "without_passwords",
+    "write_atomically",
+]
