@@ -35,13 +35,13 @@ import numpy as np
 from replayed_search import Replay, default_settings
 from worlds import WORLDS, World, make_world
 
-from postdiff_calib import checks
 from postdiff_calib.budget import Budget
-from postdiff_calib.conclude import choose, comparison_section
-from postdiff_calib.record import FURTHER_SHARES
-from postdiff_calib.search.compare import compare
-from postdiff_calib.search.objective import Objective, Term
-from postdiff_calib.search.rows import crossover
+from postdiff_calib.jobs import checks
+from postdiff_calib.scores.objective import Objective, Term
+from postdiff_calib.scores.paired import compare
+from postdiff_calib.study.conclude import choose, comparison_section
+from postdiff_calib.study.record import FURTHER_SHARES
+from postdiff_calib.study.rows import crossover
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.25, 0.4, 0.6, 0.8)

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from worlds import Array, Scores, World
 
-from postdiff_calib.calibrate import searched_budgets
-from postdiff_calib.conclude import Evidence, Scored, SearchedBudget
+from postdiff_calib.jobs.calibrate import searched_budgets
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.search.evaluate import Evaluator, MemoryStore, ScoreBook
-from postdiff_calib.search.measured import Measured
-from postdiff_calib.search.objective import Objective
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.scores.book import Evaluator, MemoryStore, ScoreBook
+from postdiff_calib.scores.measured import Measured
+from postdiff_calib.scores.objective import Objective
+from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.strategy import (
     Candidate,
     Proposal,
@@ -29,6 +28,7 @@ from postdiff_calib.search.strategy import (
     enqueued,
     prompt_order,
 )
+from postdiff_calib.study.conclude import Evidence, Scored, SearchedBudget
 
 #: The row it would choose from so many images on.
 Curve = list[tuple[int, int]]

@@ -20,16 +20,17 @@ from typing import Any
 
 import torch
 
-from postdiff_calib import calibrate
 from postdiff_calib.budget import parse_budget
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
+from postdiff_calib.jobs import calibrate
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Silent
-from postdiff_calib.record import Study
-from postdiff_calib.workbench import Workbench
+from postdiff_calib.study.record import Study
 
 
 @dataclass
@@ -63,7 +64,7 @@ class TimedWorkbench(Workbench):
         return Timed(super().evaluator(*args, **options), self.clock)
 
 
-def run(job: calibrate.CalibrateJob) -> dict[str, Any]:
+def run(job: CalibrateJob) -> dict[str, Any]:
     """One calibration; seconds of its parts."""
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     plain, prompt_set = calibrate.set_up(job, loaded)
@@ -101,7 +102,7 @@ def main() -> None:
     results = []
     for trials in options.trials:
         with tempfile.TemporaryDirectory() as folder:
-            job = calibrate.CalibrateJob(
+            job = CalibrateJob(
                 model=options.model,
                 budget=options.budget,
                 num_prompts=options.num_prompts,

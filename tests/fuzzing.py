@@ -26,11 +26,11 @@ from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import parse_profile
 from postdiff_calib.prompts import load_prompt_set
-from postdiff_calib.record import StudyRecord
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.terminal import print_profile
-from postdiff_calib.search.address import shown, without_secrets
-from postdiff_calib.search.evaluate import FileStore, ScoreBook
+from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.search.backend.address import shown, without_secrets
+from postdiff_calib.study.record import StudyRecord
 
 PROFILE = profile_data()
 RECORD = study_record().as_dict()

@@ -7,19 +7,19 @@ import numpy as np
 from profiles import profile_data
 
 from postdiff_calib.budget import Limit, parse_budget
-from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.record import Study, StudyRecord, further_limits, searched_data
-from postdiff_calib.search.evaluate import FileStore
-from postdiff_calib.search.names import HELD_OUT, SCORES
-from postdiff_calib.search.objective import Objective, Term
-from postdiff_calib.search.rows import Unfound
-from postdiff_calib.search.select import ARMS, Arm, PlanScores
+from postdiff_calib.scores.book import FileStore
+from postdiff_calib.scores.names import HELD_OUT, SCORES
+from postdiff_calib.scores.objective import Objective, Term
+from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.strategy import FURTHER_FINALISTS, OWN_FINALISTS
+from postdiff_calib.search.unfound import Unfound
+from postdiff_calib.study.conclude import SearchedBudget
+from postdiff_calib.study.record import Study, StudyRecord, further_limits, searched_data
 
 N, N_HELD_OUT = 80, 60
 BASELINE = Knobs(20)

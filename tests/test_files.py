@@ -5,7 +5,6 @@ import stat
 
 import pytest
 
-from postdiff_calib import record
 from postdiff_calib.errors import OutputError, PostdiffError, ProfileError, one_line, printable
 from postdiff_calib.files import (
     file_sha256,
@@ -19,7 +18,8 @@ from postdiff_calib.files import (
 )
 from postdiff_calib.files.write import STUDY_FILES
 from postdiff_calib.prompts.sample import Sample, write_set
-from postdiff_calib.search import names
+from postdiff_calib.scores import names
+from postdiff_calib.study import record
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_long_names_are_cut_and_stay_distinct():
 
 
 def test_a_studys_folder_is_never_its_parent():
-    from postdiff_calib.calibrate import CalibrateJob
+    from postdiff_calib.jobs.job import CalibrateJob
 
     folders = [CalibrateJob(model=model).folder for model in ("..", "../..", "a/../..", ".", "sd15")]
     assert all(folder.parent.name == "studies" and folder.name not in ("", ".", "..") for folder in folders)

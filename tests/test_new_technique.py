@@ -21,7 +21,8 @@ from postdiff_calib.accelerate.techniques.technique import Fired, Part, State, T
 from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import app
 from postdiff_calib.cost import CostTable, table_for_card
-from postdiff_calib.cost.latency import Setting, probes
+from postdiff_calib.cost.latency import probes
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.errors import KnobError, ProfileError
 from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.cards import get_card
@@ -29,9 +30,9 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import json_schema, load_profile, parse_profile
 from postdiff_calib.report.html.content import Findings, plan_words
 from postdiff_calib.report.html.page import render
+from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.search.backend.sampler import distributions, parameters, snap
 from postdiff_calib.search.importance import severities
-from postdiff_calib.search.sampler import distributions, parameters, snap
-from postdiff_calib.search.select import PlanScores
 from postdiff_calib.search.space import SearchSpace, candidate, coordinate_matrix
 from postdiff_calib.search.surrogate import Features
 

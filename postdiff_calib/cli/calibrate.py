@@ -95,7 +95,8 @@ def calibrate_command(
 
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
-    from postdiff_calib.calibrate import CalibrateJob, run_calibrate
+    from postdiff_calib.jobs.calibrate import run_calibrate
+    from postdiff_calib.jobs.job import CalibrateJob
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
 

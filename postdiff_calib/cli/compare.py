@@ -35,10 +35,10 @@ def compare_command(
         first, second = map(load_profile, what)
         print_profiles(what, first, second, as_json=as_json)
         return
-    from postdiff_calib.arms import compare_arms
     from postdiff_calib.budget import parse_budgets
     from postdiff_calib.files import refuse_output
-    from postdiff_calib.record import Study
+    from postdiff_calib.study.arms import compare_arms
+    from postdiff_calib.study.record import Study
 
     if plot is not None:
         refuse_output(plot, study=what[0], what="plot")

@@ -35,7 +35,7 @@ def export_command(
 
     Example: postdiff export studies/shapes --budget 40% --out fast.yaml
     """
-    from postdiff_calib.export import ExportJob, run_export
+    from postdiff_calib.jobs.export import ExportJob, run_export
     from postdiff_calib.report.comparison import print_exported
 
     job = ExportJob(

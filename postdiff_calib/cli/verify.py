@@ -32,9 +32,9 @@ def verify_command(
 
     Example: postdiff verify profile.yaml --prompts 200
     """
+    from postdiff_calib.jobs.verify import VerifyJob, run_verify
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.verification import print_verification
-    from postdiff_calib.verify import VerifyJob, run_verify
 
     job = VerifyJob(
         profile=profile,

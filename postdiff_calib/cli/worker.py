@@ -29,9 +29,9 @@ def worker_command(
 
     Example: postdiff worker --storage postgresql+psycopg://user@host/postdiff --name sdxl --device cuda:1
     """
+    from postdiff_calib.jobs.worker import WorkerJob, run_worker
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_worker
-    from postdiff_calib.worker import WorkerJob, run_worker
 
     job = WorkerJob(storage=storage, study_name=name, model=model, device=device, dtype=dtype)
     with console_progress(quiet=quiet or as_json) as progress:

@@ -117,7 +117,8 @@ def build_cost_table(
     card = replace(loaded.card, networks=network_configs(loaded.pipe))
     table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale)
     if measure:
-        from postdiff_calib.cost.latency import Setting, measured_latency
+        from postdiff_calib.cost.latency import measured_latency
+        from postdiff_calib.cost.setting import Setting
 
         setting = Setting(
             height=height,

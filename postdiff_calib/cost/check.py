@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from postdiff_calib.cost.meter import StepKey
-
-if TYPE_CHECKING:
-    from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.errors import ModelError
 
 #: Most seconds per image that a measurement may state; a day.
 _LONGEST = 86_400.0
+
+
+def read_data(data: Mapping[str, Any]) -> CostTable:
+    """A table from what a file holds.
+
+    Raises:
+        ModelError: it is not a table of this version, or a value in it has the wrong type or cannot be true.
+    """
+    try:
+        table = CostTable.from_dict(data)
+        check_table(table)
+        return table
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelError(
+            "cost table", f"it is damaged ({type(error).__name__}: {error})", "measure again with --out FILE"
+        ) from error
 
 
 def check_table(table: CostTable) -> None:

@@ -14,10 +14,11 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
 from postdiff_calib.cost.timeline import Timeline, timed_call
@@ -34,28 +35,6 @@ MAX_KINDS = 40
 FULL_LIMIT, QUICK_LIMIT = 60.0, 9.0
 MAX_ROUNDS = 30
 MIN_ROUNDS = 2
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the deployment will call the pipeline.
-
-    Attributes:
-        height, width: pixels.
-        guidance_scale: as passed to the pipeline.
-        batch_size: pictures per call.
-        scales: β values to measure.
-        branches: cache branches to measure.
-        quick: few kinds and little time; the others are predicted.
-    """
-
-    height: int
-    width: int
-    guidance_scale: float
-    batch_size: int
-    scales: tuple[float, ...]
-    branches: tuple[int, ...] = (1,)
-    quick: bool = False
 
 
 def measured_latency(

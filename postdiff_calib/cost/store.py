@@ -15,12 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import TABLE_VERSION, CostTable, Latency
 from postdiff_calib.errors import ModelError, OutputError
 from postdiff_calib.files import parse_json, read_json, write_atomically
 
 if TYPE_CHECKING:
-    from postdiff_calib.cost.latency import Setting
+    from postdiff_calib.cost.setting import Setting
     from postdiff_calib.models.load import LoadedModel
 
 
@@ -108,7 +109,7 @@ def latency_path(loaded: LoadedModel, setting: Setting, environment: dict[str, A
 def load_latency(path: Path) -> Latency | None:
     """What was measured before, or None."""
     try:
-        return CostTable.from_dict(parse_json(path.read_text(encoding="utf-8"))).latency
+        return read_data(parse_json(path.read_text(encoding="utf-8"))).latency
     except (OSError, ValueError, AttributeError, ModelError):
         return None
 
@@ -144,6 +145,6 @@ def read_table(path: Path) -> CostTable:
     if not isinstance(data, dict):
         raise ModelError(given, "it is not a table", remedy)
     try:
-        return CostTable.from_dict(data)
+        return read_data(data)
     except ModelError as error:
         raise ModelError(f"{given}: {error.given.removeprefix('cost ')}", error.rule, error.remedy) from error

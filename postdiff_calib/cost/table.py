@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from postdiff_calib.budget import PlanCost
-from postdiff_calib.cost.check import check_table
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
 from postdiff_calib.errors import ModelError
@@ -228,7 +227,7 @@ class CostTable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CostTable:
-        """Rebuild a table from ``as_dict``'s data.
+        """Rebuild a table from ``as_dict``'s data; what comes from a file is read by ``check.read_data``.
 
         Raises:
             ModelError: it is not a table of this version.
@@ -239,17 +238,6 @@ class CostTable:
                 f"this postdiff reads version {TABLE_VERSION}",
                 "measure again: postdiff cost --measure --out FILE",
             )
-        try:
-            table = cls._read(data)
-            check_table(table)
-            return table
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise ModelError(
-                "cost table", f"it is damaged ({type(error).__name__}: {error})", "measure again with --out FILE"
-            ) from error
-
-    @classmethod
-    def _read(cls, data: Mapping[str, Any]) -> CostTable:
         macs, steps, memory = {}, {}, {}
         for row in data["steps"]:
             further = tuple((name, value) for name, value in row["step"].get("more", ()))

@@ -15,11 +15,11 @@ from rich.text import Text
 from postdiff_calib.profile import Profile
 from postdiff_calib.report.terminal import arms_table, metric_facts, print_json, profile_facts, wide_console
 from postdiff_calib.report.wording import result_text, results, shown, signed, verdict
-from postdiff_calib.search.answers import crossover_text
+from postdiff_calib.study.answers import crossover_text
 
 if TYPE_CHECKING:
-    from postdiff_calib.arms import Tradeoff
-    from postdiff_calib.export import Exported
+    from postdiff_calib.jobs.export import Exported
+    from postdiff_calib.study.arms import Tradeoff
 
 
 def print_tradeoff(

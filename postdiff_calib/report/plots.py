@@ -15,8 +15,8 @@ from postdiff_calib.files import save_figure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from postdiff_calib.arms import PlanPoint, Tradeoff
-    from postdiff_calib.search.select import Arm
+    from postdiff_calib.scores.select import Arm
+    from postdiff_calib.study.arms import PlanPoint, Tradeoff
 
 
 class Style(NamedTuple):

@@ -34,11 +34,11 @@ from postdiff_calib.report.wording import (
     verdict,
     winner,
 )
-from postdiff_calib.search.select import Arm
+from postdiff_calib.scores.select import Arm
 
 if TYPE_CHECKING:
     from postdiff_calib.deploy import GenerateResult
-    from postdiff_calib.worker import WorkerResult
+    from postdiff_calib.jobs.worker import WorkerResult
 
 #: What steers a terminal, beside what JSON escapes by itself.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

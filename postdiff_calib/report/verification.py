@@ -11,7 +11,7 @@ from rich.text import Text
 from postdiff_calib.report.terminal import print_json, wide_console
 
 if TYPE_CHECKING:
-    from postdiff_calib.verify import VerifyResult
+    from postdiff_calib.jobs.verify import VerifyResult
 
 #: Signs and colours: never a colour alone.
 SIGNS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "warning": ("!", "yellow"), "not judged": ("–", "dim")}

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.quality.metrics import METRICS, SCORE, Metric, in_words
-from postdiff_calib.search.objective import DELTA_SHARE
-from postdiff_calib.search.select import Arm
+from postdiff_calib.scores.objective import DELTA_SHARE
+from postdiff_calib.scores.select import Arm
 
 ARM_NAMES: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
 

@@ -1,6 +1,5 @@
-"""The search: which plan is best under a budget, and how sure that is.
+"""The search: which plan to score next, and which are judged in the end.
 
-``space`` holds the only ranges, ``objective`` what is improved, ``evaluate`` the paired per-prompt scores.
-``surrogate`` and ``strategy`` decide what to try next, ``study`` runs it all on Optuna; ``compare``, ``rows`` and
-``answers`` read the answer off the finalists' scores.
+``space`` lists the plans, ``surrogate`` and ``adjust`` are the model of what was scored, ``keeping`` knows the guards,
+``strategy`` proposes and chooses finalists, ``unfound`` says what may have been missed. ``backend`` runs it on Optuna.
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.search.evaluate import Evaluator, FileStore, ScoreBook
-from postdiff_calib.search.names import HELD_OUT
+from postdiff_calib.scores.book import Evaluator, FileStore, ScoreBook
+from postdiff_calib.scores.names import HELD_OUT
 
 
 def confirm(

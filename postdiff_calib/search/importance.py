@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.knobs import searched, settled
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.scores.select import PlanScores
 
 Array = npt.NDArray[np.float64]
 

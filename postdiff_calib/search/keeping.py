@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.search.evaluate import ScoreBook
-from postdiff_calib.search.guards import Guard, Reading, deviation, deviation_error, excess, read
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.guards import Guard, Reading, deviation, deviation_error, excess, read
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.surrogate import Observation, Posterior, variances_of_means
 

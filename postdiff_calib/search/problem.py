@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.budget import Limit
-from postdiff_calib.search.evaluate import Evaluator
-from postdiff_calib.search.objective import Objective
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.scores.book import Evaluator
+from postdiff_calib.scores.objective import Objective
+from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
 from postdiff_calib.search.strategy import Role, Searched, Strategy
 

@@ -21,7 +21,6 @@ the same draw. This file knows no Optuna.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,14 +30,14 @@ import numpy.typing as npt
 
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.budget import Limit
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.guards import Guard
+from postdiff_calib.scores.select import ARMS, Arm
 from postdiff_calib.search.adjust import joined, observations
-from postdiff_calib.search.evaluate import ScoreBook
-from postdiff_calib.search.guards import Guard
 from postdiff_calib.search.keeping import Keeper
-from postdiff_calib.search.rows import Unfound
-from postdiff_calib.search.select import ARMS, Arm
 from postdiff_calib.search.space import Candidate, coordinate_matrix
 from postdiff_calib.search.surrogate import Features, Observation, Posterior, Scales
+from postdiff_calib.search.unfound import DRAWS, Unfound, unfound
 
 #: ``whole`` evaluations score all prompts of the search; only Optuna's own samplers ask for them.
 Role = Literal["baseline", "explore", "whole"]
@@ -51,9 +50,6 @@ _CHEAPER_EVERY, _SCEPTIC_EVERY = 3, 3
 _SCEPTIC = Scales(own=1.2)
 #: Plans are drawn at random until so many are looked at within the study's own budget: a share of the evaluations.
 _BROAD = 3
-#: Draws behind what was not found, and up to which of their quantiles it is held possible: with this one nearly all
-#: rows cover the true arms in worlds where these are known (``benchmarks/README.md``).
-_DRAWS, _BEYOND = 400, 0.975
 #: Finalists by arm: at the study's own budget, and at each further one.
 OWN_FINALISTS: Mapping[Arm, int] = {"joint": 3, "cheaper": 2, "fewer": 2}
 FURTHER_FINALISTS: Mapping[Arm, int] = {"joint": 1, "cheaper": 2, "fewer": 2}
@@ -363,17 +359,11 @@ class Strategy:
         """Draws of every plan's value with its own deviation, (draws, M)."""
         rng, every = np.random.default_rng([self.settings.seed, 1]), np.ones(len(self.candidates), dtype=np.bool_)
         posterior = self._fit(held_out=held_out) if held_out else self.posterior()
-        return posterior.draw(rng, _DRAWS, every)
+        return posterior.draw(rng, DRAWS, every)
 
     def _unfound(self, budget: int, judged: Collection[str], draws: Array) -> Unfound:
         out = np.array([c.content not in judged for c in self.candidates])
-        cheaper, fewer = self.mask("cheaper", budget), self.mask("fewer", budget)
-        bounds = [-math.inf, math.inf]
-        if (cheaper & out).any() and fewer.any():
-            bounds[0] = float(np.quantile(draws[:, cheaper & out].max(1) - draws[:, fewer].max(1), _BEYOND))
-        if (fewer & out).any() and cheaper.any():
-            bounds[1] = float(np.quantile(draws[:, cheaper].max(1) - draws[:, fewer & out].max(1), 1 - _BEYOND))
-        return Unfound(*bounds)
+        return unfound(draws, self.mask("cheaper", budget), self.mask("fewer", budget), out)
 
 
 def most_steps(plans: Sequence[Candidate]) -> Candidate:

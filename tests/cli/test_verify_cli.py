@@ -6,9 +6,9 @@ import pytest
 import yaml
 from profiles import profile_data
 
-from postdiff_calib.checks import Check, not_judged
 from postdiff_calib.cli.main import main
-from postdiff_calib.verify import VerifyResult
+from postdiff_calib.jobs.checks import Check, not_judged
+from postdiff_calib.jobs.verify import VerifyResult
 
 
 def run(capsys, *argv):
@@ -37,7 +37,7 @@ def outcome(monkeypatch, *checks, notes=()):
         progress.stage("timing", 1)
         return VerifyResult(job.profile, checks, notes)
 
-    monkeypatch.setattr("postdiff_calib.verify.run_verify", fake)
+    monkeypatch.setattr("postdiff_calib.jobs.verify.run_verify", fake)
     return asked
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from postdiff_calib.cost import Latency, build_cost_table, table_for_card
-from postdiff_calib.cost.latency import MIN_ROUNDS, Setting, measured_latency, probes, timing
+from postdiff_calib.cost.latency import MIN_ROUNDS, measured_latency, probes, timing
 from postdiff_calib.cost.meter import StepKey
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import cache_folder, environment_of, latency_path
 from postdiff_calib.cost.timeline import Clock, timed_call
 from postdiff_calib.errors import UnsupportedError

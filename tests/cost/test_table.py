@@ -5,9 +5,10 @@ import json
 import pytest
 
 from postdiff_calib.cost import CostTable, Latency
-from postdiff_calib.cost.latency import MAX_KINDS, Setting, _middle_first, probes, summarise, timing
+from postdiff_calib.cost.latency import MAX_KINDS, _middle_first, probes, summarise, timing
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import load_latency, read_table, save_latency, write_json
 from postdiff_calib.cost.table import Timing
 from postdiff_calib.cost.timeline import Timeline

@@ -12,20 +12,20 @@ from PIL import Image
 from profiles import profile_data
 
 from postdiff_calib.budget import Limit, parse_budget
-from postdiff_calib.conclude import SearchedBudget
 from postdiff_calib.cost import table_for_card
 from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.record import Study, StudyRecord, further_limits, searched_data
 from postdiff_calib.report.html.content import Findings
 from postdiff_calib.report.html.pictures import Album, choose
-from postdiff_calib.search.evaluate import FileStore
-from postdiff_calib.search.names import HELD_OUT, SCORES
-from postdiff_calib.search.objective import Objective, Term
-from postdiff_calib.search.rows import Unfound
-from postdiff_calib.search.select import ARMS, Arm, PlanScores
+from postdiff_calib.scores.book import FileStore
+from postdiff_calib.scores.names import HELD_OUT, SCORES
+from postdiff_calib.scores.objective import Objective, Term
+from postdiff_calib.scores.select import ARMS, Arm, PlanScores
+from postdiff_calib.search.unfound import Unfound
+from postdiff_calib.study.conclude import SearchedBudget
+from postdiff_calib.study.record import Study, StudyRecord, further_limits, searched_data
 
 N = 60
 SCRIPT = "a red circle <script>window.hacked=1</script>"

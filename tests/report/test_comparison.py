@@ -10,7 +10,6 @@ from profiles import profile_data
 from rich.console import Console
 from studies import make_study
 
-from postdiff_calib.arms import compare_arms
 from postdiff_calib.budget import parse_budget, parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
 from postdiff_calib.profile import Profile, load_profile
@@ -23,6 +22,7 @@ from postdiff_calib.report.comparison import (
 from postdiff_calib.report.plots import draw_tradeoff, plot_tradeoff
 from postdiff_calib.report.terminal import print_profile
 from postdiff_calib.report.wording import interval, own_row, result_text, results, row_difference
+from postdiff_calib.study.arms import compare_arms
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,23 @@ from PIL import Image
 from report_study import ATTACKS, FEWER, WINNER, judged, make_study, paint, plans
 
 from postdiff_calib.budget import parse_budget
-from postdiff_calib.calibrate import CalibrateJob, run_calibrate
 from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, OutputError, StudyError
 from postdiff_calib.generate import generate
+from postdiff_calib.jobs.calibrate import run_calibrate
+from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.record import Study
 from postdiff_calib.report.html.content import Findings, plan_words
 from postdiff_calib.report.html.page import ReportJob, render, write_report
 from postdiff_calib.report.html.pictures import Album, choose
 from postdiff_calib.report.html.plots import WIDE, Point, frontier_plot, histogram, nice_step, ticks
 from postdiff_calib.report.wording import interval, result_text, results, row_difference, signed, verdict, winner
+from postdiff_calib.study.record import Study
 
 VOID = {"meta", "link", "br", "img"}
 

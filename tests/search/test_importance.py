@@ -3,8 +3,8 @@ import pytest
 
 from postdiff_calib.budget import PlanCost
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.importance import importance, severities
-from postdiff_calib.search.select import PlanScores
 
 N = 200
 GRID = [

@@ -9,9 +9,9 @@ from synthetic_surface import SMALL, Surface, limit, loss, price
 
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.search.evaluate import MemoryStore, ScoreBook
-from postdiff_calib.search.guards import Guard
-from postdiff_calib.search.measured import Measured
+from postdiff_calib.scores.book import MemoryStore, ScoreBook
+from postdiff_calib.scores.guards import Guard
+from postdiff_calib.scores.measured import Measured
 from postdiff_calib.search.space import candidate
 from postdiff_calib.search.strategy import (
     FURTHER_FINALISTS,

@@ -14,18 +14,18 @@ import numpy.typing as npt
 
 from postdiff_calib.accelerate.techniques import states, techniques
 from postdiff_calib.budget import Budget, Limit
-from postdiff_calib.conclude import Scored
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
 from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.record import Study
 from postdiff_calib.report.html.plots import Point
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import ARM_NAMES, Interval, interval, own_row, results, shown, signed
-from postdiff_calib.search import select
-from postdiff_calib.search.compare import Comparison, compare
-from postdiff_calib.search.select import ARMS, Arm, PlanScores
+from postdiff_calib.scores import select
+from postdiff_calib.scores.paired import Comparison, compare
+from postdiff_calib.scores.select import ARMS, Arm, PlanScores
+from postdiff_calib.study.conclude import Scored
+from postdiff_calib.study.record import Study
 
 
 @dataclass(frozen=True)

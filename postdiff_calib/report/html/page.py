@@ -20,7 +20,6 @@ from postdiff_calib.errors import UsageError
 from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.record import Study
 from postdiff_calib.report.html.content import Findings, plan_words
 from postdiff_calib.report.html.pictures import Album, Group, choose
 from postdiff_calib.report.html.plots import (
@@ -49,8 +48,9 @@ from postdiff_calib.report.wording import (
     verdict,
     winner,
 )
+from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.importance import importance
-from postdiff_calib.search.select import PlanScores
+from postdiff_calib.study.record import Study
 
 GROUP_LABELS: dict[Group, str] = {
     "best": "Where the plan gains most",

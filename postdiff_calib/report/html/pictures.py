@@ -28,7 +28,7 @@ from postdiff_calib.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from postdiff_calib.record import Study
+    from postdiff_calib.study.record import Study
 
 Group = Literal["best", "median", "worst"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.search.select import Arm
+from postdiff_calib.scores.select import Arm
 
 #: Plot widths and heights in pixels: wide screens and paper, then phones.
 WIDE, NARROW = (880, 440), (340, 330)

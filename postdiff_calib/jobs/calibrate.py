@@ -1,0 +1,316 @@
+"""The main job on one page: model and budget in, deployment profile out.
+
+Stages: load → draw prompts → price → spread → search → confirm → conclude. Each leaves what it computed in the study
+folder, so the same command goes on where a killed one stopped; a study made with other settings is refused by what
+differs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postdiff_calib.budget import Limit, PlanCost, parse_budget
+from postdiff_calib.errors import BudgetError, CheckError
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
+from postdiff_calib.jobs.workbench import Workbench, generation_settings
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import Profile
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.scores.names import OTHER_SEEDS, STUDY_NAME
+from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
+from postdiff_calib.study.conclude import SearchedBudget
+from postdiff_calib.study.record import Study, StudyRecord, further_limits
+
+if TYPE_CHECKING:
+    from postdiff_calib.cost.table import CostTable
+    from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.search.backend.run import SearchResult
+    from postdiff_calib.search.strategy import Searched
+
+#: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
+SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
+
+
+@dataclass(frozen=True)
+class CalibrateResult:
+    """The profile, where it was written, and whether Ctrl-C ended the search early."""
+
+    profile: Profile
+    path: Path
+    interrupted: bool
+
+
+def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> CalibrateResult:
+    """Find the best plan under the budget and write its profile.
+
+    Raises:
+        PostdiffError: bad input, by one line; nothing already computed is lost.
+        KeyboardInterrupt: stopped before any plan was scored on enough prompts.
+    """
+    progress = progress or Silent()
+    budget = parse_budget(job.budget)
+    check_job(job)
+    left_out = check_guards(job)
+    if left_out:
+        progress.note(left_out)
+
+    refuse_unreachable(budget, job)
+
+    from postdiff_calib.models.load import load_pipeline
+
+    progress.stage("loading the model")
+    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
+    for note in loaded.notes:
+        progress.note(note)
+    refuse_unreachable(budget, job, loaded)
+    bench, prompt_set = set_up(job, loaded)
+    if left_out := check_metrics(job, bench):
+        progress.note(left_out)
+    if not job.fresh:
+        refuse_other_study(job, bench)
+    table = price(bench, progress)
+    limit = budget.resolve(table.price(compile_plan(Knobs(bench.loaded.card.num_inference_steps))))
+    if limit.above_baseline:
+        progress.note(limit.above_baseline)
+
+    study = Study(job.folder, record_of(job, bench, prompt_set, table))
+    if not job.fresh:
+        study = study.with_earlier_searches()
+    study = spread_stage(study, bench, progress, fresh=job.fresh)
+    search = run_stage(study, bench, limit, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
+    study = study.with_search(search.trials, search.failed, searched_budgets(search.searched))
+    interrupted = search.interrupted
+    if not interrupted:
+        try:
+            study = confirm_stage(study, bench, search, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+    try:
+        profile = study.conclude(budget)
+    except (BudgetError, CheckError):
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    return CalibrateResult(profile, profile.save(job.out), interrupted)
+
+
+def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
+    """Load the scorer and draw the prompts; returns the workbench and the prompt set's name."""
+    from postdiff_calib.prompts import draw, load_prompt_set
+    from postdiff_calib.quality.clip import ClipScorer
+
+    card = loaded.card
+    prompt_set = load_prompt_set(job.prompts or card.prompt_set)
+    calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
+    scorer = ClipScorer(card.scorer, device=loaded.device)
+    settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
+    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings), prompt_set.name
+
+
+def price(bench: Workbench, progress: Progress) -> CostTable:
+    """The cost of every plan on this machine."""
+    from postdiff_calib.cost.build import build_cost_table
+
+    settings = bench.settings
+    table = build_cost_table(
+        bench.loaded,
+        height=settings["height"],
+        width=settings["width"],
+        guidance_scale=settings["guidance_scale"],
+        batch_size=settings["batch_size"],
+        measure=True,
+        scales=bench.loaded.card.low_res_scales,
+        quick=True,
+        progress=progress,
+    )
+    progress.stage("pricing every plan", len(bench.space.plans))
+    for plan in bench.space.plans:
+        table.price(plan)  # counts the MACs of each kind of step when it first meets it
+        progress.advance()
+    return table
+
+
+def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: bool = False) -> Study:
+    """How much the baseline's own metrics move when only the seed changes; returns the study with its objective.
+
+    The baseline is run twice on some calibration prompts, with seeds that nothing else uses.
+    """
+    import numpy as np
+
+    from postdiff_calib.scores.book import FileStore, ScoreBook
+
+    record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
+    deltas = parse_per_metric("--delta", record.job["delta"], bench.metrics)
+    weights = parse_per_metric("--weight", record.job["weight"], bench.metrics)
+    twice = replace(bench.calibration, prompts=bench.calibration.prompts[:n] * 2)
+    seed = record.seed + len(bench.calibration) + len(bench.held_out)
+    progress.stage("measuring the baseline's spread", 2 * n)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    store = FileStore(study.folder / OTHER_SEEDS)
+    if fresh:
+        store.path.unlink(missing_ok=True)
+    book = ScoreBook(bench.evaluator(twice, seed, progress.advance), 2 * n, record.baseline, store)
+    for start in range(0, 2 * n, SPREAD_BLOCK):
+        book.scores(record.baseline, range(start, min(start + SPREAD_BLOCK, 2 * n)))
+    baseline, spreads = book.plan_scores(record.baseline, PlanCost(0.0, 0.0)), {}
+    for metric in bench.metrics:
+        first, second = np.split(baseline.metric(metric), 2)
+        both = np.isfinite(first) & np.isfinite(second)
+        spreads[metric] = spread_of(first[both], second[both])
+    return study.with_objective(make_objective(spreads, deltas, weights))
+
+
+def run_stage(
+    study: Study,
+    bench: Workbench,
+    limit: Limit,
+    progress: Progress,
+    *,
+    fresh: bool = False,
+    storage: str | None = None,
+    name: str = STUDY_NAME,
+    join: bool = False,
+) -> SearchResult:
+    """The Optuna study over the space's plans within the limit, alone, as the leader of workers, or as one of them."""
+    from postdiff_calib.search.backend.run import Problem, run_search
+    from postdiff_calib.search.backend.run import Progress as SearchProgress
+    from postdiff_calib.search.strategy import SearchSettings, default_explore_prompts
+
+    record, last = study.record, 0
+
+    def show(state: SearchProgress) -> None:
+        nonlocal last
+        best = "" if state.best is None else f", best {state.best.knobs.describe()} {state.best_difference:+.2f}"
+        detail = f"trial {state.trials_done}/{state.trials_total}{best}"
+        progress.advance(state.images_made - last, detail, total=state.images_at_most)
+        last = state.images_made
+
+    problem = Problem(
+        space=bench.space,
+        price=record.cost.price,
+        limit=limit,
+        evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),
+        num_prompts=len(record.calibration),
+        further=further_limits(limit),
+        objective=record.quality,
+    )
+    settings = SearchSettings(
+        n_trials=record.job["trials"],
+        sampler=record.job["sampler"],
+        seed=record.seed,
+        explore_prompts=default_explore_prompts(len(record.held_out)),
+        guards=record.guards,
+    )
+    progress.stage("searching")
+    return run_search(
+        problem,
+        settings,
+        study.folder,
+        record.fingerprint,
+        storage=storage,
+        study_name=name,
+        fresh=fresh,
+        progress=show,
+        join=join,
+        record=None if join else record.as_dict(),
+        opened=None if join else study.save,
+    )
+
+
+def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
+    """What each budget's search came to, as a study keeps it."""
+    return [
+        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits) for s in searched
+    ]
+
+
+def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress: Progress) -> Study:
+    """The finalists of every budget and the baseline on held-out prompts; broken plans are struck off.
+
+    What better plans may not have been found is then told from these scores too.
+    """
+    from postdiff_calib.search.confirm import confirm
+
+    chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+    progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
+    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder)
+    broken = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+    evidence = study.evidence()
+    searched = search.after_judging(evidence.differences(evidence.held_out))
+    study = study.with_search(search.trials, search.failed, searched_budgets(searched))
+    return study.without({plan: (chosen[plan].describe(), reason) for plan, reason in broken.items()})
+
+
+def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:
+    """What a study is about, before it is searched."""
+    from importlib.metadata import version
+
+    from postdiff_calib.cost.store import device_name
+    from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.search.strategy import default_trials
+
+    loaded = bench.loaded
+    pipe, card = loaded.pipe, loaded.card
+    known = card.name if card.name != loaded.source else None
+    return StudyRecord(
+        job={
+            "model": job.model,
+            "budget": job.budget,
+            "prompts": job.prompts,
+            "num_prompts": len(bench.held_out),
+            "trials": job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler),
+            "seed": job.seed,
+            "noise": job.noise,
+            "sampler": job.sampler,
+            "dtype": loaded.dtype,
+            "delta": list(job.delta),
+            "weight": list(job.weight),
+            "max_drop": list(job.max_drop),
+            "guards": list(job.guards),
+        },
+        settings=bench.settings,
+        fingerprint=bench.fingerprint(),
+        num_inference_steps=card.num_inference_steps,
+        model={
+            "id": known if known == "shapes" else loaded.source,
+            "card": known,
+            "revision": loaded.revision or "local",
+            "pipeline_class": type(pipe).__name__,
+            "denoiser_class": type(getattr(pipe, card.denoiser_role)).__name__,
+            "fingerprint": loaded.fingerprint,
+            "dtype": loaded.dtype,
+            "height": card.height,
+            "width": card.width,
+            "scheduler": type(pipe.scheduler).__name__,
+            "guidance_scale": float(card.guidance_scale),
+            "configuration": configuration_of(pipe),
+            "notes": list(loaded.notes),
+        },
+        evidence={
+            "prompt_set": prompt_set,
+            "prompt_set_sha256": bench.calibration.sha256,
+            "num_prompts": len(bench.held_out),
+            "held_out_sha256": bench.held_out.sha256,
+            "seed": job.seed,
+            "scorer": "shapes" if known == "shapes" else bench.scorer.name,
+            "scorer_sha256": bench.scorer.weights_sha256,
+            "sampler": job.sampler,
+            "study": str(job.folder),
+        },
+        environment={
+            "device": device_name(loaded.device),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},
+            },
+        },
+        calibration=bench.calibration.prompts,
+        held_out=bench.held_out.prompts,
+        cost=table,
+    )

@@ -1,0 +1,281 @@
+"""A study's scores → profiles for other budgets and machines, and scripts that need no profile; no picture is made.
+
+Quality does not depend on hardware: with the latency table of another machine the same scores give the profile that is
+best there. A budget near which few plans were tried, or whose best plans were never confirmed, is said in the profile's
+``evidence.notes``.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from postdiff_calib.budget import Budget, parse_budget, parse_budgets
+from postdiff_calib.cost.store import read_table
+from postdiff_calib.cost.table import CostTable
+from postdiff_calib.errors import ModelError, OutputError, ProfileError, StudyError, UsageError
+from postdiff_calib.files import refuse_output, write_atomically
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import Profile
+from postdiff_calib.study.record import Study
+
+#: How a script gets at postdiff's own loader.
+LOADER = "from postdiff_calib.models.load import load_pipeline"
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What ``postdiff export`` was asked for.
+
+    Args:
+        study: the study's folder.
+        budget: one budget; the study's own where neither is given.
+        budgets: several with commas between them; each gets a file of its own.
+        out: the file; by default ``profile`` with the format's ending.
+        format: a key of ``FORMATS``.
+        latency_table: a file that ``postdiff cost --measure --out`` wrote on another machine.
+        delta: differences that are cared about, as ``--delta`` gives them; the study's own where empty.
+    """
+
+    study: Path
+    budget: str | None = None
+    budgets: str | None = None
+    out: Path | None = None
+    format: str = "yaml"
+    latency_table: Path | None = None
+    delta: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file that was written, and the profile that it states."""
+
+    path: Path
+    profile: Profile
+
+
+def run_export(job: ExportJob) -> list[Exported]:
+    """Write one file per budget; all are worked out before the first is written.
+
+    Raises:
+        PostdiffError: bad input, by one line.
+    """
+    if job.format not in FORMATS:
+        raise UsageError(f"--format {job.format}", f"formats are {', '.join(FORMATS)}", "take yaml")
+    if job.budget is not None and job.budgets is not None:
+        raise UsageError("--budget with --budgets", "they say the same thing", "leave one out")
+    study = Study.load(job.study).require_scores()
+    several = parse_budgets(job.budgets) if job.budgets is not None else None
+    budgets = several or [parse_budget(job.budget if job.budget is not None else str(study.record.job["budget"]))]
+    table = None if job.latency_table is None else _table_for(study, job.latency_table, budgets)
+    ending, render = FORMATS[job.format]
+    out = job.out or Path(f"profile{ending}")
+    paths = [out] if several is None else [_path_for(out, budget, ending) for budget in budgets]
+    if len(set(paths)) < len(paths):
+        names = ", ".join(path.name for path in paths)
+        raise OutputError(f"outputs {names}", "two budgets share a name", "export them one by one")
+    inputs = [job.latency_table] if job.latency_table is not None else []
+    for path in (out, *paths):
+        refuse_output(path, inputs=inputs, study=job.study)
+    profiles = [study.conclude(budget, table, job.delta) for budget in budgets]
+    texts = [render(profile) for profile in profiles]
+    return [
+        Exported(write_atomically(path, text), profile)
+        for path, text, profile in zip(paths, texts, profiles, strict=True)
+    ]
+
+
+def _path_for(out: Path, budget: Budget, ending: str) -> Path:
+    """``out`` with the budget in its name, e.g. ``p-0.8s.yaml``, ``p-60pct.yaml``."""
+    name = re.sub(r"[^\w.]+", "-", budget.text.replace("%", "pct"), flags=re.ASCII).strip("-")
+    return out.with_name(f"{out.stem}-{name}{out.suffix or ending}")
+
+
+def _table_for(study: Study, path: Path, budgets: list[Budget]) -> CostTable:
+    """Another machine's latency table, once it is known to be of the study's model at its size.
+
+    Raises:
+        ModelError: it cannot be read, or is of another model, size or network.
+        StudyError: it holds no seconds, and a budget is in seconds.
+    """
+    table, own = read_table(path), study.record.cost
+    given, remedy = f"latency table {path}", "measure the study's own model: postdiff cost --measure --out"
+    for what, theirs, ours in (
+        ("model", table.model, own.model),
+        ("picture size", f"{table.height}×{table.width}", f"{own.height}×{own.width}"),
+        ("latent size", f"{table.latent[0]}×{table.latent[1]}", f"{own.latent[0]}×{own.latent[1]}"),
+        ("latent multiple", table.latent_multiple, own.latent_multiple),
+    ):
+        if theirs != ours:
+            raise ModelError(given, f"its {what} is {theirs}, the study's {ours}", remedy)
+    baseline = set(own.keys(compile_plan(study.record.baseline)))
+    for key in sorted(baseline | (own.macs.keys() & table.macs.keys()), key=lambda key: (key not in baseline, key)):
+        found, counted = table.macs.get(key), own.step_macs(key)
+        if found != counted:
+            told = "not counted" if found is None else f"{found.full:,} MACs"
+            raise ModelError(given, f"a {key.describe()} step is {told}, the study's {counted.full:,}", remedy)
+    if table.latency is None and any(budget.kind == "seconds" for budget in budgets):
+        raise StudyError(given, "it holds no seconds", "measure them: postdiff cost --measure --out")
+    # The same network: what the study counted need not be counted again.
+    table.macs = {**own.macs, **table.macs}
+    return table
+
+
+def as_json(profile: Profile) -> str:
+    """A profile as JSON; ``load_profile`` reads it too."""
+    return json.dumps(profile.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def python_script(profile: Profile) -> str:
+    """A script that makes pictures as the profile says, through postdiff's own loader."""
+    return _script(
+        profile,
+        imports=("from postdiff_calib import Knobs, accelerated", LOADER),
+        constants={"MODEL": profile.model.card or profile.model.id, "DTYPE": profile.model.dtype},
+        load=("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",),
+        attach=(f"with accelerated(pipe, KNOBS, {_options(profile)}), torch.inference_mode():",),
+    )
+
+
+def diffusers_script(profile: Profile) -> str:
+    """A script of plain diffusers, plus the one import that accelerates its pipeline."""
+    model = profile.model
+    imports: tuple[str, ...] = ("from postdiff_calib import Knobs, enable",)
+    constants: dict[str, Any] = {"MODEL": model.id}
+    if model.card == "shapes":
+        # Its autoencoder's class is postdiff's own, which diffusers alone would not find.
+        imports += (LOADER,)
+        constants["DTYPE"] = model.dtype
+        load: tuple[str, ...] = ("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",)
+    else:
+        imports, load = _stock_loading(profile, imports, constants)
+    attach = (f"enable(pipe, KNOBS, {_options(profile)})", "with torch.inference_mode():")
+    return _script(profile, imports, constants, load, attach)
+
+
+def _stock_loading(
+    profile: Profile, imports: tuple[str, ...], constants: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Imports and statements that load a stock pipeline as ``models.load`` does; adds the constants they name."""
+    from postdiff_calib.models.cards import get_card
+    from postdiff_calib.models.families import family_named
+    from postdiff_calib.models.load import scheduler_settings
+
+    model = profile.model
+    dtype = f"torch.{_identifier(model.dtype)}"
+    pipeline, scheduler = _identifier(model.pipeline_class), _identifier(model.scheduler)
+    names = {pipeline, scheduler}
+    unet = get_card(model.card).unet_hub_id if model.card else None
+    arguments = ["MODEL", f"dtype={dtype}", "use_safetensors=True"]
+    lines = []
+    if unet is not None:
+        names.add("UNet2DConditionModel")
+        constants["UNET"] = unet
+        lines += [f"unet = UNet2DConditionModel.from_pretrained(UNET, dtype={dtype}, use_safetensors=True)"]
+        arguments += ["unet=unet"]
+    if model.revision != "local":
+        constants["REVISION"] = model.revision
+        arguments += ["revision=REVISION"]
+    family = family_named(pipeline)
+    if family is not None and family.safety_checked:
+        arguments += ["safety_checker=None", "requires_safety_checker=False"]
+    settings = "".join(f", {name}={value!r}" for name, value in scheduler_settings(scheduler).items())
+    lines += [
+        f"pipe = {pipeline}.from_pretrained(",
+        *(f"    {argument}," for argument in arguments),
+        ")",
+        f"if type(pipe.scheduler) is not {scheduler}:",
+        f"    pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config{settings})",
+        'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
+    ]
+    return (f"from diffusers import {', '.join(sorted(names))}", *imports), tuple(lines)
+
+
+def _script(
+    profile: Profile,
+    imports: tuple[str, ...],
+    constants: dict[str, Any],
+    load: tuple[str, ...],
+    attach: tuple[str, ...],
+) -> str:
+    """The whole script. Text from the profile enters as Python literals only, never as code."""
+    model, e = profile.model, profile.expected
+    d = e.difference
+    constants = {
+        "ABOUT": (
+            f"{profile.knobs.describe()}: {e.relative_macs:.0%} of the unaccelerated MACs for a budget of "
+            f"{profile.budget.text}, score {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}] against unaccelerated"
+        ),
+        **constants,
+        "HEIGHT": model.height,
+        "WIDTH": model.width,
+        "GUIDANCE_SCALE": model.guidance_scale,
+    }
+    knobs = (f"    {name}={value!r}," for name, value in profile.knobs.as_dict().items())
+    lines = [
+        '"""Makes a picture with settings that postdiff calibrated; needs postdiff installed, and no other file.',
+        "",
+        '    python THIS_FILE "a prompt" --seed 0 --out picture.png',
+        '"""',
+        "",
+        "import argparse",
+        "",
+        "import torch",
+        *sorted(imports),
+        "",
+        *(f"{name} = {value!r}" for name, value in constants.items()),
+        "KNOBS = Knobs(",
+        *knobs,
+        ")",
+        "",
+        "parser = argparse.ArgumentParser()",
+        'parser.add_argument("prompt")',
+        'parser.add_argument("--seed", type=int, default=0)',
+        'parser.add_argument("--out", default="picture.png")',
+        "arguments = parser.parse_args()",
+        "",
+        *load,
+        "",
+        *attach,
+        "    image = pipe(",
+        "        arguments.prompt,",
+        "        height=HEIGHT,",
+        "        width=WIDTH,",
+        "        num_inference_steps=KNOBS.num_inference_steps,",
+        "        guidance_scale=GUIDANCE_SCALE,",
+        '        generator=torch.Generator("cpu").manual_seed(arguments.seed),',
+        "    ).images[0]",
+        "image.save(arguments.out)",
+        'print(f"{arguments.out}: {ABOUT}")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _options(profile: Profile) -> str:
+    """How the profile's knobs are attached: knobs that round to nothing are taken as they were calibrated."""
+    return f"noise={profile.noise!r}, latent_multiple={profile.latent_multiple}, strict=False"
+
+
+def _identifier(name: str) -> str:
+    """A name that may stand in code.
+
+    Raises:
+        ProfileError: it is no such name.
+    """
+    if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
+        raise ProfileError(f"class {name!r}", "it is not a name that can stand in a script", "correct the profile")
+    return name
+
+
+#: Formats by name: the ending of their files, and what writes them.
+FORMATS: dict[str, tuple[str, Callable[[Profile], str]]] = {
+    "yaml": (".yaml", Profile.to_yaml),
+    "json": (".json", as_json),
+    "python": (".py", python_script),
+    "diffusers": (".py", diffusers_script),
+}

@@ -1,0 +1,47 @@
+"""What ``postdiff calibrate`` was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from postdiff_calib.files import safe_name
+from postdiff_calib.scores.names import STUDY_NAME
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
+
+    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None a number that suits that
+    (``search.strategy.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that suits
+    the picture. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads them.
+    ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
+    one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
+    """
+
+    model: str = "shapes"
+    budget: str = "60%"
+    prompts: str | None = None
+    num_prompts: int | None = None
+    trials: int | None = None
+    seed: int = 0
+    out: Path = Path("profile.yaml")
+    study: Path | None = None
+    noise: str = "coupled"
+    sampler: str = "postdiff"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 0
+    delta: tuple[str, ...] = ()
+    weight: tuple[str, ...] = ()
+    max_drop: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    fresh: bool = False
+    storage: str | None = None
+    study_name: str = STUDY_NAME
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.study or Path("studies") / safe_name(self.model, "model")

@@ -1,0 +1,177 @@
+"""What ``calibrate`` refuses before it spends time: what would only fail at the end, or spoil what is there.
+
+Settings and places are checked before anything is loaded, a budget in MACs before anything is measured, a study
+folder before anything is written into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.budget import Budget
+from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
+from postdiff_calib.files import refuse_output, require_writable
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.workbench import SCENE, Workbench, generation_settings
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
+from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.quality.metrics import quality_metrics
+from postdiff_calib.scores.guards import Guard, parse_guards
+from postdiff_calib.scores.names import STUDY_NAME
+from postdiff_calib.scores.objective import parse_per_metric
+from postdiff_calib.study.record import RECORD, Study
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.cards import Card
+    from postdiff_calib.models.load import LoadedModel
+
+
+def check_job(job: CalibrateJob) -> None:
+    """Refuse before anything is computed what would only fail at the end."""
+    if job.noise not in ("coupled", "independent"):
+        raise KnobError(f"noise {job.noise!r}", "it is coupled or independent", "coupled keeps a seed's composition")
+    if job.sampler not in ("postdiff", "tpe", "gp", "random", "nsga2"):
+        raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
+    if job.storage is None and job.study_name != STUDY_NAME:
+        raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
+    for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
+        parse_per_metric(option, texts, [m.name for m in quality_metrics()])
+    # Optuna's samplers keep their seed in 32 bits.
+    require_seed(job.seed, 1_000_000, HIGHEST_SEED if job.sampler == "postdiff" else 2**32 - 1 + 999_999)
+    _check_places(job)
+    if job.storage is not None:
+        from postdiff_calib.search.backend.database import probe
+
+        probe(job.storage)
+    if not job.fresh:
+        _refuse_other_job(job)
+
+
+def _check_places(job: CalibrateJob) -> None:
+    """The study's folder and the profile's path; nothing is made."""
+    given = f"study folder {job.folder}"
+    if os.path.lexists(job.folder) and not os.path.isdir(job.folder):
+        raise OutputError(given, "it is not a folder", "give another (--study)")
+    if job.storage is None and "?" in str(job.folder):
+        raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
+    require_writable(job.folder, given, "give another (--study)")
+    inputs = [job.prompts] if job.prompts is not None else []
+    if os.path.isdir(job.model):
+        inputs += [str(path) for path in Path(job.model).rglob("*") if path.suffix not in (".yaml", ".yml")]
+    refuse_output(job.out, inputs=inputs, study=job.folder)
+
+
+def _refuse_other_job(job: CalibrateJob) -> None:
+    """Refuse a folder whose study surely is another one, before the model is loaded."""
+    from postdiff_calib.models.cards import CARDS
+
+    if not os.path.lexists(job.folder / RECORD):
+        return
+    try:
+        known = Study.load(job.folder).record.job
+    except StudyError as error:
+        remedy = "move it away, then the same command writes it anew from the scores; or start anew (--fresh)"
+        raise StudyError(error.given, error.rule, remedy) from error
+    now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
+    if job.num_prompts is not None:
+        now["num_prompts"] = job.num_prompts
+    cards = {card.name for card in CARDS}
+    if job.model in cards and known.get("model") in cards:
+        now["model"] = job.model
+    now = {name: value for name, value in now.items() if name in known}
+    then = {name: known[name] for name in now}
+    _refuse_difference(job.folder, then, now)
+
+
+def check_guards(job: CalibrateJob) -> str:
+    """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
+    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.quality import lpips
+
+    guards = parse_guards(job.max_drop, job.guards)
+    known = next((card for card in CARDS if card.name == job.model), None)
+    if known is not None:
+        _require_metrics(guards, known)
+    found = lpips.installed()
+    if not isinstance(found, ModelError):
+        return ""
+    if any(guard.metric == "lpips" for guard in guards):
+        raise GuardError("--guard lpips", f"it cannot be computed here: {found.rule}", found.remedy)
+    return f"LPIPS is not measured: {found.rule}"
+
+
+def check_metrics(job: CalibrateJob, bench: Workbench) -> str:
+    """Refuse drops of what this model is not measured by on these prompts; returns what is left out, to be noted.
+
+    Raises:
+        GuardError: ``--max-drop`` names a quality metric that cannot be measured.
+    """
+    guards = parse_guards(job.max_drop, job.guards)
+    _require_metrics(guards, bench.loaded.card)
+    if bench.unjudged and any(guard.metric == SCENE for guard in guards):
+        raise GuardError(f"--max-drop {SCENE}", bench.unjudged, "calibrate on the model's own prompts, or drop it")
+    return bench.unjudged
+
+
+def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
+    """Refuse a guard on a quality metric that the model does not have."""
+    for guard in guards:
+        if find_metric(guard.metric).quality and guard.metric not in card.metrics:
+            raise GuardError(
+                f"--max-drop {guard.metric}",
+                f"{card.name} is not measured by it, but by {', '.join(card.metrics)}",
+                "bound one of these, or drop it",
+            )
+
+
+def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
+    """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
+    from postdiff_calib.cost.build import build_cost_table, table_for_card
+    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.search.space import SearchSpace, require_reachable
+
+    known = next((card for card in CARDS if card.name == job.model), None)
+    if budget.kind != "macs" or (known is None) != (loaded is not None):
+        return
+    if known is not None:
+        card, table = known, table_for_card(known)
+    elif loaded is not None:
+        card = loaded.card
+        settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
+        sizes = {name: settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
+        table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
+    limit = budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
+    require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
+
+
+def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
+    """Refuse a study made with other settings before anything is measured or written.
+
+    Held-out scores are known by their folder alone, so it counts beside a shared storage too.
+
+    Raises:
+        StudyError: its record or its database says so, or the database cannot be used.
+    """
+    from postdiff_calib.search.backend.storage import refuse_other_settings
+
+    wanted = json.loads(json.dumps(bench.fingerprint()))
+    if os.path.lexists(job.folder / RECORD):
+        _refuse_difference(job.folder, dict(Study.load(job.folder).record.fingerprint), wanted)
+    refuse_other_settings(job.folder, job.storage, job.study_name, {**wanted, "num_prompts": len(bench.calibration)})
+
+
+def _refuse_difference(folder: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
+    from postdiff_calib.search.backend.storage import differences
+
+    if known != wanted:
+        raise StudyError(
+            f"study {folder}",
+            f"it was made with other settings: {differences(known, wanted)}",
+            "use those again, another folder (--study), or start anew (--fresh)",
+        )

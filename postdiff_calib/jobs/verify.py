@@ -1,0 +1,388 @@
+"""Does a profile hold on this machine? Model, scheduler, size, versions, cost and quality, a check each.
+
+Stages: read the profile → find fresh prompts → load the model and compare it → count and time the plan → score it.
+What cannot be compared with the profile's pipeline (it is another one) is neither timed nor scored.
+
+Fresh prompts come from the prompt set that the calibration drew from, without its calibration and held-out prompts;
+where too few of them are left, or the set is gone, the held-out prompts are drawn again with new seeds, and the check
+says so. Seeds count on behind those of the calibration, so no picture of it is made again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.errors import CheckError, PromptError, StudyError
+from postdiff_calib.jobs import checks
+from postdiff_calib.jobs.checks import Check
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.prompts import PromptSet, content_hash, draw, left_over, load_prompt_set
+from postdiff_calib.study.record import Study
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.scores.select import PlanScores
+
+#: With fewer fresh prompts than this (and than asked for), held-out prompts with new seeds say more.
+LEAST_FRESH = 20
+#: Timed calls with and without the profile: enough for a 95th percentile, fewer where nothing is judged by them.
+ROUNDS, UNJUDGED_ROUNDS, LEAST_ROUNDS = 20, 5, 5
+#: Seconds after which no further round is begun.
+TIME_LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """What ``postdiff verify`` was asked for.
+
+    ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
+    the profile's.
+    """
+
+    profile: Path
+    num_prompts: int = 100
+    model: str | None = None
+    prompt_set: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Every check of a verification; a warning is not a failure."""
+
+    profile: Path
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed."""
+        return tuple(check.name for check in self.checks if check.outcome == "failed")
+
+    def require(self) -> None:
+        """Refuse a profile that does not hold.
+
+        Raises:
+            CheckError: naming what failed; commands leave with exit code 3.
+        """
+        if self.failed:
+            raise CheckError(
+                f"profile {self.profile}",
+                f"{len(self.failed)} of {len(self.checks)} checks failed: {', '.join(self.failed)}",
+                "do not deploy it here: restore what differs, or calibrate again",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "profile": str(self.profile),
+            "passed": not self.failed,
+            "failed": list(self.failed),
+            "checks": [check.as_dict() for check in self.checks],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class FreshPrompts:
+    """Prompts to verify on: prompt i has seed ``seed`` + i; ``what`` they are in words, ``note`` where not fresh."""
+
+    prompts: tuple[str, ...]
+    seed: int
+    what: str = "fresh prompts"
+    note: str = ""
+
+
+def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult:
+    """Check a profile on this machine.
+
+    Raises:
+        PostdiffError: it could not be checked: no such profile, model, prompt set or scorer.
+    """
+    from postdiff_calib.models.cards import get_card
+    from postdiff_calib.models.load import load_pipeline
+
+    progress = progress or Silent()
+    profile = load_profile(job.profile)
+    done = [checks.budget_section(profile)]
+    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set)
+
+    progress.stage("loading the model")
+    dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
+    loaded = load_pipeline(job.model or profile.model.card or profile.model.id, device=job.device, dtype=dtype)
+    if profile.model.card is not None:
+        loaded = replace(loaded, card=get_card(profile.model.card))
+    identity = identity_checks(profile, loaded)
+    done += [*identity, *environment_checks(profile, loaded)]
+    notes = (*loaded.notes, *((fresh.note,) if fresh.note else ()))
+    if any(check.outcome == "failed" for check in identity):
+        reason = "not measured, because this is not the profile's pipeline"
+        done += [checks.not_judged(name, profile.budget.text, reason) for name in ("compute", "latency")]
+        done.append(checks.not_judged("quality", "as stated", reason))
+        return VerifyResult(job.profile, tuple(done), notes)
+
+    done.append(checks.compute(profile, counted_macs(profile, loaded)))
+    accelerated, baseline = time_calls(profile, loaded, fresh, progress)
+    done.append(checks.latency(profile, accelerated, baseline))
+    done += quality_checks(profile, loaded, fresh, progress)
+    return VerifyResult(job.profile, tuple(done), notes)
+
+
+def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
+    """Is this the pipeline that the profile was made for?"""
+    from postdiff_calib.models.fingerprint import configuration_of
+
+    model, pipe = profile.model, loaded.pipe
+    other = "the figures are of another model"
+    denoiser = getattr(pipe, loaded.card.denoiser_role, None)
+    found = [
+        checks.same("weights", model.fingerprint, loaded.fingerprint, "the weights or the networks differ"),
+        checks.same("pipeline", model.pipeline_class, type(pipe).__name__, other),
+        checks.same("denoiser", model.denoiser_class, type(denoiser).__name__, other),
+        checks.same("scheduler", model.scheduler, type(pipe.scheduler).__name__, "another scheduler, other pictures"),
+    ]
+    if model.configuration is not None:
+        reason = "a network or the scheduler is set up otherwise"
+        found.append(checks.same("configuration", model.configuration, configuration_of(pipe), reason))
+    size = (f"{model.height}×{model.width}", f"{loaded.card.height}×{loaded.card.width}")
+    found.append(checks.same("size", *size, "the model's own size is not the profile's"))
+    return found
+
+
+def environment_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
+    """Type, versions and device; differences are warnings, since cost and quality are measured anyway."""
+    from importlib.metadata import version
+
+    from postdiff_calib.cost.store import device_name
+
+    differs = "another type computes at another speed and rounds otherwise"
+    here = {name: version(name) for name in checks.PACKAGES}
+    return [
+        checks.same("dtype", profile.model.dtype, loaded.dtype, differs, "warning"),
+        *checks.versions(profile.environment.versions, here),
+        checks.latency_device(profile.environment.latency_device, device_name(loaded.device)),
+    ]
+
+
+def counted_macs(profile: Profile, loaded: LoadedModel) -> float:
+    """MACs per image of the profile's plan, counted on this pipeline's networks."""
+    from postdiff_calib.cost.build import build_cost_table
+
+    table = build_cost_table(
+        loaded,
+        height=profile.model.height,
+        width=profile.model.width,
+        guidance_scale=profile.model.guidance_scale,
+        batch_size=profile.budget.batch_size,
+        measure=False,
+        scales=(),
+    )
+    return table.price(compile_plan(profile.knobs)).macs
+
+
+def time_calls(
+    profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress
+) -> tuple[list[float], list[float]]:
+    """Seconds per image with and without the profile, at its batch size, in turn; each warmed up by one call."""
+    import torch
+
+    from postdiff_calib.accelerate import accelerated
+
+    pipe, batch = loaded.pipe, profile.budget.batch_size
+    prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
+    size = {name: profile.generation[name] for name in ("height", "width", "guidance_scale")}
+
+    def call(knobs: Any) -> float:
+        generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
+        with accelerated(pipe, knobs, strict=False), torch.inference_mode():
+            start = time.perf_counter()
+            pipe(prompt=prompts, generator=generators, **size)  # finished pictures on the CPU: no device clock needed
+            return (time.perf_counter() - start) / batch
+
+    judged = profile.budget.kind == "seconds"
+    rounds = ROUNDS if judged else UNJUDGED_ROUNDS
+    unaccelerated = Knobs(loaded.card.num_inference_steps)
+    progress.stage("timing", rounds)
+    with_profile, without = in_turn(
+        [lambda: call(profile), lambda: call(unaccelerated)], rounds, TIME_LIMIT, time.monotonic, progress
+    )
+    return with_profile, without
+
+
+def in_turn(
+    calls: Sequence[Callable[[], float]], rounds: int, limit: float, clock: Callable[[], float], progress: Progress
+) -> list[list[float]]:
+    """What each call returns, after one call of each to warm up; a round calls each, every other one backwards.
+
+    So a slow minute of the machine falls on all alike.
+
+    Args:
+        calls: each does something and returns its seconds.
+        rounds: at most so many.
+        limit: seconds by ``clock`` after which no further round is begun, once there are ``LEAST_ROUNDS``.
+        clock: returns seconds.
+        progress: is told of each round.
+    """
+    for call in calls:
+        call()
+    found: list[list[float]] = [[] for _ in calls]
+    start = clock()
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and clock() - start > limit:
+            break
+        for index in range(len(calls)) if done % 2 == 0 else reversed(range(len(calls))):
+            found[index].append(calls[index]())
+        progress.advance()
+    return found
+
+
+def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress) -> list[Check]:
+    """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
+    import numpy as np
+
+    from postdiff_calib.models.cards import get_card
+    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.health import HealthError
+    from postdiff_calib.scores.guards import Guard, read
+    from postdiff_calib.scores.paired import compare
+
+    evidence = profile.evidence
+    stated = {m.metric: m.difference for m in profile.metric_results}
+    name = get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer
+    scorer = ClipScorer(name, device=loaded.device)
+    same = checks.same(
+        "scorer", evidence.scorer_sha256[:16], scorer.weights_sha256[:16], "scores of another scorer do not compare"
+    )
+    if same.outcome == "failed":
+        return [same, checks.not_judged("quality", "as stated", "not measured, because the scorer is another")]
+    try:
+        ours, theirs = score(profile, loaded, scorer, fresh, progress)
+    except HealthError as error:
+        return [same, Check("quality", "sound pictures", "broken pictures", "failed", str(error))]
+    rails = [Guard(entry.metric, entry.limit) for entry in profile.budget.guards]
+    return [
+        same,
+        *(
+            checks.quality(m, stated[m], compare(ours.metric(m), theirs.metric(m)), fresh.what, len(stated))
+            if np.isfinite(theirs.metric(m)).sum() > 1
+            else checks.not_judged(f"quality {m}", "as stated", "it cannot be measured here")
+            for m in stated
+        ),
+        *(checks.guard_rail(guard, read(guard.metric, ours, theirs), fresh.what) for guard in rails),
+    ]
+
+
+def score(
+    profile: Profile, loaded: LoadedModel, scorer: ClipScorer, fresh: FreshPrompts, progress: Progress
+) -> tuple[PlanScores, PlanScores]:
+    """The profile's plan and the unaccelerated model on fresh prompts, measured against each other for the guards.
+
+    Raises:
+        HealthError: pictures are constant, saturated or not finite.
+    """
+    from postdiff_calib.budget import PlanCost
+    from postdiff_calib.jobs.workbench import judge_for
+    from postdiff_calib.scores.book import MemoryStore, ScoreBook
+    from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+
+    n, unaccelerated = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
+    progress.stage("scoring", 2 * n)
+    with tempfile.TemporaryDirectory(prefix="postdiff-") as folder:
+        kept = BaselinePictures(Path(folder), unaccelerated, {}) if profile.budget.guards else None
+        settings = profile.generation
+        judge = judge_for(loaded.card, fresh.prompts, loaded.device)
+        evaluator = PictureEvaluator(
+            loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept, judge
+        )
+        book = ScoreBook(evaluator, n, unaccelerated, MemoryStore())
+        for knobs in (unaccelerated, profile.knobs):  # in this order: the second is measured against the first
+            book.scores(knobs, range(n))
+    free = PlanCost(0.0, 0.0)  # costs are checked elsewhere
+    return book.plan_scores(profile.knobs, free), book.plan_scores(unaccelerated, free)
+
+
+def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> FreshPrompts:
+    """Prompts that the calibration did not use, or its held-out ones with new seeds where there are none (see module).
+
+    Args:
+        profile: says which prompts were drawn, by set, number and seed.
+        count: how many are wanted, at least 2.
+        given: the prompt set, a shipped one's name or a file; by default the one that the study or the profile names.
+
+    Raises:
+        PromptError: the set is not the one that was drawn from, or neither it nor the study is found.
+    """
+    evidence = profile.evidence
+    if count < 2:
+        raise PromptError(f"{count} prompts", "an interval needs at least 2", "the default is 100")
+    study = _study(profile)
+    named = None if study is None else study.record.job.get("prompts")
+    drawn = None
+    for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
+        if drawn is None and name is not None:
+            drawn = _drawn(profile, name, required=name == given)
+    if drawn is not None:
+        rest, held_out = drawn
+        seed = evidence.seed + evidence.num_prompts + len(held_out)
+        if len(rest) >= min(count, LEAST_FRESH):
+            note = f"only {len(rest)} fresh prompts are left in the set" if len(rest) < count else ""
+            return FreshPrompts(rest[:count], seed, note=note)
+        why = f"prompt set {evidence.prompt_set!r} has {len(rest)} prompts left that the calibration did not use"
+    elif study is not None:
+        held_out = study.record.held_out
+        seed = evidence.seed + evidence.num_prompts + len(held_out)
+        why = f"prompt set {evidence.prompt_set!r} is not found as it was"
+    else:
+        raise PromptError(
+            f"prompt set {evidence.prompt_set!r}",
+            "neither it, as it was drawn from, nor the study is here, so no prompt is known to be fresh",
+            "name the set's file with --prompt-set",
+        )
+    if len(held_out) < 2:
+        raise PromptError(why, "and a single held-out prompt gives no interval", "calibrate with more prompts")
+    note = f"{why}: quality is judged on held-out prompts with new seeds, which flatters the profile a little"
+    return FreshPrompts(held_out[:count], seed, "held-out prompts with new seeds", note)
+
+
+def _study(profile: Profile) -> Study | None:
+    """The study that the profile came from, where its folder is still here and still holds the same prompts."""
+    try:
+        study = Study.load(profile.evidence.study)
+    except StudyError:
+        return None
+    return study if content_hash(study.record.held_out) == profile.evidence.held_out_sha256 else None
+
+
+def _drawn(profile: Profile, name: str, *, required: bool) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """(fresh prompts, held-out prompts) of a set, or None where it is not the set that the calibration drew from."""
+    evidence = profile.evidence
+    try:
+        found: PromptSet = load_prompt_set(name)
+    except PromptError:
+        if required:
+            raise
+        return None
+    try:
+        calibration, held_out = draw(found, evidence.num_prompts, evidence.seed)
+        same = (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256)
+    except PromptError:
+        same = False
+    if same:
+        return left_over(found, evidence.num_prompts, evidence.seed), held_out.prompts
+    if required:
+        raise PromptError(
+            f"prompt set {name!r}",
+            "it is not the one that the profile was calibrated on, so its intervals do not compare",
+            "give that set, or leave --prompt-set out",
+        )
+    return None

@@ -1,0 +1,166 @@
+"""A loaded model, a scorer, a judge where the model has one, and two prompt sets: what every stage measures with.
+
+Calibration and its workers all build this one object, so that a score means the same in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.errors import PromptError
+from postdiff_calib.knobs import Knobs
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.cards import Card
+    from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.models.shapes.judge import SceneJudge
+    from postdiff_calib.prompts import PromptSet
+    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.scores.evaluator import PictureEvaluator
+    from postdiff_calib.search.space import SearchSpace
+
+#: The metric of ``quality.METRICS`` that a judge of scenes measures.
+SCENE = "scene"
+#: Latent sides up to this are small pictures, of which more go into a batch.
+_SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 96, 10, 4
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What makes and scores pictures.
+
+    Args:
+        loaded: the model.
+        scorer: of pictures against prompts.
+        calibration, held_out: the two disjoint prompt sets.
+        seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
+        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+    """
+
+    loaded: LoadedModel
+    scorer: ClipScorer
+    calibration: PromptSet
+    held_out: PromptSet
+    seed: int
+    settings: dict[str, Any]
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The knobs that a search may set."""
+        from postdiff_calib.search.space import SearchSpace
+
+        card = self.loaded.card
+        return SearchSpace.from_card(card, latent_size=card.latent_size())
+
+    @cached_property
+    def judge(self) -> SceneJudge | None:
+        """The judge of scenes, loaded once; None where the model has none or ``unjudged`` says why."""
+        return judge_for(self.loaded.card, self._prompts, self.loaded.device)
+
+    @cached_property
+    def unjudged(self) -> str:
+        """Why scenes are not judged although the model has a judge, as a line; empty where they are, or it has none."""
+        return why_unjudged(self.loaded.card, self._prompts)
+
+    @property
+    def _prompts(self) -> tuple[str, ...]:
+        return (*self.calibration.prompts, *self.held_out.prompts)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Quality metrics that are measured, the score first; names of ``quality.METRICS``."""
+        return tuple(m for m in self.loaded.card.metrics if m != SCENE or self.judge is not None)
+
+    @property
+    def held_out_seed(self) -> int:
+        """Seed of the first held-out prompt."""
+        return self.seed + len(self.calibration)
+
+    def evaluator(
+        self,
+        prompts: PromptSet,
+        base_seed: int,
+        on_images: Callable[[int], None] | None = None,
+        folder: Path | None = None,
+    ) -> PictureEvaluator:
+        """Makes and scores the pictures of a prompt set.
+
+        Args:
+            prompts: the set.
+            base_seed: seed of prompt 0.
+            on_images: hears of every batch's size.
+            folder: of the study: there the unaccelerated model's pictures are kept, and others are measured against
+                them; without it, pictures are scored and judged only.
+        """
+        from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+        from postdiff_calib.scores.names import BASELINE
+
+        baseline = None
+        if folder is not None:
+            about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self._picture_settings}
+            baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
+        return PictureEvaluator(
+            self.loaded.pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline, self.judge
+        )
+
+    @property
+    def _picture_settings(self) -> dict[str, Any]:
+        """What a picture depends on, of the settings."""
+        return {key: value for key, value in self.settings.items() if key != "batch_size"}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a score depends on; a study made with anything else is refused."""
+        return {
+            "model": self.loaded.fingerprint,
+            "prompts": self.calibration.sha256,
+            "held_out": self.held_out.sha256,
+            "scorer": self.scorer.weights_sha256,
+            **({"judge": self.judge.weights_sha256} if self.judge is not None else {}),
+            "seed": self.seed,
+            "dtype": self.loaded.dtype,
+            **self._picture_settings,
+        }
+
+
+def judge_for(card: Card, prompts: Sequence[str], device: str = "cpu") -> SceneJudge | None:
+    """The model's judge of scenes; None where it has none, or a prompt is not one that the judge can read.
+
+    Raises:
+        ModelError: its weights are missing or damaged.
+    """
+    if SCENE not in card.metrics or why_unjudged(card, prompts):
+        return None
+    from postdiff_calib.models.shapes.judge import SceneJudge
+
+    return SceneJudge(device=device)
+
+
+def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
+    """Why a model's judge cannot be used on these prompts, as a line; empty where it can, or the model has none."""
+    if SCENE not in card.metrics:
+        return ""
+    from postdiff_calib.models.shapes.judge import require_captions
+
+    try:
+        require_captions(prompts)
+    except PromptError as error:
+        return f"scenes are not judged: {error.given}: {error.rule}"
+    return ""
+
+
+def generation_settings(loaded: LoadedModel, *, noise: str, batch_size: int = 0) -> dict[str, Any]:
+    """How pictures of a model are made: keyword arguments of ``generate``; ``batch_size`` 0 suits the picture."""
+    card = loaded.card
+    small = max(card.latent_size()) <= _SMALL_SIDE
+    return {
+        "height": card.height,
+        "width": card.width,
+        "guidance_scale": card.guidance_scale,
+        "batch_size": batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
+        "noise": noise,
+        "latent_multiple": card.latent_multiple,
+    }

@@ -1,0 +1,145 @@
+"""A worker: joins the study that ``postdiff calibrate --storage`` leads and runs trials until none is left.
+
+Everything a worker must know is in the study's record: the model's name, the prompts' texts, seeds, settings, budget
+and prices. It loads the model itself and proves by its fingerprint that it makes the very scores the leader would.
+Quality may be scored on any host. Seconds are the leader's, measured on its host; a worker times nothing, so a budget
+in seconds means the leader's machine wherever a plan is scored. Held-out prompts are the leader's too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from postdiff_calib.budget import parse_budget
+from postdiff_calib.errors import ModelError, StudyError
+from postdiff_calib.jobs.calibrate import run_stage
+from postdiff_calib.jobs.workbench import Workbench
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.prompts import PromptSet, content_hash
+from postdiff_calib.scores.names import STUDY_NAME
+from postdiff_calib.study.record import Study, StudyRecord
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What ``postdiff worker`` was asked for.
+
+    ``storage`` and ``study_name`` are those of the leader. ``model`` stands in for the record's where the model lies in
+    another place on this host; ``dtype`` ``auto`` is the study's own.
+    """
+
+    storage: str
+    study_name: str = STUDY_NAME
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """What one worker did.
+
+    Attributes:
+        study: the study's name.
+        storage: where it is, without a password.
+        trials: trials this worker finished.
+        images: pictures it made.
+        study_trials: finished trials of the study, whoever ran them.
+        failed: (knobs, reason) of the study's plans whose pictures were broken.
+        latency_of: the device whose seconds the study carries; None where none were measured.
+        interrupted: stopped by Ctrl-C; its trial was given back.
+    """
+
+    study: str
+    storage: str
+    trials: int
+    images: int
+    study_trials: int
+    failed: tuple[tuple[str, str], ...]
+    latency_of: str | None
+    interrupted: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult:
+    """Join the study and run trials until none is left.
+
+    Raises:
+        StudyError: no leader has made the study, this host would make other scores, or the storage cannot be used.
+        PostdiffError: the model cannot be loaded, or nothing can be stored.
+    """
+    from postdiff_calib.cost.store import cache_folder
+    from postdiff_calib.search.backend.storage import read_record, shown
+
+    progress = progress or Silent()
+    given = f"study {job.study_name!r}"
+    record = StudyRecord.from_dict(read_record(job.storage, job.study_name), given)
+    progress.stage("loading the model")
+    bench = set_up(record, job)
+    _require_same(given, record, bench)
+    device = None
+    if record.cost.latency is not None:
+        device = str(record.cost.latency.environment.get("device_name", "unknown"))
+    measured = f"measured on the leader's {device}" if device else "not measured: the study is priced in MACs alone"
+    progress.note(f"seconds are {measured}; this worker times nothing")
+
+    limit = parse_budget(record.job["budget"]).resolve(record.cost.price(compile_plan(record.baseline)))
+    # The unaccelerated model's pictures, which others are measured against; shared by all workers of this host.
+    folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
+    result = run_stage(
+        Study(folder, record), bench, limit, progress, storage=job.storage, name=job.study_name, join=True
+    )
+    return WorkerResult(
+        study=job.study_name,
+        storage=shown(job.storage),
+        trials=result.own_trials,
+        images=result.images_made,
+        study_trials=result.trials,
+        failed=result.failed,
+        latency_of=device,
+        interrupted=result.interrupted,
+    )
+
+
+def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
+    """Load the study's model and scorer, with its prompts and settings.
+
+    Raises:
+        ModelError: the model cannot be loaded on this host.
+    """
+    from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.quality.clip import ClipScorer
+
+    dtype = record.job["dtype"] if job.dtype == "auto" else job.dtype
+    loaded = load_pipeline(job.model or record.job["model"], device=job.device, dtype=dtype)
+    scorer = ClipScorer(loaded.card.scorer, device=loaded.device)
+
+    def prompt_set(prompts: Sequence[str]) -> PromptSet:
+        return PromptSet(tuple(prompts), content_hash(prompts), name=str(record.evidence["prompt_set"]))
+
+    calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
+    return Workbench(loaded, scorer, calibration, held_out, record.seed, dict(record.settings))
+
+
+def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:
+    """Refuse a host whose scores would not be the study's."""
+    from postdiff_calib.quality import lpips
+    from postdiff_calib.search.backend.storage import differences
+
+    here = json.loads(json.dumps(bench.fingerprint()))
+    if here != record.fingerprint:
+        raise StudyError(
+            given,
+            f"this host would make other scores: {differences(record.fingerprint, here)}",
+            "use the leader's model and --dtype",
+        )
+    found = lpips.installed() if any(guard.metric == "lpips" for guard in record.guards) else None
+    if isinstance(found, ModelError):
+        raise StudyError(given, f"its guard on LPIPS cannot be computed here: {found.rule}", found.remedy)

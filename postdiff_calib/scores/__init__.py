@@ -1,0 +1,1 @@
+"""What plans scored: per-prompt values, paired statistics, guards, and the objective they add up to."""

@@ -1,0 +1,193 @@
+"""The real evaluator: pictures by the attached pipeline that a deployment runs, checked, then scored by CLIP.
+
+The seed of prompt i is the base seed + i in every plan (common random numbers), so scores are paired. The same pictures
+are compared with the unaccelerated model's of the same prompt and seed, whose pictures are kept as PNG files; both are
+taken in 8 bits, as a deployment would write them, so that equal pictures are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.files import replacing
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.scores.measured import Measured
+
+if TYPE_CHECKING:
+    import torch
+
+    from postdiff_calib.models.shapes.judge import SceneJudge
+    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.metrics import Metric
+
+
+class BaselinePictures:
+    """The unaccelerated model's pictures, one PNG file each, shared by all processes that use the folder.
+
+    A file's name tells the seed and a hash of all that the picture depends on, so a file is never taken for another's.
+
+    Args:
+        folder: where the files are.
+        knobs: the unaccelerated model.
+        about: what pictures depend on besides prompt, seed and plan (model, dtype, size …): plain JSON values.
+    """
+
+    def __init__(self, folder: Path, knobs: Knobs, about: Mapping[str, Any]) -> None:
+        self.folder, self.knobs = folder, knobs
+        self.content = compile_plan(knobs).content
+        self._about = json.dumps([self.content, dict(about)], sort_keys=True)
+
+    def path(self, prompt: str, seed: int) -> Path:
+        """Where the picture of a prompt and seed is, or would be."""
+        key = hashlib.sha256(f"{self._about}\n{seed}\n{prompt}".encode()).hexdigest()[:16]
+        return self.folder / f"{seed:06d}-{key}.png"
+
+    def save(self, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+        """Keep pictures (B, 3, H, W) in [0, 1]; each file is written whole or not at all.
+
+        Raises:
+            OutputError: the folder cannot be made or written.
+        """
+        from PIL import Image
+
+        for image, prompt, seed in zip(images, prompts, seeds, strict=True):
+            path = self.path(prompt, seed)
+            pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+            with replacing(path, f"picture {path}", "check the study folder") as temporary:
+                # little compression: the file is written once and read for every plan
+                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+
+    def load(self, prompt: str, seed: int) -> torch.Tensor | None:
+        """A picture, (3, H, W) in [0, 1]; None when it is not there or not whole."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        try:
+            with Image.open(self.path(prompt, seed)) as file:
+                pixels = np.array(file.convert("RGB"))
+        except (OSError, SyntaxError, ValueError):  # Pillow raises all three on a damaged file
+            return None
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+class PictureEvaluator:
+    """Makes and scores the pictures of a prompt set.
+
+    Args:
+        pipe: the stock pipeline.
+        scorer: the CLIP scorer.
+        prompts: the prompt set.
+        base_seed: seed of prompt 0.
+        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+        on_images: called with the number of pictures after every batch.
+        baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
+        judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        scorer: ClipScorer,
+        prompts: Sequence[str],
+        base_seed: int,
+        settings: dict[str, Any],
+        on_images: Callable[[int], None] | None = None,
+        baseline: BaselinePictures | None = None,
+        judge: SceneJudge | None = None,
+    ) -> None:
+        self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
+        self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
+
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
+        """One CLIP score (100 × cosine) per index.
+
+        Raises:
+            HealthError: pictures are constant, saturated or not finite.
+        """
+        return list(self.measured(knobs, indices).scores)
+
+    def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
+        """Scores, other measures, and embeddings; a batch in memory at a time.
+
+        Measures are the other quality metrics where there is a judge, and the fidelity metrics, against the
+        unaccelerated model's pictures, where these are kept.
+
+        Raises:
+            HealthError: pictures are constant, saturated or not finite.
+            OutputError: the unaccelerated model's pictures cannot be kept.
+        """
+        import numpy as np
+
+        from postdiff_calib.generate import generate
+        from postdiff_calib.quality.health import check_health
+        from postdiff_calib.quality.metrics import SCORE, fidelity_metrics, quality_metrics
+
+        prompts = [self.prompts[i] for i in indices]
+        seeds = [self.base_seed + i for i in indices]
+        judged = tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
+        metrics = fidelity_metrics() if self.baseline is not None else ()
+        scores: list[float] = []
+        measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
+        features = []
+        for images in generate(self.pipe, knobs, prompts, seeds, **self.settings):
+            batch = slice(len(scores), len(scores) + len(images))
+            check_health(images, prompts[batch])
+            embedded = self.scorer.image_features(images)
+            scores += self.scorer.score_features(embedded, prompts[batch])
+            features.append(embedded.numpy().astype(np.float16))
+            measured = self._judge(judged, images, prompts[batch])
+            measured |= self._compare(metrics, knobs, images, prompts[batch], seeds[batch])
+            for name, values in measured.items():
+                measures[name] += values
+            if self.on_images is not None:
+                self.on_images(len(images))
+        return Measured(scores, measures, np.concatenate(features) if features else None)
+
+    def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
+        """Each quality metric of a batch beside the score."""
+        from postdiff_calib.quality.metrics import Pictures
+
+        pictures = Pictures(images, None, prompts, self.scorer, self.judge)
+        return {m.name: m.function(pictures) for m in metrics}
+
+    def _compare(
+        self,
+        metrics: Sequence[Metric],
+        knobs: Knobs,
+        images: torch.Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+    ) -> dict[str, list[float]]:
+        """Each metric of a batch; the unaccelerated model's own pictures are kept, and equal to themselves."""
+        from postdiff_calib.quality.metrics import Pictures
+
+        if self.baseline is None:
+            return {}
+        if compile_plan(knobs).content == self.baseline.content:
+            self.baseline.save(images, prompts, seeds)
+            return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
+        rounded = (images * 255).round().clamp(0, 255) / 255
+        pictures = Pictures(rounded, self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
+        return {m.name: m.function(pictures) for m in metrics}
+
+    def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """The unaccelerated model's pictures; those that this host does not have are made anew, with the same seed."""
+        import torch
+
+        from postdiff_calib.generate import generate
+
+        kept = [baseline.load(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        absent = [i for i, picture in enumerate(kept) if picture is None]
+        if absent:
+            again, numbers = [prompts[i] for i in absent], [seeds[i] for i in absent]
+            made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, **self.settings)))
+            baseline.save(made, again, numbers)
+            for i, image in zip(absent, made, strict=True):
+                kept[i] = (image * 255).round().clamp(0, 255) / 255
+        return torch.stack([picture for picture in kept if picture is not None])

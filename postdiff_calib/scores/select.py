@@ -1,0 +1,139 @@
+"""Scored plans: their arms, the best of them within a budget, the frontier. Pure functions.
+
+Arms (PostDiff, arXiv 2508.06160): *fewer* steps, only T varies; *cheaper* steps, T stays at the model's default;
+*joint*, everything varies. A plan can belong to several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from postdiff_calib.budget import PlanCost
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.quality.metrics import SCORE
+from postdiff_calib.scores.objective import Objective
+
+Arm = Literal["fewer", "cheaper", "joint"]
+ARMS: tuple[Arm, ...] = ("fewer", "cheaper", "joint")
+Measure = Callable[[PlanCost], float]
+
+
+@dataclass(frozen=True, eq=False)
+class PlanScores:
+    """One plan with its cost and per-prompt scores: (N,), NaN where a prompt was not scored.
+
+    Beside them, where pictures were measured: ``measures`` by name (SSIM, PSNR, LPIPS against the unaccelerated
+    model's pictures), each (N,) like the scores, and ``features``, the unit CLIP embeddings, (N, D) with rows of NaN.
+    """
+
+    knobs: Knobs
+    cost: PlanCost
+    scores: npt.NDArray[np.float64]
+    measures: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    features: npt.NDArray[np.float16] | None = None
+
+    @cached_property
+    def plan(self) -> StepPlan:
+        """The compiled plan."""
+        return compile_plan(self.knobs)
+
+    def metric(self, name: str) -> npt.NDArray[np.float64]:
+        """Per-prompt values of a metric, (N,), NaN where unknown; the score is a metric among others."""
+        if name == SCORE:
+            return self.scores
+        return self.measures.get(name, np.full(len(self.scores), math.nan))
+
+    def quality(self, objective: Objective) -> npt.NDArray[np.float64]:
+        """The objective's value on each prompt, (N,), NaN where a metric of it is unknown."""
+        return objective.values(self.scores, self.measures)
+
+    @property
+    def n(self) -> int:
+        """Scored prompts."""
+        return int(np.isfinite(self.scores).sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every prompt is scored."""
+        return self.n == len(self.scores)
+
+    def arms(self, default_steps: int) -> tuple[Arm, ...]:
+        """The arms it belongs to."""
+        fewer = not self.plan.acting
+        cheaper = self.knobs.num_inference_steps == default_steps
+        return tuple(arm for arm, member in zip(ARMS, (fewer, cheaper, True), strict=True) if member)
+
+
+def merit(plan: PlanScores, baseline: PlanScores, objective: Objective) -> float:
+    """Mean difference, less one standard error times √(1 − n/N): few prompts must not win by luck.
+
+    The share of prompts that are missing scales the error, so a plan that lacks one prompt is judged like one that
+    lacks none. −∞ where nothing is known.
+    """
+    difference = plan.quality(objective) - baseline.quality(objective)
+    whole = len(difference)
+    difference = difference[np.isfinite(difference)]
+    n = len(difference)
+    if not n:
+        return -math.inf
+    error = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return float(difference.mean()) - error * math.sqrt(1 - n / whole)
+
+
+def best(
+    plans: Iterable[PlanScores],
+    baseline: PlanScores,
+    objective: Objective,
+    *,
+    allows: Callable[[PlanCost], bool] | None = None,
+    arm: Arm = "joint",
+    min_prompts: int | None = None,
+    count: int = 1,
+) -> list[PlanScores]:
+    """The best plans of an arm within a budget, best first.
+
+    Args:
+        plans: what was scored.
+        baseline: the unaccelerated model.
+        objective: what is compared.
+        allows: the budget's test (``Limit.allows``); None for no budget.
+        arm: which arm.
+        min_prompts: plans with fewer scored prompts are left out; None for all of them.
+        count: how many at most.
+    """
+    least = len(baseline.scores) if min_prompts is None else min_prompts
+    steps = baseline.knobs.num_inference_steps
+    field = [p for p in plans if arm in p.arms(steps) and p.n >= max(1, least) and (allows is None or allows(p.cost))]
+    return sorted(field, key=lambda p: merit(p, baseline, objective), reverse=True)[:count]
+
+
+def frontier(
+    plans: Iterable[PlanScores],
+    baseline: PlanScores,
+    objective: Objective,
+    measure: Measure,
+    min_prompts: int | None = None,
+) -> list[PlanScores]:
+    """The plans that no other beats in both cost and mean difference, cheapest first."""
+    least = len(baseline.scores) if min_prompts is None else min_prompts
+    field = [(measure(p.cost), merit(p, baseline, objective), p) for p in plans if p.n >= max(1, least)]
+    result: list[PlanScores] = []
+    highest = -math.inf
+    for _, value, plan in sorted(field, key=lambda entry: (entry[0], -entry[1])):
+        if not result or value > highest:
+            result.append(plan)
+            highest = value
+    return result
+
+
+def common(first: PlanScores, second: PlanScores) -> int:
+    """How many prompts both are scored on."""
+    return int(np.isfinite(first.scores - second.scores).sum())

@@ -1,0 +1,159 @@
+"""Which trials a study holds and which come next: what is queued, what counts for this search, what is proposed.
+
+Every trial carries the limit of the search that made it (``search``) and the limit of the budget it serves (``limit``).
+A trial *counts* when it is one of this search's, done or in hand; those of another budget's search and those cut short
+do not, so a second budget on one study is searched as fully as a first, with the old scores known. Everything is read
+from the study anew each time, so that all workers see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.search.backend.sampler import fit, parameters
+from postdiff_calib.search.backend.trial import TrialRunner
+from postdiff_calib.search.problem import Problem
+from postdiff_calib.search.space import Candidate
+from postdiff_calib.search.strategy import Proposal, Strategy, enqueued
+
+
+class TrialQueue:
+    """The study's trials as one budget's search sees them.
+
+    Args:
+        study: Optuna's study.
+        problem: what is searched.
+        strategy: proposes trials.
+        book: the scores.
+        runner: knows which plans the budget allows.
+
+    Attributes:
+        first: what every search starts with: baseline, fewer steps, the paper's settings, corners.
+    """
+
+    def __init__(
+        self, study: optuna.Study, problem: Problem, strategy: Strategy, book: ScoreBook, runner: TrialRunner
+    ) -> None:
+        self.study, self.problem, self.strategy, self.book, self.runner = study, problem, strategy, book, runner
+        paper = problem.space.paper
+        found = runner.allowed.get(compile_plan(paper).content) or self._smaller(paper.as_dict())
+        self.first = enqueued(strategy, found)
+
+    def _smaller(self, values: dict[str, Any]) -> Candidate | None:
+        """The paper's setting with T lowered until it fits; None when it never does."""
+        found = fit(values, self.problem.space, self.runner.allowed)
+        same = found.knobs.cache_interval == values["cache_interval"]
+        return found if same and found.knobs.low_res_fraction == values["low_res_fraction"] else None
+
+    @property
+    def planned(self) -> list[int]:
+        """How many evaluations are proposed at each budget, the study's own first."""
+        others = sum(p.arm != "fewer" for p in self.first)
+        return [self.strategy.planned(budget, others) for budget in range(len(self.strategy.limits))]
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole search."""
+        return len(self.first) + sum(self.planned)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials there are, by number."""
+        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return found
+
+    def is_running(self, number: int) -> bool:
+        """Whether a trial is in hand, as the storage has it."""
+        return bool(self.trials()[number].state == TrialState.RUNNING)
+
+    def enqueue(self, proposals: Sequence[Proposal]) -> None:
+        """Queue these, each once per plan and search."""
+        search = self.runner.limits[0]
+        queued = {
+            t.user_attrs.get("plan")
+            for t in self.trials()
+            if t.user_attrs.get("enqueued")
+            and t.user_attrs.get("search") == search
+            and (t.state not in (TrialState.FAIL, TrialState.PRUNED) or "failed" in t.user_attrs)
+        }
+        for p in proposals:
+            if p.candidate.content not in queued:
+                self.study.enqueue_trial(
+                    parameters(p.candidate.knobs, self.problem.space),
+                    user_attrs={
+                        "role": p.role,
+                        "arm": p.arm,
+                        "plan": p.candidate.content,
+                        "search": search,
+                        "limit": self.runner.limits[p.budget],
+                        "enqueued": True,
+                    },
+                )
+
+    def propose(self, number: int) -> Proposal:
+        """What trial ``number`` is to do: the first budget that lacks evaluations has the next."""
+        self.book.refresh()
+        trials = self.trials()
+        busy = {
+            str(t.user_attrs.get("plan"))
+            for t in trials
+            if t.number != number and (t.state == TrialState.RUNNING or "failed" in t.user_attrs)
+        }
+        # Those with a lower number alone, so that two workers never take the same place. Trials cut short do not
+        # count, so that a resumed search draws what an undisturbed one would have drawn.
+        mine = [t for t in trials[:number] if self.counts(t) and not t.user_attrs.get("enqueued")]
+        undecided = sum("limit" not in t.user_attrs for t in mine)
+        done = [sum(t.user_attrs.get("limit") == limit for t in mine) for limit in self.runner.limits]
+        for budget, planned in enumerate(self.planned):
+            if done[budget] + undecided < planned:
+                return self.strategy.propose(budget, done[budget] + undecided, busy)
+            undecided -= max(0, planned - done[budget])
+        return self.strategy.propose(0, len(mine), busy)
+
+    def counts(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is one of this search's, done or in hand."""
+        if trial.state == TrialState.RUNNING and "search" not in trial.user_attrs:
+            return True  # another worker is about to decide on it
+        if trial.user_attrs.get("search") != self.runner.limits[0]:
+            return False
+        return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
+
+    def begun(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Those that count."""
+        return [t for t in trials if self.counts(t)]
+
+    def failed(self) -> dict[str, str]:
+        """Plans whose images were broken in any search of the study, with the reason, by content hash."""
+        return {
+            str(t.user_attrs["plan"]): str(t.user_attrs["failed"]) for t in self.trials() if "failed" in t.user_attrs
+        }
+
+    def surplus(self, trial: optuna.Trial) -> bool:
+        """Whether as many trials as were asked for had begun before this one, or are queued."""
+        if "plan" in trial.user_attrs:
+            return False
+        others = [t for t in self.trials() if t.number != trial.number]
+        ahead = [
+            t for t in others if t.number < trial.number or t.state == TrialState.WAITING or "plan" in t.user_attrs
+        ]
+        return len([t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]) >= self.total
+
+    def images_left(self, trials: Sequence[FrozenTrial]) -> int:
+        """Images still to be made at most: for the trials in hand, for those queued and for those to be proposed."""
+        settings, n, base = self.strategy.settings, self.problem.num_prompts, self.book.baseline
+        left: int = n - self.book.count(base)
+        for t in trials:
+            role, plan = t.user_attrs.get("role"), t.user_attrs.get("plan")
+            if t.state in (TrialState.RUNNING, TrialState.WAITING) and role is not None and plan not in (None, base):
+                wanted = int(t.user_attrs.get("wanted") or self.runner.prompts_for(role, plan))
+                left += max(0, wanted - self.book.count(plan))
+        begun = self.begun(trials)
+        queued = sum(t.state == TrialState.WAITING for t in trials)
+        open_trials = max(0, self.total - len(begun) - queued)
+        each = min(n, settings.explore_prompts) if settings.sampler == "postdiff" else n
+        return int(left + open_trials * each)

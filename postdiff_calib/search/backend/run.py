@@ -1,0 +1,310 @@
+"""Running a search on Optuna: opening the study, what to try, and the loop over trials, alone or beside others.
+
+A study folder holds ``study.db`` (Optuna's trials, SQLite; any Optuna dashboard opens it) and ``scores.jsonl`` (every
+per-prompt score, the ground truth of all statistics). Each trial is one plan looked at (see ``trial``). One study
+serves any budget: scores do not depend on it. A study belongs to one model, prompt set and way of scoring: their
+fingerprint is kept, and another is refused.
+
+Several processes share a study through one storage. The *leader* makes it, queues its first trials and keeps its
+record there; *workers* join, each with its own trial. A trial whose process died is queued again for another.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from postdiff_calib.errors import PostdiffError
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.scores.book import FileStore, ScoreBook, ScoreStore
+from postdiff_calib.scores.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
+from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.search.backend import database, retry
+from postdiff_calib.search.backend.database import faults
+from postdiff_calib.search.backend.queue import TrialQueue
+from postdiff_calib.search.backend.sampler import make_sampler
+from postdiff_calib.search.backend.storage import StudyStore, open_study
+from postdiff_calib.search.backend.trial import TrialRunner
+from postdiff_calib.search.problem import Problem, Progress, SearchResult
+from postdiff_calib.search.space import Candidate, candidate, within
+from postdiff_calib.search.strategy import Role, SearchSettings, Strategy
+
+#: Trials between two looks at the storage for the sake of progress.
+_ASK_EVERY = 8
+
+__all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
+
+
+def run_search(
+    problem: Problem,
+    settings: SearchSettings,
+    folder: Path,
+    fingerprint: Mapping[str, Any],
+    *,
+    storage: str | None = None,
+    study_name: str = STUDY_NAME,
+    fresh: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    store: ScoreStore | None = None,
+    join: bool = False,
+    heartbeat: int | None = None,
+    record: Mapping[str, Any] | None = None,
+    opened: Callable[[], None] | None = None,
+) -> SearchResult:
+    """Search for the best plan within the budget, or go on with the study in ``folder``.
+
+    Args:
+        problem: what is searched.
+        settings: how; they may change between calls on one study.
+        folder: the study's folder, made when missing; a worker uses none.
+        fingerprint: what scores depend on (model, prompts, size, seeds, scorer …): plain JSON values.
+        storage: Optuna storage URL that workers share; SQLite in the folder by default, for one process.
+        study_name: of the Optuna study.
+        fresh: drop what the folder's study holds and start anew.
+        progress: called after every block of prompts.
+        store: where scores are kept; by default a file in the folder, or the storage where one is given.
+        join: work on a study that a leader has made with the same arguments, instead of making it.
+        heartbeat: seconds between a worker's signs of life, with a storage; ``database.HEARTBEAT`` by default.
+        record: plain data kept with the study, from which workers learn what it is about.
+        opened: called once the study is open and its fingerprint agrees, before anything is scored.
+
+    Returns:
+        All scores. After Ctrl-C, what there is so far, with ``interrupted`` set.
+
+    Raises:
+        StudyError: the folder's study was made under another fingerprint (the line names what differs), or the storage
+            cannot be used.
+        BudgetError: no plan is within the budget.
+        PostdiffError: the unaccelerated model itself cannot be scored.
+    """
+    with faults(storage or f"sqlite:///{folder / DATABASE}"):
+        search = Search(
+            problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store, join, heartbeat, record
+        )
+        try:
+            if opened is not None:
+                opened()
+            result = search.run()
+            if not (search.single or join):
+                search.keep_scores()
+            return result
+        finally:
+            search.close()
+
+
+@dataclass
+class Search:
+    """One run of a search; see ``run_search``."""
+
+    problem: Problem
+    settings: SearchSettings
+    folder: Path
+    fingerprint: Mapping[str, Any]
+    storage: str | None = None
+    study_name: str = STUDY_NAME
+    fresh: bool = False
+    progress: Callable[[Progress], None] | None = None
+    store: ScoreStore | None = None
+    join: bool = False
+    heartbeat: int | None = None
+    record: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        space, price = self.problem.space, self.problem.price
+        candidates = space.candidates(price)
+        within(candidates, self.problem.limit)
+        self.reference = candidate(compile_plan(space.baseline), price)
+        self.single = self.storage is None
+        self._beat = self.heartbeat or database.HEARTBEAT
+        self._trial_is_lost = self._stopping = False
+        self._own_trials = 0
+        self._listed: tuple[int, int, list[FrozenTrial]] | None = None
+        self._at_most = math.inf
+        self.study, self._backend = open_study(
+            self.folder,
+            self.storage,
+            self.study_name,
+            {**self.fingerprint, "num_prompts": self.problem.num_prompts},
+            make_sampler(
+                self.settings.sampler, self.settings.seed, space, lambda _, number: self.queue.propose(number)
+            ),
+            fresh=self.fresh,
+            join=self.join,
+            heartbeat=self._beat,
+        )
+        try:
+            self.book = ScoreBook(
+                self.problem.evaluator,
+                self.problem.num_prompts,
+                space.baseline,
+                self.store
+                or (FileStore(self.folder / SCORES) if self.single else StudyStore(self.study, self._backend.engine)),
+                self.problem.objective,
+            )
+            limits = (self.problem.limit, *self.problem.further)
+            self.strategy = Strategy(candidates, limits, self.reference, self.book, self.settings)
+            self.runner = TrialRunner(self.problem, self.strategy, self.book, self._show)
+            self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
+            self._known_before = self.book.images_known
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give back the connections to the storage."""
+        database.disconnect(self._backend)
+
+    def prepare(self) -> None:
+        """What the leader does before anyone works: queue the first trials, and say what the study is about."""
+        if self.single:
+            retry.recover(self.study)
+            # One process scores the unaccelerated model first, so that a fault of the set-up ends the search here.
+            for indices in self.runner.blocks(self.reference, self.settings.explore_prompts):
+                self.runner.score(self.reference, "baseline", indices)
+        self.queue.enqueue(self.queue.first)
+        if self.record is not None:
+            self.study.set_user_attr(RECORD_ATTRIBUTE, dict(self.record))
+
+    def run(self) -> SearchResult:
+        """Do what is left of the search, alone or beside other workers."""
+        interrupted = False
+        try:
+            if not self.join:
+                self.prepare()
+            self._optimize(self.queue.total)
+        except KeyboardInterrupt:
+            interrupted = True
+        return self.result(interrupted)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two looks at what other workers do."""
+        return min(self._beat, 5) / 4
+
+    def _optimize(self, total: int) -> None:
+        """Run what is queued, and the sampler's proposals until ``total`` trials of this budget are done.
+
+        Beside other workers, one trial at a time, and not leaving before the others' trials are finished: one of them
+        may have died, and then its trial is queued again and somebody must be there to run it.
+        """
+        watched: set[int] = set()
+        while True:
+            trials = self.queue.trials()
+            waiting = sum(t.state == TrialState.WAITING for t in trials)
+            running = [t for t in trials if t.state == TrialState.RUNNING]
+            left = waiting or total - sum(self.queue.counts(t) for t in trials)
+            if left > 0:
+                self._run_trials(left if self.single else 1)
+            elif running:
+                retry.watch(self._backend, [t for t in running if t.number not in watched])
+                watched |= {t.number for t in running}
+                time.sleep(self._pause)
+                retry.retire_dead(self.study)
+            else:
+                return
+            if self.runner.fatal is not None:
+                raise self.runner.fatal
+
+    def _run_trials(self, count: int) -> None:
+        self._trial_is_lost = False
+        try:
+            self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
+        except ValueError:  # Optuna's, when a trial is already finished
+            # A process that was silent for too long (a sleeping laptop) comes back to a trial that others have been
+            # given. Its blocks are kept, and it goes on with the next.
+            if not self._trial_is_lost:
+                raise
+        except UnboundLocalError as error:
+            # Optuna's, when it is interrupted or loses the storage while it takes leave of a trial: say that instead.
+            raise (self.runner.fatal or database.cause_behind(error) or error) from None
+        if self._stopping:
+            raise KeyboardInterrupt
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        if not self.single and self.queue.surplus(trial):
+            raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
+        try:
+            value = self.runner.run(trial)
+        except KeyboardInterrupt:
+            self._stopping = True
+            if not self.single and self.queue.is_running(trial.number):
+                retry.give_back(self.study, self.queue.trials()[trial.number])
+            raise
+        finally:
+            self._trial_is_lost = not self.single and not self.queue.is_running(trial.number)
+        self._own_trials += not self._trial_is_lost
+        return value
+
+    def keep_scores(self) -> None:
+        """Write every score to the folder's file, for those who read the study without its storage."""
+        self.book.refresh()
+        FileStore(self.folder / SCORES).replace(self.book.blocks())
+
+    def _show(self, role: Role, trying: Candidate) -> None:
+        if self.progress is None:
+            return
+        best = self.strategy.choice()
+        done, left = self._standing()
+        made = self.book.images_known - self._known_before
+        self._at_most = min(self._at_most, made + left)
+        self.progress(
+            Progress(
+                stage=role,
+                trials_done=done,
+                trials_total=max(self.queue.total, done),
+                images_made=made,
+                images_at_most=int(self._at_most),
+                trying=trying,
+                best=None if best is None else self.runner.by_content[best],
+                best_difference=None if best is None else self._mean_score(best),
+            )
+        )
+
+    def _mean_score(self, plan: str) -> float:
+        """Mean paired difference of a plan's score, in points."""
+        return float(np.nanmean(self.book.known(plan) - self.book.known(self.book.baseline)))
+
+    def _standing(self) -> tuple[int, int]:
+        """Trials begun, and pictures still to be made at most.
+
+        To ask the storage costs as much as it takes to make some small pictures, so a process that works alone asks
+        every few trials and counts its own in between.
+        """
+        now = self._own_trials // _ASK_EVERY
+        if self._listed is None or self._listed[0] != now or not self.single:
+            self._listed = now, self._own_trials, self.queue.trials()
+        _, own, trials = self._listed
+        begun = len(self.queue.begun(trials)) + self._own_trials - own
+        return begun, self.queue.images_left(trials)
+
+    def result(self, interrupted: bool = False) -> SearchResult:
+        """Everything scored so far."""
+        self.book.refresh()
+        known = self.runner.by_content
+
+        def scores(c: Candidate) -> PlanScores:
+            return self.book.plan_scores(c.knobs, c.cost)
+
+        trials, failed = self.queue.trials(), self.queue.failed()
+        return SearchResult(
+            baseline=scores(self.reference),
+            plans={
+                content: scores(known.get(content) or candidate(compile_plan(knobs), self.problem.price))
+                for content, knobs in self.book.plans.items()
+            },
+            images_made=self.book.images_made,
+            trials=sum(t.state == TrialState.COMPLETE for t in trials),
+            failed=tuple((known[plan].knobs.describe(), reason) for plan, reason in failed.items() if plan in known),
+            interrupted=interrupted,
+            own_trials=self._own_trials,
+            searched=() if interrupted or self.join else self.strategy.searched(failed),
+            strategy=self.strategy,
+        )

@@ -1,0 +1,92 @@
+"""Fewer or cheaper, in sentences: one row's answer, all rows' answer, and where the better arm changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.scores.objective import Objective
+from postdiff_calib.scores.paired import Comparison
+from postdiff_calib.study.rows import Row
+
+
+def row_answer(row: Row, objective: Objective) -> str:
+    """Fewer steps or cheaper steps, at this budget: one sentence, or two where there are several metrics."""
+    where = f"At {100 * row.share:.3g}% of the baseline's cost"
+    if not row.searched:
+        return f"{where}, the arms were not searched, so neither is known to be better."
+    if row.difference is None or row.fewer is None or row.cheaper is None:
+        if row.winner in ("fewer", "cheaper"):
+            plan = row.fewer if row.winner == "fewer" else row.cheaper
+            other = "cheaper" if row.winner == "fewer" else "fewer"
+            assert plan is not None
+            return f"{where}, {row.winner} steps ({plan.knobs.describe()}): no plan with {other} steps fits the budget."
+        return f"{where}, the arms were not compared."
+    d = row.in_points(objective)
+    pair = f"best found: {row.cheaper.knobs.describe()} against {row.fewer.knobs.describe()}"
+    unit = "points" if objective.unit == "points" else "of the baseline's spread"
+    if row.winner == "tie":
+        said = f"{where}, neither is shown to be better: cheaper minus fewer steps is {interval(d)} {unit} ({pair})."
+    else:
+        low, high = sorted((abs(d.low), abs(d.high)))
+        said = f"{where}, {row.winner} steps win by {abs(d.mean):.3f} {unit} [{low:.3f}, {high:.3f}] ({pair})."
+    if len(row.metrics) > 1:
+        said += (
+            f" By metric: {', '.join(f'{find_metric(name).label} {interval(c)}' for name, c in row.metrics.items())}."
+        )
+    return said
+
+
+def interval(c: Comparison) -> str:
+    """Mean and interval with three decimals, e.g. ``+0.284 [-0.063, +0.630]``."""
+    return f"{c.mean:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
+
+
+def crossover_text(found: tuple[float, float] | None) -> str | None:
+    """Where the better arm changes, in one sentence; None where no change was found."""
+    if found is None:
+        return None
+    low, high = found
+    return f"The better arm changes between {100 * low:.3g}% and {100 * high:.3g}% of the baseline's cost."
+
+
+def overall_answer(rows: Sequence[Row], unit: str) -> str:
+    """Fewer steps or cheaper steps, at which budgets: one sentence over all rows, cheapest first.
+
+    Args:
+        rows: cheapest budget first.
+        unit: what budgets are shares of, ``MACs`` or ``time``.
+    """
+    of = f"of the baseline's {unit}"
+    clauses: list[str] = []
+    told = [False] * len(rows)
+    for arm in ("fewer", "cheaper"):
+        won = [row.decided and row.winner == arm for row in rows]
+        alone = [not row.decided and row.winner == arm for row in rows]
+        for places, words in ((won, f"{arm} steps win at"), (alone, f"only {arm} steps fit at")):
+            if any(places):
+                clauses.append(f"{words} {_where(rows, places)}")
+                told = [a or b for a, b in zip(told, places, strict=True)]
+    tied = [row.winner == "tie" for row in rows]
+    if any(tied):
+        clauses.append(f"neither is shown to be better at {_where(rows, tied)}")
+    unsearched = [not row.searched for row in rows]
+    if any(unsearched):
+        clauses.append(f"not searched at {_where(rows, unsearched)}")
+    if not clauses:
+        return f"The arms were not compared at {_where(rows, [True] * len(rows))} {of}."
+    clauses[0] = f"{clauses[0]} {of}"
+    sentence = ", ".join(clauses)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _where(rows: Sequence[Row], places: Sequence[bool]) -> str:
+    """The budgets of some rows, neighbours joined, e.g. ``16% to 35% and 60%``."""
+    runs: list[list[float]] = []
+    for i, (row, inside) in enumerate(zip(rows, places, strict=True)):
+        if inside and i and places[i - 1]:
+            runs[-1].append(row.share)
+        elif inside:
+            runs.append([row.share])
+    texts = [f"{run[0]:.0%}" if len(run) == 1 else f"{run[0]:.0%} to {run[-1]:.0%}" for run in runs]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]

@@ -1,0 +1,170 @@
+"""Which trials of a study count for a search, and what the next one is to do, also beside other workers."""
+
+from collections import Counter
+
+import pytest
+from optuna.trial import TrialState
+from synthetic_surface import SMALL, Surface, limit, price
+
+from postdiff_calib.scores.book import MemoryStore
+from postdiff_calib.search.backend.run import Problem, Search
+from postdiff_calib.search.strategy import SearchSettings
+
+N = 40
+FURTHER = (limit(0.35, SMALL), limit(0.8, SMALL))
+SETTINGS = SearchSettings(n_trials=10, further_trials=3)
+
+
+def opened(folder, share=0.5, further=FURTHER, settings=SETTINGS, store=None):
+    problem = Problem(SMALL, price, limit(share, SMALL), Surface(N, space=SMALL), N, further=further)
+    return Search(problem, settings, folder, {"model": "made up"}, store=store or MemoryStore())
+
+
+@pytest.fixture
+def search(tmp_path):
+    found = opened(tmp_path)
+    found.prepare()
+    yield found
+    found.close()
+
+
+def finish(search, trial):
+    search.study.tell(trial, search.runner.run(trial))
+
+
+def run(search, count):
+    for _ in range(count):
+        finish(search, search.study.ask())
+
+
+def begin(search):
+    """What a worker does until it has decided on its plan."""
+    trial = search.study.ask()
+    taken = search.runner._take(trial)
+    for name, value in (
+        ("plan", taken.candidate.content),
+        ("search", search.runner.limits[0]),
+        ("limit", search.runner.limits[taken.budget]),
+    ):
+        trial.set_user_attr(name, value)
+    return trial, taken
+
+
+def test_the_total_is_what_is_enqueued_and_what_is_proposed(search):
+    queue = search.queue
+    fewer = [p for p in queue.first if p.arm == "fewer"]
+    others = [p for p in queue.first if p.arm != "fewer"]
+    assert len(fewer) == 3  # T = 6 and 4, and T = 8 within the largest budget
+    assert queue.planned == [10 - len(others), 3, 3]
+    assert queue.total == 10 + 3 + 6
+    assert [t.state for t in queue.trials()] == [TrialState.WAITING] * len(queue.first)
+
+
+def test_queueing_again_changes_nothing(search):
+    before = len(search.queue.trials())
+    search.queue.enqueue(search.queue.first)
+    assert len(search.queue.trials()) == before
+
+
+def test_every_budget_gets_its_number_in_turn(search):
+    run(search, search.queue.total)
+    trials = search.queue.trials()
+    assert all(search.queue.counts(t) for t in trials)
+    proposed = [t for t in trials if not t.user_attrs.get("enqueued")]
+    order = [search.runner.limits.index(t.user_attrs["limit"]) for t in proposed]
+    assert order == sorted(order)
+    assert [Counter(order)[budget] for budget in range(3)] == search.queue.planned
+    assert len(search.queue.begun(trials)) == search.queue.total
+
+
+def test_two_workers_never_take_the_same_place(search):
+    run(search, len(search.queue.first))
+    first, one = begin(search)
+    second, two = begin(search)
+    assert one.candidate != two.candidate
+    assert (one.budget, two.budget) == (0, 0)
+    # each is what the strategy draws for its own number, with the other's plan in hand
+    assert one == search.strategy.propose(0, 0)
+    assert two == search.strategy.propose(0, 1, {one.candidate.content})
+    for trial in (first, second):
+        search.study.tell(trial, 0.0)
+    third, three = begin(search)
+    assert three == search.strategy.propose(0, 2)
+    search.study.tell(third, 0.0)
+
+
+def test_a_worker_that_has_not_decided_yet_keeps_its_place(search):
+    run(search, len(search.queue.first))
+    undecided = search.study.ask()
+    planned = search.queue.planned[0]
+    for number in range(1, planned):
+        trial, taken = begin(search)
+        assert taken.budget == 0
+        assert taken == search.strategy.propose(0, number)
+        search.study.tell(trial, 0.0)
+    # the own budget is spoken for, though one of its evaluations has no plan yet
+    trial, taken = begin(search)
+    assert taken.budget == 1
+    search.study.tell(trial, 0.0)
+    search.study.tell(undecided, state=TrialState.FAIL)
+
+
+def test_a_trial_cut_short_does_not_count_and_its_draw_is_made_again(search):
+    run(search, len(search.queue.first))
+    cut, taken = begin(search)
+    search.study.tell(cut, state=TrialState.FAIL)
+    assert not search.queue.counts(search.queue.trials()[cut.number])
+    again, same = begin(search)
+    assert same == taken
+    search.study.tell(again, 0.0)
+
+
+def test_a_plan_whose_images_were_broken_counts_and_is_not_proposed_again(search):
+    run(search, len(search.queue.first))
+    trial, taken = begin(search)
+    trial.set_user_attr("failed", "1 of 10 images: are constant")
+    search.study.tell(trial, state=TrialState.FAIL)
+    assert search.queue.counts(search.queue.trials()[trial.number])
+    assert search.queue.failed() == {taken.candidate.content: "1 of 10 images: are constant"}
+    for _ in range(5):
+        other, proposed = begin(search)
+        assert proposed.candidate != taken.candidate
+        search.study.tell(other, 0.0)
+
+
+def test_trials_of_another_budget_do_not_count(tmp_path):
+    store = MemoryStore()
+    first = opened(tmp_path, store=store)
+    first.prepare()
+    run(first, first.queue.total)
+    done = first.queue.total
+    first.close()
+    second = opened(tmp_path, share=0.6, store=store)
+    assert second.queue.begun(second.queue.trials()) == []
+    assert len(second.queue.trials()) == done
+    second.prepare()
+    waiting = [t for t in second.queue.trials() if t.state == TrialState.WAITING]
+    assert len(waiting) == len(second.queue.first)
+    run(second, second.queue.total)
+    assert len(second.queue.begun(second.queue.trials())) == second.queue.total
+    assert len(second.queue.trials()) == done + second.queue.total
+    second.close()
+
+
+def test_two_searches_may_share_a_further_budget(tmp_path):
+    """A search at 50 % with 35 % as a further budget is not one at 35 %."""
+    first = opened(tmp_path)
+    first.prepare()
+    run(first, first.queue.total)
+    first.close()
+    second = opened(tmp_path, share=0.35, further=(limit(0.5, SMALL),))
+    assert second.queue.begun(second.queue.trials()) == []
+    second.close()
+
+
+def test_images_left_are_those_of_open_trials(search):
+    queue = search.queue
+    # the baseline has its first ten; ten for each trial, and the baseline's other prompts
+    assert queue.images_left(queue.trials()) == N - 10 + 10 * (queue.total - 1)
+    run(search, queue.total)
+    assert queue.images_left(queue.trials()) == N - search.book.count(search.book.baseline)
