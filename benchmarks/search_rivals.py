@@ -30,7 +30,7 @@ import numpy as np
 import optuna
 from replayed_search import run_postdiff
 from rivals import RIVALS, Purse
-from worlds import WORLDS, make_world
+from worlds import WORLDS, make_world, smooth_part
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "postdiff"
@@ -227,6 +227,9 @@ def print_one(runs: list[Run]) -> None:
                 shown.append(f"{middle:.0f} ({there})" if at else "–")
             print(f"| {world} | {share:.0%} | " + " | ".join(shown) + " |")
 
+    if "grid" in there:
+        print_floor()
+
     lone = [c for c in order if c[0] == "lone optimum"]
     if lone:
         print("\nShare of runs that chose the lone optimum.\n")
@@ -235,6 +238,18 @@ def print_one(runs: list[Run]) -> None:
             runs_of = [list(cells[cell][name].values()) for name in names]
             shown = [f"{np.mean([r['found'] for r in found]):.0%}" if found else "–" for found in runs_of]
             print(f"| {cell[1]:.0%} | " + " | ".join(shown) + " |")
+
+
+def print_floor() -> None:
+    """What the knobs can tell on the grid: the regret of a search that knew the smooth part of every plan exactly."""
+    grid, smooth = make_world("grid"), smooth_part()
+    print("\nRegret on the grid of who knows what the knobs tell of every plan, and nothing of its own deviation.\n")
+    print("| budget | the plan that is best by the knobs | one of the 20 best by the knobs |\n| --- | --- | --- |")
+    for share in SHARES:
+        rows = grid.allowed_rows(share)
+        rows = rows[rows != grid.baseline]
+        regret = grid.truth[rows].max() - grid.truth[rows[np.argsort(-smooth[rows])]]
+        print(f"| {share:.0%} | {regret[0]:.2f} | {regret[:20].mean():.2f} |")
 
 
 def about() -> dict[str, Any]:

@@ -227,6 +227,11 @@ def _grid() -> World:
     return World("grid", candidates, baseline, data["truth"], found.scores[found.baseline], noise)
 
 
+def smooth_part() -> Array:
+    """Of every plan of the world ``grid``, the mean that its knobs tell, without the plan's own deviation: (M,)."""
+    return _grid_file()["smooth"].astype(np.float64)
+
+
 @cache
 def _flat() -> World:
     table = _table()
