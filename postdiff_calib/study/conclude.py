@@ -223,7 +223,7 @@ def choose(budget: Budget, limit: Limit, evidence: Evidence, guards: Sequence[Gu
     bound = [] if free is winner else rails.broken(guards, free, baseline)
     names = objective.metrics
     low = stats.largest_t(np.array([p.metric(m) - baseline.metric(m) for p in inside for m in names]))
-    high = stats.largest_t(np.array([winner.metric(m) - baseline.metric(m) for m in names]))
+    high = stats.largest_t(np.array([baseline.metric(m) - winner.metric(m) for m in names]))
     comparisons = tuple(stats.compare(winner.metric(m), baseline.metric(m), low, high) for m in names)
     verdict = stats.overall(comparisons, [term.delta for term in objective.terms])
     if not confirmed and verdict.kind in ("better", "equivalent"):
@@ -468,7 +468,7 @@ def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, lo
     if plan is None:
         return None
     names = objective.metrics
-    high = stats.largest_t(np.array([plan.metric(m) - baseline.metric(m) for m in names]))
+    high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]))
     metrics = {m: comparison_section(stats.compare(plan.metric(m), baseline.metric(m), low, high)) for m in names}
     return ArmResult(
         knobs=plan.knobs.describe(),

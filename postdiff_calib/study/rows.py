@@ -147,8 +147,8 @@ def make_row(judged: Judged | None, share: float, *, unfound: Unfound | None, fi
     difference = _difference(judged, fewer, cheaper, unfound)
     terms = judged.objective.terms
     rows = np.array([cheaper.metric(t.metric) - fewer.metric(t.metric) for t in terms])
-    reach = largest_t(rows)
-    metrics = {t.metric: compare(cheaper.metric(t.metric), fewer.metric(t.metric), reach, reach) for t in terms}
+    below, above = largest_t(rows), largest_t(-rows)
+    metrics = {t.metric: compare(cheaper.metric(t.metric), fewer.metric(t.metric), below, above) for t in terms}
     return Row(share, fewer, cheaper, joint, True, fits, difference, metrics, low)
 
 
@@ -161,7 +161,7 @@ def _difference(judged: Judged, fewer: PlanScores, cheaper: PlanScores, unfound:
     cheap, few = [values(plan) for plan in judged.of("cheaper")], [values(plan) for plan in judged.of("fewer")]
     named = compare(values(cheaper), values(fewer))
     low = min(compare(values(cheaper), f, low=largest_t(np.array(cheap) - f)).low for f in few)
-    high = max(compare(c, values(fewer), high=largest_t(c - np.array(few))).high for c in cheap)
+    high = max(compare(c, values(fewer), high=largest_t(np.array(few) - c)).high for c in cheap)
     return Comparison(named.n, named.mean, min(low, unfound.fewer), max(high, unfound.cheaper), named.sd)
 
 
