@@ -2,10 +2,10 @@
 
 All comparisons are of plans on the same prompts with the same seeds, by mean paired differences. The best of several
 noisy means is flattered by its noise, so its lower end is moved: the largest of the finalists' t statistics has a
-97.5 % quantile c, found from their correlation, and the lower end is the mean less c standard errors (the single-step
-max-t method: Hothorn, Bretz and Westfall, Biometrical Journal 50, 2008; ``largest_t``). Whichever finalist is chosen, its true
-difference lies below that end in at most 1 of 40 cases. The upper end needs no such correction: choosing the best
-errs on the high side.
+97.5 % quantile c, found from their correlation and their skewness (``largest_t``), and the lower end is the mean less c
+standard errors (the single-step max-t method: Hothorn, Bretz and Westfall, Biometrical Journal 50, 2008). Whichever
+finalist is chosen, its true difference lies below that end in at most 1 of 40 cases. The upper end needs no such
+correction: choosing the best errs on the high side.
 
 Symbols: n prompts, σ_d standard deviation of the paired differences, δ the difference one cares about.
 """
