@@ -221,7 +221,7 @@ def _complete() -> Iterator[None]:
     speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
     before = speaker.level, speaker.propagate
     speaker.addHandler(listener)
-    speaker.setLevel(logging.WARNING)
+    speaker.setLevel(logging.INFO)  # from WARNING on it also checks plans for several devices, and complains
     speaker.propagate = False
     try:
         yield
