@@ -12,7 +12,7 @@ the further ones, its finalists are judged, and every sentence of the profile is
 - *two metrics* (``--second``): the same verdicts with a second metric, made from the first with the correlation and the
   loss per loss that ``metric_agreement.py`` measured.
 
-    python benchmarks/replay.py --num-prompts 120 --runs 12 --out benchmarks/results/replay.json
+    python benchmarks/replay.py --num-prompts 120 --runs 16 --out benchmarks/results/replay.json
     python benchmarks/replay.py --print --out benchmarks/results/replay.json
 
 Runs are appended to a JSONL file beside the result; those that are there are not run again. Each process should have
