@@ -6,9 +6,8 @@ folder before anything is written into it.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import SCENE, Workbench, generation_settings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.quality.metrics import quality_metrics
@@ -160,18 +160,16 @@ def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
     """
     from postdiff_calib.search.backend.storage import refuse_other_settings
 
-    wanted = json.loads(json.dumps(bench.fingerprint()))
+    wanted = bench.fingerprint()
     if os.path.lexists(job.folder / RECORD):
-        _refuse_difference(job.folder, dict(Study.load(job.folder).record.fingerprint), wanted)
+        _refuse_difference(job.folder, Study.load(job.folder).record.fingerprint, wanted)
     refuse_other_settings(job.folder, job.storage, job.study_name, {**wanted, "num_prompts": len(bench.calibration)})
 
 
-def _refuse_difference(folder: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-    from postdiff_calib.search.backend.storage import differences
-
-    if known != wanted:
+def _refuse_difference(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if other := other_settings(known, wanted):
         raise StudyError(
             f"study {folder}",
-            f"it was made with other settings: {differences(known, wanted)}",
+            f"it was made with other settings: {other}",
             "use those again, another folder (--study), or start anew (--fresh)",
         )

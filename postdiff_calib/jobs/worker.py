@@ -18,6 +18,7 @@ from postdiff_calib.errors import ModelError, StudyError
 from postdiff_calib.jobs.calibrate import run_stage
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import PromptSet, content_hash
 from postdiff_calib.scores.names import STUDY_NAME
@@ -131,13 +132,11 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:
     """Refuse a host whose scores would not be the study's."""
     from postdiff_calib.quality import lpips
-    from postdiff_calib.search.backend.storage import differences
 
-    here = json.loads(json.dumps(bench.fingerprint()))
-    if here != record.fingerprint:
+    if other := other_settings(record.fingerprint, bench.fingerprint()):
         raise StudyError(
             given,
-            f"this host would make other scores: {differences(record.fingerprint, here)}",
+            f"this host would make other scores: {other}",
             "use the leader's model and --dtype",
         )
     found = lpips.installed() if any(guard.metric == "lpips" for guard in record.guards) else None

@@ -25,6 +25,7 @@ from postdiff_calib.files import parse_json, without_passwords, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import HELD_OUT, SCORES
@@ -312,7 +313,7 @@ class Study:
         if not os.path.lexists(self.folder / RECORD):
             return self
         earlier = Study.load(self.folder).record
-        if dict(earlier.fingerprint) != json.loads(json.dumps(dict(self.record.fingerprint))):
+        if other_settings(earlier.fingerprint, self.record.fingerprint):
             return self
         return replace(self, record=replace(self.record, searched=earlier.searched))
 
