@@ -105,14 +105,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         from postdiff_calib.generate import generate
 
         start = time.perf_counter()
-        batches = generate(
-            loaded.pipe,
-            knobs,
-            job.prompts,
-            seeds,
-            **profile.generation,
-        )
-        images = torch.cat(list(batches))
+        images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))
         return images, (time.perf_counter() - start) / len(seeds)
 
     images, seconds = run(profile.knobs)

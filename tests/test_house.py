@@ -14,7 +14,7 @@ ORDER: list[tuple[str, ...]] = [
     ("errors", "progress"),
     ("knobs", "files", "models.families"),
     ("accelerate.techniques",),
-    ("plan", "budget"),
+    ("plan", "budget", "settings"),
     ("prompts",),
     ("models",),
     ("accelerate",),
@@ -39,7 +39,7 @@ HOMES = {
     "fvcore": {"cost"},
 }
 #: Packages that no module of these rooms may import at all, not even inside functions.
-PLAIN = {"errors", "progress", "knobs", "plan", "budget", "prompts"}
+PLAIN = {"errors", "progress", "knobs", "plan", "budget", "settings", "prompts"}
 HEAVY = {"torch", "diffusers", "transformers", "optuna", "open_clip"}
 
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.budget import Budget
-from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
+from postdiff_calib.errors import GuardError, ModelError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import SCENE, Workbench, generation_settings
@@ -25,6 +24,7 @@ from postdiff_calib.quality.metrics import quality_metrics
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
+from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
-    if job.noise not in ("coupled", "independent"):
-        raise KnobError(f"noise {job.noise!r}", "it is coupled or independent", "coupled keeps a seed's composition")
+    parse_noise(job.noise)
     if job.sampler not in ("postdiff", "tpe", "gp", "random", "nsga2"):
         raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
     if job.storage is None and job.study_name != STUDY_NAME:
@@ -74,18 +73,17 @@ def _refuse_other_job(job: CalibrateJob) -> None:
     if not os.path.lexists(job.folder / RECORD):
         return
     try:
-        known = Study.load(job.folder).record.job
+        known = Study.load(job.folder).record
     except StudyError as error:
         remedy = "move it away, then the same command writes it anew from the scores; or start anew (--fresh)"
         raise StudyError(error.given, error.rule, remedy) from error
+    then: dict[str, Any] = {"seed": known.seed, "noise": known.settings.noise}
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
     if job.num_prompts is not None:
-        now["num_prompts"] = job.num_prompts
+        then["num_prompts"], now["num_prompts"] = len(known.held_out), job.num_prompts
     cards = {card.name for card in CARDS}
-    if job.model in cards and known.get("model") in cards:
-        now["model"] = job.model
-    now = {name: value for name, value in now.items() if name in known}
-    then = {name: known[name] for name in now}
+    if job.model in cards and known.asked.model in cards:
+        then["model"], now["model"] = known.asked.model, job.model
     _refuse_difference(job.folder, then, now)
 
 
@@ -130,23 +128,23 @@ def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
             )
 
 
-def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
+def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
     """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
     from postdiff_calib.cost.build import build_cost_table, table_for_card
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
     known = next((card for card in CARDS if card.name == job.model), None)
-    if budget.kind != "macs" or (known is None) != (loaded is not None):
+    if job.budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)
     elif loaded is not None:
         card = loaded.card
-        settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
-        sizes = {name: settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
+        settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
+        sizes = {**settings.call, "batch_size": settings.batch_size}
         table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
-    limit = budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
+    limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
     require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
 
 

@@ -178,9 +178,7 @@ def counted_macs(profile: Profile, loaded: LoadedModel) -> float:
 
     table = build_cost_table(
         loaded,
-        height=profile.model.height,
-        width=profile.model.width,
-        guidance_scale=profile.model.guidance_scale,
+        **profile.generation.call,
         batch_size=profile.budget.batch_size,
         measure=False,
         scales=(),
@@ -198,7 +196,7 @@ def time_calls(
 
     pipe, batch = loaded.pipe, profile.budget.batch_size
     prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
-    size = {name: profile.generation[name] for name in ("height", "width", "guidance_scale")}
+    size = profile.generation.call
 
     def call(knobs: Any) -> float:
         generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
@@ -324,7 +322,7 @@ def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> Fre
     if count < 2:
         raise PromptError(f"{count} prompts", "an interval needs at least 2", "the default is 100")
     study = _study(profile)
-    named = None if study is None else study.record.job.get("prompts")
+    named = None if study is None else study.record.asked.prompts
     drawn = None
     for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
         if drawn is None and name is not None:

@@ -26,6 +26,7 @@ from postdiff_calib.profile.sections import (
     TradeoffSection,
 )
 from postdiff_calib.quality.metrics import SCORE
+from postdiff_calib.settings import GenerationSettings
 
 #: Written; version 1, which lacks single metrics and what was searched, is still read.
 SCHEMA_VERSION = 2
@@ -78,16 +79,16 @@ class Profile(Section):
         return (alone,)
 
     @property
-    def generation(self) -> dict[str, Any]:
-        """How pictures are made with this profile: the keyword arguments of ``generate``."""
-        return {
-            "height": self.model.height,
-            "width": self.model.width,
-            "guidance_scale": self.model.guidance_scale,
-            "batch_size": self.budget.batch_size,
-            "noise": self.noise,
-            "latent_multiple": self.latent_multiple,
-        }
+    def generation(self) -> GenerationSettings:
+        """How images are made with this profile."""
+        return GenerationSettings(
+            height=self.model.height,
+            width=self.model.width,
+            guidance_scale=self.model.guidance_scale,
+            batch_size=self.budget.batch_size,
+            noise=self.plan.noise,
+            latent_multiple=self.plan.latent_multiple,
+        )
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
         """What differs between ``pipe`` and the pipeline this profile was made for; see ``match``."""
