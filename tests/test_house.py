@@ -159,3 +159,15 @@ def test_public_names_resolve():
         assert getattr(postdiff_calib, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = postdiff_calib.nothing
+
+
+@pytest.mark.parametrize("room", ["jobs", "profile", "study"])
+def test_no_function_takes_more_than_seven_parameters(room):
+    wide = []
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = node.args
+                count = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+                wide += [f"{path.name}: {node.name} takes {count}"] if count > 7 else []
+    assert not wide
