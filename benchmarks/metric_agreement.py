@@ -42,6 +42,7 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 #: The calibration draw of the search table; its first prompts are used here.
@@ -78,18 +79,14 @@ class Images:
         """As ``evaluate.MeasuringEvaluator``: the CLIP scores, and ``scene`` beside them."""
         card = self.loaded.card
         texts = [self.prompts[i] for i in indices]
-        batches = generate(
-            self.loaded.pipe,
-            knobs,
-            texts,
-            list(indices),
+        settings = GenerationSettings(
             height=card.height,
             width=card.width,
             guidance_scale=card.guidance_scale,
             batch_size=self.batch_size,
             latent_multiple=card.latent_multiple,
         )
-        images = torch.cat(list(batches))
+        images = torch.cat(list(generate(self.loaded.pipe, knobs, texts, list(indices), settings)))
         check_health(images, texts)
         return Measured(self.scorer.score(images, texts), {"scene": self.judge.score(images, texts)})
 

@@ -47,17 +47,7 @@ def main() -> None:
     sheet = Image.new("RGB", (LABEL + COLUMNS * (side + 4), len(rows) * (side + 4) + CAPTION), "white")
     pen = ImageDraw.Draw(sheet)
     for y, (label, knobs) in enumerate(rows):
-        images = torch.cat(
-            list(
-                generate(
-                    loaded.pipe,
-                    knobs,
-                    prompts,
-                    seeds,
-                    **profile.generation,
-                )
-            )
-        )
+        images = torch.cat(list(generate(loaded.pipe, knobs, prompts, seeds, profile.generation)))
         label = label.replace("β", "beta").replace(" k=", "\nk=")  # the built-in font has no Greek
         pen.multiline_text((4, y * (side + 4) + side // 2 - 14), label, fill="black", font_size=11)
         for x, image in enumerate(images):

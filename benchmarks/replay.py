@@ -35,7 +35,6 @@ import numpy as np
 from replayed_search import Replay, default_settings
 from worlds import WORLDS, World, make_world
 
-from postdiff_calib.budget import Budget
 from postdiff_calib.jobs import checks
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.paired import compare
@@ -158,8 +157,7 @@ def one(key: Key) -> Run:
         signs = [np.sign(next(r["true"] for r in told if r["share"] == s)) for s in change]
         right = bool(signs[0] != signs[1])
     limit = world.limit(share)
-    budget = Budget(f"{share:.0%}", "macs", True, "median", share)
-    choice = choose(budget, limit, evidence)
+    choice = choose(limit, evidence)
     row = world.rows[choice.winner.plan.content]
     allowed = world.allowed_rows(share)
     verified, metrics = [], []

@@ -28,7 +28,8 @@ from postdiff_calib.search.strategy import (
     enqueued,
     prompt_order,
 )
-from postdiff_calib.study.conclude import Evidence, Scored, SearchedBudget
+from postdiff_calib.study.conclude import Evidence, Scored
+from postdiff_calib.study.searched import SearchedBudget
 
 #: The row it would choose from so many images on.
 Curve = list[tuple[int, int]]

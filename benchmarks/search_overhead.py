@@ -28,7 +28,6 @@ from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
-from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Silent
 from postdiff_calib.study.record import Study
 
@@ -70,17 +69,15 @@ def run(job: CalibrateJob) -> dict[str, Any]:
     plain, prompt_set = calibrate.set_up(job, loaded)
     bench = TimedWorkbench(**{f.name: getattr(plain, f.name) for f in fields(plain)})
     table = calibrate.price(bench, Silent())
-    budget = parse_budget(job.budget)
-    limit = budget.resolve(table.price(compile_plan(Knobs(loaded.card.num_inference_steps))))
     study = Study(job.folder, calibrate.record_of(job, bench, prompt_set, table))
     study = calibrate.spread_stage(study, bench, Silent())
     bench.clock["pictures"] = 0.0
     start = time.perf_counter()
-    search = calibrate.run_stage(study, bench, limit, Silent())
+    search = calibrate.run_stage(study, bench, Silent())
     searched, pictures = time.perf_counter() - start, bench.clock["pictures"]
     study = study.with_search(search.trials, search.failed, calibrate.searched_budgets(search.searched))
     study = calibrate.confirm_stage(study, bench, search, Silent())
-    study.conclude(budget)
+    study.conclude()
     whole, all_pictures = time.perf_counter() - start, bench.clock["pictures"]
     return {
         "images": search.images_made,
@@ -104,7 +101,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             job = CalibrateJob(
                 model=options.model,
-                budget=options.budget,
+                budget=parse_budget(options.budget),
                 num_prompts=options.num_prompts,
                 trials=trials,
                 device=options.device,

@@ -36,6 +36,7 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.search.space import Candidate, SearchSpace
+from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,18 +51,14 @@ class Pictures:
         """As ``evaluate.Evaluator``."""
         card = self.loaded.card
         texts = [self.prompts[i] for i in indices]
-        batches = generate(
-            self.loaded.pipe,
-            knobs,
-            texts,
-            list(indices),
+        settings = GenerationSettings(
             height=card.height,
             width=card.width,
             guidance_scale=card.guidance_scale,
             batch_size=self.batch_size,
             latent_multiple=card.latent_multiple,
         )
-        images = torch.cat(list(batches))
+        images = torch.cat(list(generate(self.loaded.pipe, knobs, texts, list(indices), settings)))
         check_health(images, texts)
         return self.scorer.score(images, texts)
 

@@ -25,6 +25,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.scores.evaluator import PictureEvaluator
+from postdiff_calib.settings import GenerationSettings
 
 #: Each must lose by at least so many standard errors.
 MUST_LOSE = {Knobs(4): 5, Knobs(20, cache_interval=5): 3, Knobs(20, guidance_fraction=0.3): 3, Knobs(20, 0.8, 0.375): 3}
@@ -58,13 +59,13 @@ def main() -> int:
     scorer = ClipScorer(card.scorer, device=loaded.device)
     prompts, _ = draw(load_prompt_set(card.prompt_set), args.num, args.seed)
     scale = card.guidance_scale if args.guidance_scale is None else args.guidance_scale
-    settings = {
-        "height": card.height,
-        "width": card.width,
-        "guidance_scale": scale,
-        "batch_size": 25,
-        "latent_multiple": card.latent_multiple,
-    }
+    settings = GenerationSettings(
+        height=card.height,
+        width=card.width,
+        guidance_scale=scale,
+        batch_size=25,
+        latent_multiple=card.latent_multiple,
+    )
     evaluator = PictureEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings)
     table = table_for_card(card, guidance_scale=scale)
     baseline = Knobs(card.num_inference_steps)

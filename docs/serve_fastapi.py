@@ -53,7 +53,7 @@ class Painter:
 
     def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[bytes]:
         """PNG files for prompts, a batch at a time."""
-        batches = generate(self.loaded.pipe, self.profile, prompts, seeds, **self.profile.generation)
+        batches = generate(self.loaded.pipe, self.profile, prompts, seeds, self.profile.generation)
         return [_png(image) for images in batches for image in images]
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from postdiff_calib.errors import BudgetError
@@ -65,12 +65,20 @@ class Limit:
         quantile: for seconds, which quantile is limited.
         value: the limit, in seconds or MACs (``full``) per image.
         baseline: the baseline's own cost in the same terms.
+        text: the budget as it was asked for; by default the value, as ``parse_budget`` reads it. Two limits of one
+            value are equal, whatever was written.
     """
 
     kind: BudgetKind
     quantile: Quantile
     value: float
     baseline: float
+    text: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            before, unit = ("p95:" if self.quantile == "p95" else ""), ("s" if self.kind == "seconds" else "MACs")
+            object.__setattr__(self, "text", f"{before}{float(self.value)!r}{unit}")
 
     def measure(self, cost: PlanCost) -> float:
         """The figure of ``cost`` that this limit is about.
@@ -154,7 +162,8 @@ class Budget:
         """
         unscaled = Limit(self.kind, self.quantile, self.amount, math.nan)
         baseline = unscaled.measure(baseline_cost)
-        return Limit(self.kind, self.quantile, self.amount * baseline if self.relative else self.amount, baseline)
+        value = self.amount * baseline if self.relative else self.amount
+        return Limit(self.kind, self.quantile, value, baseline, self.text)
 
     def describe(self, batch_size: int = 1) -> str:
         """In words, with the batch at which seconds are meant, e.g. ``at most 1.2 s per image (median, batch 4)``."""

@@ -12,6 +12,7 @@ from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
 
 if TYPE_CHECKING:
@@ -61,14 +62,6 @@ class GenerateResult:
         return asdict(self)
 
 
-def mismatches(profile: Profile, loaded: LoadedModel) -> list[str]:
-    """What differs between the pipeline a profile was made for and the one at hand; empty when it applies."""
-    found = profile.pipeline_mismatches(loaded.pipe)
-    if loaded.fingerprint != profile.model.fingerprint:
-        found.append(f"weights or configuration ({loaded.fingerprint}, profile: {profile.model.fingerprint})")
-    return found
-
-
 def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tuple[LoadedModel, tuple[str, ...]]:
     """Load the profile's model and make sure that the profile applies to it.
 
@@ -78,7 +71,7 @@ def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tu
     from postdiff_calib.models.load import load_pipeline
 
     loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype)
-    found = mismatches(profile, loaded)
+    found = mismatches(profile.model, loaded)
     if found and not override:
         raise ProfileError(
             f"profile for {profile.model.id}",
@@ -112,14 +105,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         from postdiff_calib.generate import generate
 
         start = time.perf_counter()
-        batches = generate(
-            loaded.pipe,
-            knobs,
-            job.prompts,
-            seeds,
-            **profile.generation,
-        )
-        images = torch.cat(list(batches))
+        images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))
         return images, (time.perf_counter() - start) / len(seeds)
 
     images, seconds = run(profile.knobs)

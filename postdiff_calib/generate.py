@@ -19,6 +19,7 @@ import torch
 
 from postdiff_calib.accelerate.attach import accelerated, is_enabled_with
 from postdiff_calib.errors import UsageError
+from postdiff_calib.settings import GenerationSettings
 
 
 class TextCache:
@@ -63,13 +64,8 @@ def generate(
     knobs: Any,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    settings: GenerationSettings,
     *,
-    height: int,
-    width: int,
-    guidance_scale: float,
-    batch_size: int,
-    noise: str | None = None,
-    latent_multiple: int | None = None,
     negative_prompt: str | None = None,
     text_cache: TextCache | None = None,
 ) -> Iterator[torch.Tensor]:
@@ -83,11 +79,7 @@ def generate(
         knobs: ``Knobs``, or an object with ``knobs`` (a profile). Knobs that round to nothing are allowed here.
         prompts: N prompts.
         seeds: N seeds, one per prompt.
-        height, width: picture size in pixels.
-        guidance_scale: w, as the pipeline takes it.
-        batch_size: prompts per call, at least 1.
-        noise: ``coupled`` (default) or ``independent``.
-        latent_multiple: as for ``enable``.
+        settings: how images are made, whatever the plan; of a profile, its ``generation``.
         negative_prompt: one for all prompts, or None for the pipeline's default.
         text_cache: where encoded batches are remembered between calls, or None. It pays where the same batches of
             prompts are run under many knobs.
@@ -96,17 +88,13 @@ def generate(
         float32 CPU tensors (b, 3, H, W) in [0, 1], b ≤ batch_size, in the order of the prompts.
 
     Raises:
-        UsageError: prompts and seeds differ in number, or the batch size is below 1.
+        UsageError: prompts and seeds differ in number.
     """
     if len(prompts) != len(seeds):
         raise UsageError(
             f"{len(prompts)} prompts and {len(seeds)} seeds", "every prompt has its own seed", "pass as many of each"
         )
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}", "it must be at least 1", "take 1, or what the memory holds")
-    arguments: dict[str, Any] = {"height": height, "width": width, "guidance_scale": guidance_scale}
-    options: dict[str, Any] = {"noise": noise, "latent_multiple": latent_multiple}
-    return _batches(pipe, knobs, prompts, seeds, arguments, options, batch_size, negative_prompt, text_cache)
+    return _batches(pipe, knobs, prompts, seeds, settings, negative_prompt, text_cache)
 
 
 def _batches(
@@ -114,12 +102,11 @@ def _batches(
     knobs: Any,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    arguments: dict[str, Any],
-    options: dict[str, Any],
-    batch_size: int,
+    settings: GenerationSettings,
     negative_prompt: str | None,
     text_cache: TextCache | None,
 ) -> Iterator[torch.Tensor]:
+    arguments, batch_size = settings.call, settings.batch_size
     for first in range(0, len(prompts), batch_size):
         batch = list(prompts[first : first + batch_size])
         if negative_prompt is not None:
@@ -127,8 +114,8 @@ def _batches(
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
         attached = (
             nullcontext()
-            if is_enabled_with(pipe, knobs, **options)
-            else accelerated(pipe, knobs, strict=False, **options)
+            if is_enabled_with(pipe, knobs, **settings.attachment)
+            else accelerated(pipe, knobs, strict=False, **settings.attachment)
         )
         remembered = text_cache.attached(pipe) if text_cache is not None else nullcontext()
         with attached, remembered, _quiet(pipe), torch.inference_mode():

@@ -176,8 +176,7 @@ def check_table(content: bytes) -> None:
 def check_record(data: Any) -> None:
     with only_our_errors():
         record = StudyRecord.from_dict(data)
-        _ = record.quality, record.searched_budgets, record.guards, record.held_out_seed
-        parse_budget(record.job["budget"])
+        _ = record.objective, record.searched, record.asked.rails, record.held_out_seed
         record.cost.price(compile_plan(record.baseline))
         assert StudyRecord.from_dict(record.as_dict()).as_dict() == record.as_dict()
 

@@ -12,14 +12,17 @@ from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.scores.book import FileStore
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.strategy import FURTHER_FINALISTS, OWN_FINALISTS
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.conclude import SearchedBudget
-from postdiff_calib.study.record import Study, StudyRecord, further_limits, searched_data
+from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.study.asked import Asked
+from postdiff_calib.study.record import Study, StudyRecord
+from postdiff_calib.study.searched import SearchedBudget, further_limits
 
 N, N_HELD_OUT = 80, 60
 BASELINE = Knobs(20)
@@ -97,7 +100,7 @@ def finalists(limit: Limit, counts: Mapping[Arm, int]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def searched(budget: str, widened: Unfound | None = None) -> tuple[dict[str, object], ...]:
+def searched(budget: str, widened: Unfound | None = None) -> tuple[SearchedBudget, ...]:
     """What the searches of the own budget and of the further ones (25, 40 and 80 %) came to, the own one first.
 
     Every plan counts as judged, so nothing better may lie elsewhere, but for what ``widened`` says of the own budget.
@@ -108,7 +111,7 @@ def searched(budget: str, widened: Unfound | None = None) -> tuple[dict[str, obj
     budgets += [
         SearchedBudget(limit, finalists(limit, FURTHER_FINALISTS), Unfound(), fits) for limit in further_limits(own)
     ]
-    return tuple(searched_data(budget) for budget in budgets)
+    return tuple(budgets)
 
 
 def write_scores(path: Path, losses: dict[Knobs, float], n: int, seed: int, *, scene: bool = False) -> None:
@@ -142,25 +145,20 @@ def study_record(
     """
     data = profile_data()
     model = {**data["model"], "scheduler": "DDIMScheduler", "guidance_scale": 3.6}
-    derived = ("num_held_out", "trials", "images", "smallest_difference", "notes")
-    given = {"model": "shapes", "budget": budget, "prompts": None, "num_prompts": N_HELD_OUT, "trials": None, "seed": 0}
-    options = {"noise": "coupled", "sampler": "postdiff", "dtype": "float32"}
+    derived = {"num_held_out": 0, "trials": 0, "images": 0, "smallest_difference": 0.0, "notes": []}
     fields = {
-        "job": {**given, **options, "delta": [], "weight": [], "max_drop": [], "guards": []},
-        "settings": {"batch_size": 10, "noise": "coupled", "latent_multiple": 2},
+        "asked": Asked("shapes", parse_budget(budget), trials=len(LOSSES), seed=0),
+        "settings": GenerationSettings(64, 64, 3.6, batch_size=10, latent_multiple=2),
         "fingerprint": {"model": "0123abcd"},
         "num_inference_steps": 20,
-        "model": model,
-        "evidence": {
-            **{key: value for key, value in data["evidence"].items() if key not in derived},
-            "num_prompts": N_HELD_OUT,
-        },
-        "environment": {key: value for key, value in data["environment"].items() if key != "latency_device"},
+        "model": ModelSection.model_validate(model),
+        "evidence": EvidenceSection(**{**data["evidence"], **derived, "num_prompts": N_HELD_OUT}),
+        "environment": EnvironmentSection(**{**data["environment"], "latency_device": None}),
         "calibration": tuple(f"prompt {i}" for i in range(N)),
         "held_out": tuple(f"unseen prompt {i}" for i in range(N_HELD_OUT)),
         "cost": cost_table(latency(1e-6)),
         "trials": len(LOSSES),
-        "objective": Objective((CLIP, SCENE) if scene else (CLIP,)).as_data(),
+        "objective": Objective((CLIP, SCENE) if scene else (CLIP,)),
         "searched": searched(budget, widened),
     }
     return StudyRecord(**{**fields, **changes})
@@ -184,7 +182,7 @@ def make_study(
     if scores:
         write_scores(folder / SCORES, LOSSES, N, 0, scene=scene)
     if scores and held_out:
-        judged = {plan for budget in study.record.searched_budgets for plan in budget.finalists}
+        judged = {plan for budget in study.record.searched for plan in budget.finalists}
         losses = {k: loss for k, loss in LOSSES.items() if k == BASELINE or compile_plan(k).content in judged}
         write_scores(folder / HELD_OUT, losses, N_HELD_OUT, 1, scene=scene)
     return study

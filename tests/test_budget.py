@@ -151,3 +151,21 @@ def test_several_budgets_have_commas_between_them():
     for text in ("", "0.8s,", "1,5s"):
         with pytest.raises(BudgetError):
             parse_budgets(text)
+
+
+@pytest.mark.parametrize("text", ["60%", "2x", "1.2s", "p95:1.5s", "0.5TMACs", "60% time"])
+def test_a_limit_carries_the_text_it_was_asked_for_by(text):
+    assert parse_budget(f" {text} ").resolve(BASELINE).text == text
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [Limit("macs", "median", 6e11, 1e12), Limit("seconds", "median", 0.1, 2.0), Limit("seconds", "p95", 3.0, 4.0)],
+)
+def test_a_limit_without_a_text_gets_one_that_says_the_same(limit):
+    cost = PlanCost(limit.baseline, limit.baseline, limit.baseline, limit.baseline)
+    assert parse_budget(limit.text).resolve(cost) == limit
+
+
+def test_limits_are_compared_by_value_not_by_text():
+    assert Limit("macs", "median", 60.0, 100.0, "60%") == Limit("macs", "median", 60.0, 100.0, "60MACs")

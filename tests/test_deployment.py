@@ -72,7 +72,7 @@ def test_a_deployment_needs_no_search_no_scorer_and_no_command_line(shapes, path
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
-    (batch,) = generate(shapes.pipe, load_profile(path), PROMPTS[:1], [5], **load_profile(path).generation)
+    (batch,) = generate(shapes.pipe, load_profile(path), PROMPTS[:1], [5], load_profile(path).generation)
     digest = hashlib.sha256(to_picture(batch[0]).tobytes()).hexdigest()
     assert result.stdout.split() == ["(64,", "64)", digest]
 
@@ -127,7 +127,7 @@ def test_the_server_makes_the_pictures_that_generate_makes(server, shapes, path)
     from fastapi.testclient import TestClient
 
     profile = load_profile(path)
-    images = torch.cat(list(generate(shapes.pipe, profile, PROMPTS, [7, 8, 9], **profile.generation)))
+    images = torch.cat(list(generate(shapes.pipe, profile, PROMPTS, [7, 8, 9], profile.generation)))
     expected = [np.asarray(to_picture(image), dtype=int) for image in images]
     painter = server.Painter(path, device="cpu")
 

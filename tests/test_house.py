@@ -14,7 +14,7 @@ ORDER: list[tuple[str, ...]] = [
     ("errors", "progress"),
     ("knobs", "files", "models.families"),
     ("accelerate.techniques",),
-    ("plan", "budget"),
+    ("plan", "budget", "settings"),
     ("prompts",),
     ("models",),
     ("accelerate",),
@@ -39,7 +39,7 @@ HOMES = {
     "fvcore": {"cost"},
 }
 #: Packages that no module of these rooms may import at all, not even inside functions.
-PLAIN = {"errors", "progress", "knobs", "plan", "budget", "prompts"}
+PLAIN = {"errors", "progress", "knobs", "plan", "budget", "settings", "prompts"}
 HEAVY = {"torch", "diffusers", "transformers", "optuna", "open_clip"}
 
 
@@ -159,3 +159,15 @@ def test_public_names_resolve():
         assert getattr(postdiff_calib, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = postdiff_calib.nothing
+
+
+@pytest.mark.parametrize("room", ["jobs", "profile", "study"])
+def test_no_function_takes_more_than_seven_parameters(room):
+    wide = []
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = node.args
+                count = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+                wide += [f"{path.name}: {node.name} takes {count}"] if count > 7 else []
+    assert not wide

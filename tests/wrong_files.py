@@ -82,14 +82,14 @@ def profiles():
 def records(good):
     """Name → text of files that are no study's record; ``good`` is a record's data."""
     changed = {
-        "version": ("record_version", 1),
-        "budget": ("job.budget", "fast"),
-        "budget_number": ("job.budget", 5),
-        "seed": ("job.seed", -3),
-        "seed_text": ("job.seed", "0"),
-        "noise": ("job.noise", "loud"),
-        "delta": ("job.delta", "clip=1"),
-        "guards": ("job.guards", ["fid=3"]),
+        "version": ("record_version", 2),
+        "budget": ("asked.budget", "fast"),
+        "budget_number": ("asked.budget", 5),
+        "seed": ("asked.seed", -3),
+        "seed_text": ("asked.seed", "0"),
+        "noise": ("settings.noise", "loud"),
+        "delta": ("asked.delta", "clip=1"),
+        "guards": ("asked.guards", ["fid=3"]),
         "batch": ("settings.batch_size", 0),
         "steps": ("num_inference_steps", 0),
         "steps_list": ("num_inference_steps", [20]),
@@ -117,9 +117,9 @@ def records(good):
         "cost_count": ("cost.steps.0.seconds.median", -1.0),
     }
     texts = {name: json.dumps(_at(good, *change)) for name, change in changed.items()}
-    missing = {key: value for key, value in good.items() if key != "job"}
+    missing = {key: value for key, value in good.items() if key != "asked"}
     texts |= {
-        "no_job": json.dumps(missing),
+        "no_asked": json.dumps(missing),
         "list": "[]",
         "null": "null",
         "empty": "",

@@ -71,7 +71,7 @@ class Conditions:
         Raises:
             UsageError: the call differs from the profile, and there is no override.
         """
-        wanted = {name: self.profile.generation[name] for name in ARGUMENTS if name in accepted}
+        wanted = {name: getattr(self.profile.generation, name) for name in ARGUMENTS if name in accepted}
         other = {name: value for name, value in wanted.items() if given.get(name) is not None and given[name] != value}
         if other and not self.override:
             raise UsageError(

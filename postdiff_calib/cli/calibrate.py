@@ -95,6 +95,7 @@ def calibrate_command(
 
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
+    from postdiff_calib.budget import parse_budget
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.job import CalibrateJob
     from postdiff_calib.report.progress import console_progress
@@ -102,7 +103,7 @@ def calibrate_command(
 
     job = CalibrateJob(
         model=model,
-        budget=budget,
+        budget=parse_budget(budget),
         prompts=prompts,
         num_prompts=num_prompts,
         trials=trials,

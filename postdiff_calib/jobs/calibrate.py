@@ -13,19 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postdiff_calib.budget import Limit, PlanCost, parse_budget
+from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
-from postdiff_calib.study.conclude import SearchedBudget
-from postdiff_calib.study.record import Study, StudyRecord, further_limits
+from postdiff_calib.settings import parse_noise
+from postdiff_calib.study.asked import Asked
+from postdiff_calib.study.record import Study, StudyRecord
+from postdiff_calib.study.searched import SearchedBudget, further_limits
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
@@ -54,36 +55,15 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
     progress = progress or Silent()
-    budget = parse_budget(job.budget)
-    check_job(job)
-    left_out = check_guards(job)
-    if left_out:
-        progress.note(left_out)
-
-    refuse_unreachable(budget, job)
-
-    from postdiff_calib.models.load import load_pipeline
-
-    progress.stage("loading the model")
-    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
-    for note in loaded.notes:
-        progress.note(note)
-    refuse_unreachable(budget, job, loaded)
-    bench, prompt_set = set_up(job, loaded)
-    if left_out := check_metrics(job, bench):
-        progress.note(left_out)
-    if not job.fresh:
-        refuse_other_study(job, bench)
+    bench, prompt_set = load_stage(job, progress)
     table = price(bench, progress)
-    limit = budget.resolve(table.price(compile_plan(Knobs(bench.loaded.card.num_inference_steps))))
-    if limit.above_baseline:
-        progress.note(limit.above_baseline)
-
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
+    if above := study.record.resolve().above_baseline:
+        progress.note(above)
     if not job.fresh:
         study = study.with_earlier_searches()
     study = spread_stage(study, bench, progress, fresh=job.fresh)
-    search = run_stage(study, bench, limit, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
+    search = run_stage(study, bench, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
     study = study.with_search(search.trials, search.failed, searched_budgets(search.searched))
     interrupted = search.interrupted
     if not interrupted:
@@ -92,12 +72,36 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         except KeyboardInterrupt:
             interrupted = True
     try:
-        profile = study.conclude(budget)
+        profile = study.conclude()
     except (BudgetError, CheckError):
         if interrupted:
             raise KeyboardInterrupt from None
         raise
     return CalibrateResult(profile, profile.save(job.out), interrupted)
+
+
+def load_stage(job: CalibrateJob, progress: Progress) -> tuple[Workbench, str]:
+    """Refuse what is wrong as soon as it can be known, and load the model, the scorer and the prompts.
+
+    Returns the workbench and the prompt set's name.
+    """
+    from postdiff_calib.models.load import load_pipeline
+
+    check_job(job)
+    if left_out := check_guards(job):
+        progress.note(left_out)
+    refuse_unreachable(job)
+    progress.stage("loading the model")
+    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
+    for note in loaded.notes:
+        progress.note(note)
+    refuse_unreachable(job, loaded)
+    bench, prompt_set = set_up(job, loaded)
+    if left_out := check_metrics(job, bench):
+        progress.note(left_out)
+    if not job.fresh:
+        refuse_other_study(job, bench)
+    return bench, prompt_set
 
 
 def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
@@ -109,7 +113,7 @@ def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     prompt_set = load_prompt_set(job.prompts or card.prompt_set)
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
-    settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
+    settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
     return Workbench(loaded, scorer, calibration, held_out, job.seed, settings), prompt_set.name
 
 
@@ -120,10 +124,8 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
     settings = bench.settings
     table = build_cost_table(
         bench.loaded,
-        height=settings["height"],
-        width=settings["width"],
-        guidance_scale=settings["guidance_scale"],
-        batch_size=settings["batch_size"],
+        **settings.call,
+        batch_size=settings.batch_size,
         measure=True,
         scales=bench.loaded.card.low_res_scales,
         quick=True,
@@ -146,8 +148,8 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
     from postdiff_calib.scores.book import FileStore, ScoreBook
 
     record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
-    deltas = parse_per_metric("--delta", record.job["delta"], bench.metrics)
-    weights = parse_per_metric("--weight", record.job["weight"], bench.metrics)
+    deltas = parse_per_metric("--delta", record.asked.delta, bench.metrics)
+    weights = parse_per_metric("--weight", record.asked.weight, bench.metrics)
     twice = replace(bench.calibration, prompts=bench.calibration.prompts[:n] * 2)
     seed = record.seed + len(bench.calibration) + len(bench.held_out)
     progress.stage("measuring the baseline's spread", 2 * n)
@@ -169,7 +171,6 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
 def run_stage(
     study: Study,
     bench: Workbench,
-    limit: Limit,
     progress: Progress,
     *,
     fresh: bool = False,
@@ -177,12 +178,13 @@ def run_stage(
     name: str = STUDY_NAME,
     join: bool = False,
 ) -> SearchResult:
-    """The Optuna study over the space's plans within the limit, alone, as the leader of workers, or as one of them."""
+    """The Optuna study of the plans within the study's budget: alone, as the leader of workers, or as one of them."""
     from postdiff_calib.search.backend.run import Problem, run_search
     from postdiff_calib.search.backend.run import Progress as SearchProgress
     from postdiff_calib.search.strategy import SearchSettings, default_explore_prompts
 
     record, last = study.record, 0
+    limit = record.resolve()
 
     def show(state: SearchProgress) -> None:
         nonlocal last
@@ -198,14 +200,14 @@ def run_stage(
         evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),
         num_prompts=len(record.calibration),
         further=further_limits(limit),
-        objective=record.quality,
+        objective=record.objective,
     )
     settings = SearchSettings(
-        n_trials=record.job["trials"],
-        sampler=record.job["sampler"],
+        n_trials=record.asked.trials,
+        sampler=record.asked.sampler,
         seed=record.seed,
         explore_prompts=default_explore_prompts(len(record.held_out)),
-        guards=record.guards,
+        guards=record.asked.rails,
     )
     progress.stage("searching")
     return run_search(
@@ -258,58 +260,62 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card
     known = card.name if card.name != loaded.source else None
+    trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler)
     return StudyRecord(
-        job={
-            "model": job.model,
-            "budget": job.budget,
-            "prompts": job.prompts,
-            "num_prompts": len(bench.held_out),
-            "trials": job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler),
-            "seed": job.seed,
-            "noise": job.noise,
-            "sampler": job.sampler,
-            "dtype": loaded.dtype,
-            "delta": list(job.delta),
-            "weight": list(job.weight),
-            "max_drop": list(job.max_drop),
-            "guards": list(job.guards),
-        },
+        asked=Asked(
+            model=job.model,
+            budget=job.budget,
+            trials=trials,
+            seed=job.seed,
+            prompts=job.prompts,
+            sampler=job.sampler,
+            delta=job.delta,
+            weight=job.weight,
+            max_drop=job.max_drop,
+            guards=job.guards,
+        ),
         settings=bench.settings,
         fingerprint=bench.fingerprint(),
         num_inference_steps=card.num_inference_steps,
-        model={
-            "id": known if known == "shapes" else loaded.source,
-            "card": known,
-            "revision": loaded.revision or "local",
-            "pipeline_class": type(pipe).__name__,
-            "denoiser_class": type(getattr(pipe, card.denoiser_role)).__name__,
-            "fingerprint": loaded.fingerprint,
-            "dtype": loaded.dtype,
-            "height": card.height,
-            "width": card.width,
-            "scheduler": type(pipe.scheduler).__name__,
-            "guidance_scale": float(card.guidance_scale),
-            "configuration": configuration_of(pipe),
-            "notes": list(loaded.notes),
-        },
-        evidence={
-            "prompt_set": prompt_set,
-            "prompt_set_sha256": bench.calibration.sha256,
-            "num_prompts": len(bench.held_out),
-            "held_out_sha256": bench.held_out.sha256,
-            "seed": job.seed,
-            "scorer": "shapes" if known == "shapes" else bench.scorer.name,
-            "scorer_sha256": bench.scorer.weights_sha256,
-            "sampler": job.sampler,
-            "study": str(job.folder),
-        },
-        environment={
-            "device": device_name(loaded.device),
-            "versions": {
+        model=ModelSection(
+            id=known if known == "shapes" else loaded.source,
+            card=known,
+            revision=loaded.revision or "local",
+            pipeline_class=type(pipe).__name__,
+            denoiser_class=type(getattr(pipe, card.denoiser_role)).__name__,
+            fingerprint=loaded.fingerprint,
+            dtype=loaded.dtype,
+            height=card.height,
+            width=card.width,
+            scheduler=type(pipe.scheduler).__name__,
+            guidance_scale=float(card.guidance_scale),
+            configuration=configuration_of(pipe),
+            notes=list(loaded.notes),
+        ),
+        evidence=EvidenceSection(
+            prompt_set=prompt_set,
+            prompt_set_sha256=bench.calibration.sha256,
+            num_prompts=len(bench.held_out),
+            num_held_out=0,
+            held_out_sha256=bench.held_out.sha256,
+            seed=job.seed,
+            scorer="shapes" if known == "shapes" else bench.scorer.name,
+            scorer_sha256=bench.scorer.weights_sha256,
+            sampler=job.sampler,
+            trials=0,
+            images=0,
+            smallest_difference=0.0,
+            study=str(job.folder),
+            notes=[],
+        ),
+        environment=EnvironmentSection(
+            device=device_name(loaded.device),
+            latency_device=None,
+            versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},
             },
-        },
+        ),
         calibration=bench.calibration.prompts,
         held_out=bench.held_out.prompts,
         cost=table,

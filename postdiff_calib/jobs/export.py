@@ -71,7 +71,7 @@ def run_export(job: ExportJob) -> list[Exported]:
         raise UsageError("--budget with --budgets", "they say the same thing", "leave one out")
     study = Study.load(job.study).require_scores()
     several = parse_budgets(job.budgets) if job.budgets is not None else None
-    budgets = several or [parse_budget(job.budget if job.budget is not None else str(study.record.job["budget"]))]
+    budgets = several or [parse_budget(job.budget) if job.budget is not None else study.record.asked.budget]
     table = None if job.latency_table is None else _table_for(study, job.latency_table, budgets)
     ending, render = FORMATS[job.format]
     out = job.out or Path(f"profile{ending}")

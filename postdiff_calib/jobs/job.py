@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from postdiff_calib.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
 from postdiff_calib.scores.names import STUDY_NAME
 
@@ -21,7 +22,7 @@ class CalibrateJob:
     """
 
     model: str = "shapes"
-    budget: str = "60%"
+    budget: Budget = parse_budget("60%")  # noqa: RUF009  # frozen
     prompts: str | None = None
     num_prompts: int | None = None
     trials: int | None = None

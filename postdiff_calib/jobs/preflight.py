@@ -6,25 +6,25 @@ folder before anything is written into it.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.budget import Budget
-from postdiff_calib.errors import GuardError, KnobError, ModelError, OutputError, StudyError
+from postdiff_calib.errors import GuardError, ModelError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import SCENE, Workbench, generation_settings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.quality.metrics import quality_metrics
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
+from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
-    if job.noise not in ("coupled", "independent"):
-        raise KnobError(f"noise {job.noise!r}", "it is coupled or independent", "coupled keeps a seed's composition")
+    parse_noise(job.noise)
     if job.sampler not in ("postdiff", "tpe", "gp", "random", "nsga2"):
         raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
     if job.storage is None and job.study_name != STUDY_NAME:
@@ -74,18 +73,17 @@ def _refuse_other_job(job: CalibrateJob) -> None:
     if not os.path.lexists(job.folder / RECORD):
         return
     try:
-        known = Study.load(job.folder).record.job
+        known = Study.load(job.folder).record
     except StudyError as error:
         remedy = "move it away, then the same command writes it anew from the scores; or start anew (--fresh)"
         raise StudyError(error.given, error.rule, remedy) from error
+    then: dict[str, Any] = {"seed": known.seed, "noise": known.settings.noise}
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
     if job.num_prompts is not None:
-        now["num_prompts"] = job.num_prompts
+        then["num_prompts"], now["num_prompts"] = len(known.held_out), job.num_prompts
     cards = {card.name for card in CARDS}
-    if job.model in cards and known.get("model") in cards:
-        now["model"] = job.model
-    now = {name: value for name, value in now.items() if name in known}
-    then = {name: known[name] for name in now}
+    if job.model in cards and known.asked.model in cards:
+        then["model"], now["model"] = known.asked.model, job.model
     _refuse_difference(job.folder, then, now)
 
 
@@ -130,23 +128,23 @@ def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
             )
 
 
-def refuse_unreachable(budget: Budget, job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
+def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
     """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
     from postdiff_calib.cost.build import build_cost_table, table_for_card
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
     known = next((card for card in CARDS if card.name == job.model), None)
-    if budget.kind != "macs" or (known is None) != (loaded is not None):
+    if job.budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)
     elif loaded is not None:
         card = loaded.card
-        settings = generation_settings(loaded, noise=job.noise, batch_size=job.batch_size)
-        sizes = {name: settings[name] for name in ("height", "width", "guidance_scale", "batch_size")}
+        settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
+        sizes = {**settings.call, "batch_size": settings.batch_size}
         table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
-    limit = budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
+    limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
     require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
 
 
@@ -160,18 +158,16 @@ def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
     """
     from postdiff_calib.search.backend.storage import refuse_other_settings
 
-    wanted = json.loads(json.dumps(bench.fingerprint()))
+    wanted = bench.fingerprint()
     if os.path.lexists(job.folder / RECORD):
-        _refuse_difference(job.folder, dict(Study.load(job.folder).record.fingerprint), wanted)
+        _refuse_difference(job.folder, Study.load(job.folder).record.fingerprint, wanted)
     refuse_other_settings(job.folder, job.storage, job.study_name, {**wanted, "num_prompts": len(bench.calibration)})
 
 
-def _refuse_difference(folder: Path, known: dict[str, Any], wanted: dict[str, Any]) -> None:
-    from postdiff_calib.search.backend.storage import differences
-
-    if known != wanted:
+def _refuse_difference(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if other := other_settings(known, wanted):
         raise StudyError(
             f"study {folder}",
-            f"it was made with other settings: {differences(known, wanted)}",
+            f"it was made with other settings: {other}",
             "use those again, another folder (--study), or start anew (--fresh)",
         )

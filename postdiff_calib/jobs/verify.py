@@ -22,7 +22,7 @@ from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.profile import Profile, load_profile, match
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import PromptSet, content_hash, draw, left_over, load_prompt_set
 from postdiff_calib.study.record import Study
@@ -140,20 +140,18 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
 
 def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     """Is this the pipeline that the profile was made for?"""
-    from postdiff_calib.models.fingerprint import configuration_of
-
     model, pipe = profile.model, loaded.pipe
+    pipeline, denoiser, scheduler = match.class_facts(model, pipe)
     other = "the figures are of another model"
-    denoiser = getattr(pipe, loaded.card.denoiser_role, None)
-    found = [
-        checks.same("weights", model.fingerprint, loaded.fingerprint, "the weights or the networks differ"),
-        checks.same("pipeline", model.pipeline_class, type(pipe).__name__, other),
-        checks.same("denoiser", model.denoiser_class, type(denoiser).__name__, other),
-        checks.same("scheduler", model.scheduler, type(pipe.scheduler).__name__, "another scheduler, other pictures"),
+    told = [
+        ("weights", match.weights_fact(model, loaded), "the weights or the networks differ"),
+        ("pipeline", pipeline, other),
+        ("denoiser", denoiser, other),
+        ("scheduler", scheduler, "another scheduler, other pictures"),
     ]
-    if model.configuration is not None:
-        reason = "a network or the scheduler is set up otherwise"
-        found.append(checks.same("configuration", model.configuration, configuration_of(pipe), reason))
+    if (configuration := match.configuration_fact(model, pipe)) is not None:
+        told.append(("configuration", configuration, "a network or the scheduler is set up otherwise"))
+    found = [checks.same(name, fact.wanted, fact.found, reason) for name, fact, reason in told]
     size = (f"{model.height}×{model.width}", f"{loaded.card.height}×{loaded.card.width}")
     found.append(checks.same("size", *size, "the model's own size is not the profile's"))
     return found
@@ -180,9 +178,7 @@ def counted_macs(profile: Profile, loaded: LoadedModel) -> float:
 
     table = build_cost_table(
         loaded,
-        height=profile.model.height,
-        width=profile.model.width,
-        guidance_scale=profile.model.guidance_scale,
+        **profile.generation.call,
         batch_size=profile.budget.batch_size,
         measure=False,
         scales=(),
@@ -200,7 +196,7 @@ def time_calls(
 
     pipe, batch = loaded.pipe, profile.budget.batch_size
     prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
-    size = {name: profile.generation[name] for name in ("height", "width", "guidance_scale")}
+    size = profile.generation.call
 
     def call(knobs: Any) -> float:
         generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
@@ -326,7 +322,7 @@ def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> Fre
     if count < 2:
         raise PromptError(f"{count} prompts", "an interval needs at least 2", "the default is 100")
     study = _study(profile)
-    named = None if study is None else study.record.job.get("prompts")
+    named = None if study is None else study.record.asked.prompts
     drawn = None
     for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
         if drawn is None and name is not None:

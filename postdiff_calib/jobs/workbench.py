@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PromptError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.settings import GenerationSettings, Noise
 
 if TYPE_CHECKING:
     from postdiff_calib.models.cards import Card
@@ -38,7 +39,7 @@ class Workbench:
         scorer: of pictures against prompts.
         calibration, held_out: the two disjoint prompt sets.
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
-        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+        settings: how images are made, whatever the plan.
     """
 
     loaded: LoadedModel
@@ -46,7 +47,7 @@ class Workbench:
     calibration: PromptSet
     held_out: PromptSet
     seed: int
-    settings: dict[str, Any]
+    settings: GenerationSettings
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -101,16 +102,11 @@ class Workbench:
 
         baseline = None
         if folder is not None:
-            about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self._picture_settings}
+            about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
             baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return PictureEvaluator(
             self.loaded.pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline, self.judge
         )
-
-    @property
-    def _picture_settings(self) -> dict[str, Any]:
-        """What a picture depends on, of the settings."""
-        return {key: value for key, value in self.settings.items() if key != "batch_size"}
 
     def fingerprint(self) -> dict[str, Any]:
         """What a score depends on; a study made with anything else is refused."""
@@ -122,7 +118,7 @@ class Workbench:
             **({"judge": self.judge.weights_sha256} if self.judge is not None else {}),
             "seed": self.seed,
             "dtype": self.loaded.dtype,
-            **self._picture_settings,
+            **self.settings.of_images,
         }
 
 
@@ -152,15 +148,15 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     return ""
 
 
-def generation_settings(loaded: LoadedModel, *, noise: str, batch_size: int = 0) -> dict[str, Any]:
-    """How pictures of a model are made: keyword arguments of ``generate``; ``batch_size`` 0 suits the picture."""
+def generation_settings(loaded: LoadedModel, *, noise: Noise, batch_size: int = 0) -> GenerationSettings:
+    """How images of a model are made; ``batch_size`` 0 suits their size."""
     card = loaded.card
     small = max(card.latent_size()) <= _SMALL_SIDE
-    return {
-        "height": card.height,
-        "width": card.width,
-        "guidance_scale": card.guidance_scale,
-        "batch_size": batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
-        "noise": noise,
-        "latent_multiple": card.latent_multiple,
-    }
+    return GenerationSettings(
+        height=card.height,
+        width=card.width,
+        guidance_scale=card.guidance_scale,
+        batch_size=batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
+        noise=noise,
+        latent_multiple=card.latent_multiple,
+    )

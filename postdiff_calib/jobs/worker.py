@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.errors import ModelError, StudyError
 from postdiff_calib.jobs.calibrate import run_stage
 from postdiff_calib.jobs.workbench import Workbench
-from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import PromptSet, content_hash
 from postdiff_calib.scores.names import STUDY_NAME
@@ -90,12 +89,9 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
     measured = f"measured on the leader's {device}" if device else "not measured: the study is priced in MACs alone"
     progress.note(f"seconds are {measured}; this worker times nothing")
 
-    limit = parse_budget(record.job["budget"]).resolve(record.cost.price(compile_plan(record.baseline)))
     # The unaccelerated model's pictures, which others are measured against; shared by all workers of this host.
     folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
-    result = run_stage(
-        Study(folder, record), bench, limit, progress, storage=job.storage, name=job.study_name, join=True
-    )
+    result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
     return WorkerResult(
         study=job.study_name,
         storage=shown(job.storage),
@@ -117,29 +113,27 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
     from postdiff_calib.models.load import load_pipeline
     from postdiff_calib.quality.clip import ClipScorer
 
-    dtype = record.job["dtype"] if job.dtype == "auto" else job.dtype
-    loaded = load_pipeline(job.model or record.job["model"], device=job.device, dtype=dtype)
+    dtype = record.model.dtype if job.dtype == "auto" else job.dtype
+    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype)
     scorer = ClipScorer(loaded.card.scorer, device=loaded.device)
 
     def prompt_set(prompts: Sequence[str]) -> PromptSet:
-        return PromptSet(tuple(prompts), content_hash(prompts), name=str(record.evidence["prompt_set"]))
+        return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
 
     calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
-    return Workbench(loaded, scorer, calibration, held_out, record.seed, dict(record.settings))
+    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings)
 
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:
     """Refuse a host whose scores would not be the study's."""
     from postdiff_calib.quality import lpips
-    from postdiff_calib.search.backend.storage import differences
 
-    here = json.loads(json.dumps(bench.fingerprint()))
-    if here != record.fingerprint:
+    if other := other_settings(record.fingerprint, bench.fingerprint()):
         raise StudyError(
             given,
-            f"this host would make other scores: {differences(record.fingerprint, here)}",
+            f"this host would make other scores: {other}",
             "use the leader's model and --dtype",
         )
-    found = lpips.installed() if any(guard.metric == "lpips" for guard in record.guards) else None
+    found = lpips.installed() if any(guard.metric == "lpips" for guard in record.asked.rails) else None
     if isinstance(found, ModelError):
         raise StudyError(given, f"its guard on LPIPS cannot be computed here: {found.rule}", found.remedy)

@@ -12,6 +12,7 @@ from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.comments import comment
+from postdiff_calib.profile.match import pipeline_mismatches
 from postdiff_calib.profile.sections import (
     BudgetSection,
     EnvironmentSection,
@@ -25,6 +26,7 @@ from postdiff_calib.profile.sections import (
     TradeoffSection,
 )
 from postdiff_calib.quality.metrics import SCORE
+from postdiff_calib.settings import GenerationSettings
 
 #: Written; version 1, which lacks single metrics and what was searched, is still read.
 SCHEMA_VERSION = 2
@@ -77,43 +79,20 @@ class Profile(Section):
         return (alone,)
 
     @property
-    def generation(self) -> dict[str, Any]:
-        """How pictures are made with this profile: the keyword arguments of ``generate``."""
-        return {
-            "height": self.model.height,
-            "width": self.model.width,
-            "guidance_scale": self.model.guidance_scale,
-            "batch_size": self.budget.batch_size,
-            "noise": self.noise,
-            "latent_multiple": self.latent_multiple,
-        }
+    def generation(self) -> GenerationSettings:
+        """How images are made with this profile."""
+        return GenerationSettings(
+            height=self.model.height,
+            width=self.model.width,
+            guidance_scale=self.model.guidance_scale,
+            batch_size=self.budget.batch_size,
+            noise=self.plan.noise,
+            latent_multiple=self.plan.latent_multiple,
+        )
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
-        """What differs between ``pipe`` and the pipeline this profile was made for; empty when nothing does.
-
-        Classes, then the configuration of networks and scheduler. A control network beside the same model is no
-        difference. Weights are compared by the loader's fingerprint (``deploy.mismatches``), which a bare pipeline
-        lacks.
-        """
-        from postdiff_calib.models.families import denoiser_in, family_named
-        from postdiff_calib.models.fingerprint import configuration_of
-
-        _, denoiser = denoiser_in(pipe)
-        denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile wraps it
-        pipeline_class = type(pipe).__name__
-        family, own = family_named(pipeline_class), family_named(self.model.pipeline_class)
-        if family is not None and (own is None or not own.control):
-            pipeline_class = family.without_control
-        facts = (
-            ("pipeline class", pipeline_class, self.model.pipeline_class),
-            ("denoiser class", type(denoiser).__name__, self.model.denoiser_class),
-            ("scheduler", type(getattr(pipe, "scheduler", None)).__name__, self.model.scheduler),
-        )
-        differing = [f"{what} ({has}, profile: {wants})" for what, has, wants in facts if has != wants]
-        wanted = self.model.configuration
-        if not differing and wanted is not None and (found := configuration_of(pipe)) != wanted:
-            differing.append(f"the configuration of a network or the scheduler ({found}, profile: {wanted})")
-        return differing
+        """What differs between ``pipe`` and the pipeline this profile was made for; see ``match``."""
+        return pipeline_mismatches(self.model, pipe)
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:

@@ -17,6 +17,7 @@ from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.settings import GenerationSettings
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ class PictureEvaluator:
         scorer: the CLIP scorer.
         prompts: the prompt set.
         base_seed: seed of prompt 0.
-        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+        settings: how images are made, whatever the plan.
         on_images: called with the number of pictures after every batch.
         baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
         judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
@@ -96,7 +97,7 @@ class PictureEvaluator:
         scorer: ClipScorer,
         prompts: Sequence[str],
         base_seed: int,
-        settings: dict[str, Any],
+        settings: GenerationSettings,
         on_images: Callable[[int], None] | None = None,
         baseline: BaselinePictures | None = None,
         judge: SceneJudge | None = None,
@@ -135,7 +136,7 @@ class PictureEvaluator:
         scores: list[float] = []
         measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
         features = []
-        for images in generate(self.pipe, knobs, prompts, seeds, **self.settings):
+        for images in generate(self.pipe, knobs, prompts, seeds, self.settings):
             batch = slice(len(scores), len(scores) + len(images))
             check_health(images, prompts[batch])
             embedded = self.scorer.image_features(images)
@@ -186,7 +187,7 @@ class PictureEvaluator:
         absent = [i for i, picture in enumerate(kept) if picture is None]
         if absent:
             again, numbers = [prompts[i] for i in absent], [seeds[i] for i in absent]
-            made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, **self.settings)))
+            made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self.settings)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
                 kept[i] = (image * 255).round().clamp(0, 255) / 255

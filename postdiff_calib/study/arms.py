@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost, parse_budget
+from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, TradeoffRow
@@ -119,8 +119,8 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
     record = study.record
     baseline_cost = record.cost.price(compile_plan(record.baseline))
     evidence = study.evidence()
-    own = parse_budget(str(record.job["budget"])).resolve(baseline_cost)
-    limits = sorted((budget.resolve(baseline_cost) for budget in budgets), key=lambda limit: limit.value)
+    own = record.resolve()
+    limits = sorted((record.resolve(budget) for budget in budgets), key=lambda limit: limit.value)
     limits = limits or evidence.rows_beside(own)
     if len({(limit.kind, limit.quantile) for limit in limits}) > 1:
         raise BudgetError(
@@ -131,10 +131,10 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
     terms = limits[0]
     rows = [evidence.row(limit) for limit in limits]
     return Tradeoff(
-        model=str(record.model["id"]),
-        height=int(record.model["height"]),
-        width=int(record.model["width"]),
-        scorer=str(record.evidence["scorer"]),
+        model=record.model.id,
+        height=record.model.height,
+        width=record.model.width,
+        scorer=record.evidence.scorer,
         kind=terms.kind,
         baseline=baseline_cost,
         budget_share=own.value / own.baseline if own.kind == terms.kind else None,

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from postdiff_calib.budget import parse_budget
-from postdiff_calib.profile.sections import ModelSection
-from postdiff_calib.scores.guards import parse_guards
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
+from postdiff_calib.settings import Noise
 
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=0)]
@@ -18,56 +17,34 @@ _AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
-    """Strict about types; keys that are not named are another version's and are let be."""
+    """Strict about keys and types."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class _Job(_Part):
+class _Asked(_Part):
     model: str
     budget: str
-    prompts: str | None = None
-    num_prompts: _AtLeastOne | None = None
-    trials: _Count | None = None
+    trials: _Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    noise: Literal["coupled", "independent"] = "coupled"
-    sampler: str = "postdiff"
-    dtype: str | None = None
-    delta: list[str] = []
-    weight: list[str] = []
-    max_drop: list[str] = []
-    guards: list[str] = []
+    prompts: str | None
+    sampler: str
+    delta: list[str]
+    weight: list[str]
+    max_drop: list[str]
+    guards: list[str]
 
 
 class _Settings(_Part):
+    height: _AtLeastOne
+    width: _AtLeastOne
+    guidance_scale: Annotated[float, Field(ge=0)]
     batch_size: _AtLeastOne
-    noise: Literal["coupled", "independent"]
+    noise: Noise
     latent_multiple: _AtLeastOne
-    height: _AtLeastOne = 8
-    width: _AtLeastOne = 8
-    guidance_scale: Annotated[float, Field(ge=0)] = 1.0
-
-
-class _Evidence(_Part):
-    prompt_set: str
-    prompt_set_sha256: str
-    num_prompts: _AtLeastOne
-    held_out_sha256: str
-    seed: int
-    scorer: str
-    scorer_sha256: str
-    sampler: str
-    study: str
-
-
-class _Environment(_Part):
-    device: str
-    versions: dict[str, str]
 
 
 class _Term(_Part):
-    model_config = ConfigDict(extra="forbid")
-
     metric: str
     spread: _Positive
     weight: _Positive
@@ -75,20 +52,20 @@ class _Term(_Part):
 
 
 class _Searched(_Part):
-    limit: tuple[Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive]
+    limit: tuple[Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive, str]
     finalists: list[str]
     unfound: tuple[float | None, float | None] | None
     fits: dict[Literal["fewer", "cheaper", "joint"], bool]
 
 
 class _Record(_Part):
-    job: _Job
+    asked: _Asked
     settings: _Settings
     fingerprint: dict[str, Any]
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
     model: ModelSection
-    evidence: _Evidence
-    environment: _Environment
+    evidence: EvidenceSection
+    environment: EnvironmentSection
     calibration: list[str]
     held_out: list[str]
     trials: _Count = 0
@@ -107,10 +84,8 @@ def check_record(data: Mapping[str, Any]) -> None:
         ValueError: says which value, and what it must be.
     """
     try:
-        record = _Record.model_validate_json(json.dumps({key: value for key, value in data.items() if key != "cost"}))
+        _Record.model_validate_json(json.dumps({key: value for key, value in data.items() if key != "cost"}))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         raise ValueError(f"{where}: {first['msg']}") from error
-    parse_budget(record.job.budget)
-    parse_guards(record.job.max_drop, record.job.guards)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Budget, Limit
+from postdiff_calib.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
 from postdiff_calib.plan import plan_facts
 from postdiff_calib.profile import SCHEMA_VERSION, ArmResult, Comparison, MetricResult, Profile, TradeoffRow
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.quality.metrics import in_words
 from postdiff_calib.scores import guards as rails
 from postdiff_calib.scores import paired as stats
@@ -27,9 +28,10 @@ from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Verdict
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.adjust import joined, observations
-from postdiff_calib.search.unfound import Unfound
+from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.answers import crossover_text, row_answer
 from postdiff_calib.study.rows import Judged, Row, crossover, make_row
+from postdiff_calib.study.searched import SearchedBudget
 
 Array = npt.NDArray[np.float64]
 
@@ -63,23 +65,6 @@ class Scored:
         """The plans that are scored wherever the unaccelerated model is."""
         known = np.isfinite(self.baseline.scores)
         return [p for p in self.plans if known.any() and np.isfinite(p.scores[known]).all()]
-
-
-@dataclass(frozen=True)
-class SearchedBudget:
-    """A budget at which both arms were searched.
-
-    Args:
-        limit: the budget.
-        finalists: content hashes of the plans that were to be judged on held-out prompts, but for broken ones.
-        unfound: see ``rows.Unfound``; None where the arms were not searched one by one.
-        fits: whether any plan of each arm fits the budget.
-    """
-
-    limit: Limit
-    finalists: tuple[str, ...]
-    unfound: Unfound | None
-    fits: Mapping[Arm, bool]
 
 
 @dataclass(frozen=True)
@@ -151,16 +136,18 @@ class Evidence:
 class Facts:
     """Everything a profile states that is not a score: where it came from and what it applies to.
 
-    ``model``, ``evidence`` and ``environment`` are the profile's sections as plain data; ``evidence`` lacks only
-    ``smallest_difference`` and ``notes``; ``notes`` here are those that do not follow from scores.
+    Args:
+        model, environment: the profile's sections.
+        evidence: the profile's section but for ``smallest_difference`` and ``notes``, which follow from scores.
+        settings: how images are made; the batch size is the one at which seconds are meant.
+        metric: name of the score.
+        notes: those that do not follow from scores.
     """
 
-    model: Mapping[str, Any]
-    evidence: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    batch_size: int
-    noise: str
-    latent_multiple: int
+    model: ModelSection
+    evidence: EvidenceSection
+    environment: EnvironmentSection
+    settings: GenerationSettings
     metric: str = "clip_score"
     notes: tuple[str, ...] = ()
 
@@ -193,7 +180,7 @@ def mean_score(plan: PlanScores, metric: str) -> float:
     return float(np.nanmean(plan.metric(metric)))
 
 
-def choose(budget: Budget, limit: Limit, evidence: Evidence, guards: Sequence[Guard] = ()) -> Choice:
+def choose(limit: Limit, evidence: Evidence, guards: Sequence[Guard] = ()) -> Choice:
     """The best plan within the budget that meets the guards.
 
     Plans that are shown to lose no more than δ in every metric (one-sided 95 %) come before others; among them the
@@ -209,7 +196,7 @@ def choose(budget: Budget, limit: Limit, evidence: Evidence, guards: Sequence[Gu
     confirmed = judged is not None
     field = evidence.calibration if judged is None else replace(evidence.held_out, plans=judged.plans)
     where = "on the held-out prompts" if confirmed else "scored"
-    allowed = require_obeying(guards, budget, limit, field, where)
+    allowed = require_obeying(guards, limit, field, where)
     objective, baseline = evidence.objective, field.baseline
     inside = _inside(field, limit)
     kept = {id(p) for p in inside if _non_inferior(p, baseline, objective)}
@@ -242,14 +229,12 @@ def _non_inferior(plan: PlanScores, baseline: PlanScores, objective: Objective) 
     )
 
 
-def require_obeying(
-    guards: Sequence[Guard], budget: Budget, limit: Limit, field: Scored, where: str = "scored"
-) -> list[PlanScores]:
+def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where: str = "scored") -> list[PlanScores]:
     """The plans within the budget that meet every guard.
 
     Args:
         guards: what they must meet, by the reading on the prompts at hand.
-        budget, limit: as asked for, and resolved.
+        limit: the budget.
         field: plans and the unaccelerated model.
         where: on which prompts, in words that follow "no plan".
 
@@ -261,9 +246,9 @@ def require_obeying(
     least, inside = field.least, _inside(field, limit)
     if not inside:
         raise BudgetError(
-            f"budget {budget.text}",
+            f"budget {limit.text}",
             f"no plan within it is scored on {least} prompts{_reachable(field, limit, least)}",
-            f"search there: postdiff calibrate --budget {budget.text}, on the same study",
+            f"search there: postdiff calibrate --budget {limit.text}, on the same study",
         )
     found = rails.obeying(guards, inside, field.baseline)
     if not found:
@@ -277,19 +262,19 @@ def require_obeying(
             )
         raise CheckError(
             f"guards ({told})",
-            f"no plan {where} within the budget of {budget.text} meets them, the nearest ({nearest})",
+            f"no plan {where} within the budget of {limit.text} meets them, the nearest ({nearest})",
             "loosen a guard, raise the budget, or look at more plans (--trials); the study is kept",
         )
     return found
 
 
 def conclude(
-    budget: Budget, limit: Limit, evidence: Evidence, rows: Sequence[Limit], facts: Facts, guards: Sequence[Guard] = ()
+    limit: Limit, evidence: Evidence, rows: Sequence[Limit], facts: Facts, guards: Sequence[Guard] = ()
 ) -> Profile:
     """The profile of the best plan within the budget.
 
     Args:
-        budget, limit: as asked for, and resolved.
+        limit: the budget.
         evidence: the scores.
         rows: the budgets of the trade-off table, cheapest first.
         facts: the sections that do not follow from scores.
@@ -298,7 +283,7 @@ def conclude(
     Raises:
         BudgetError, CheckError, StudyError: as ``choose``.
     """
-    choice = choose(budget, limit, evidence, guards)
+    choice = choose(limit, evidence, guards)
     winner, baseline, objective = choice.winner, choice.field.baseline, evidence.objective
     content, n_low, gate_step, refresh_steps = plan_facts(winner.plan)
     table = [evidence.row(row) for row in rows]
@@ -309,15 +294,15 @@ def conclude(
     first = metrics[0]
     data = {
         "schema_version": SCHEMA_VERSION,
-        "model": dict(facts.model),
+        "model": facts.model,
         "budget": {
-            "text": budget.text,
+            "text": limit.text,
             "kind": limit.kind,
             "quantile": limit.quantile,
             "limit": limit.value,
             "share": limit.value / limit.baseline,
             "unit": "s per image" if limit.kind == "seconds" else "MACs per image",
-            "batch_size": facts.batch_size,
+            "batch_size": facts.settings.batch_size,
             "guards": [_guard(guard, winner, baseline, guard in choice.bound) for guard in guards],
         },
         "knobs": winner.knobs.as_dict(),
@@ -326,8 +311,7 @@ def conclude(
             "n_low": n_low,
             "gate_step": gate_step,
             "refresh_steps": list(refresh_steps),
-            "noise": facts.noise,
-            "latent_multiple": facts.latent_multiple,
+            **facts.settings.attachment,
         },
         "expected": {
             "cost": _cost(winner.cost),
@@ -350,11 +334,11 @@ def conclude(
             "crossover": crossover_text(crossover(table)),
         },
         "evidence": {
-            **facts.evidence,
+            **facts.evidence.model_dump(),
             "smallest_difference": choice.comparisons[0].detectable,
-            "notes": [*facts.notes, *_notes(choice, budget, limit, evidence)],
+            "notes": [*facts.notes, *_notes(choice, limit, evidence)],
         },
-        "environment": dict(facts.environment),
+        "environment": facts.environment,
     }
     return Profile.model_validate(data)
 
@@ -385,7 +369,7 @@ def _metric_result(
 def _prompts_to_ask_for(choice: Choice, facts: Facts) -> int | None:
     """The number of prompts that would decide, in the unit of ``--num-prompts``."""
     needed, n = choice.verdict.prompts_needed, choice.comparisons[0].n
-    asked = int(facts.evidence.get("num_held_out") or 0)
+    asked = facts.evidence.num_held_out
     return None if needed is None or not asked else max(asked + 1, -(-needed * asked // n))
 
 
@@ -410,14 +394,14 @@ def _reachable(field: Scored, limit: Limit, least: int) -> str:
     return f", the cheapest that is ({plan.knobs.describe()}) costs {limit.show(cost)}, {share:.3g}% of the baseline"
 
 
-def _notes(choice: Choice, budget: Budget, limit: Limit, evidence: Evidence) -> list[str]:
+def _notes(choice: Choice, limit: Limit, evidence: Evidence) -> list[str]:
     """What is thin about the evidence, in sentences."""
     notes, winner = [], choice.winner
     if evidence.at(limit) is None:
         share = limit.measure(winner.cost) / limit.value
         notes.append(
-            f"The budget of {budget.text} was not searched: this is the best plan that other searches found within it, "
-            f"at {share:.0%} of it. To search there: postdiff calibrate --budget {budget.text}, on the same study."
+            f"The budget of {limit.text} was not searched: this is the best plan that other searches found within it, "
+            f"at {share:.0%} of it. To search there: postdiff calibrate --budget {limit.text}, on the same study."
         )
     if missing := evidence.unjudged(limit):
         plans = "1 finalist is" if missing == 1 else f"{missing} finalists are"
@@ -486,7 +470,7 @@ def comparison_section(c: stats.Comparison) -> Comparison:
     return Comparison(mean=c.mean, low=c.low, high=c.high, num_prompts=c.n)
 
 
-def _cost(cost: Any) -> dict[str, Any]:
+def _cost(cost: PlanCost) -> dict[str, Any]:
     return {
         "macs": cost.macs,
         "macs_paper": cost.macs_paper,

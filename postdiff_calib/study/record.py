@@ -10,7 +10,6 @@ calibration and on the held-out prompts), ``study.db`` (Optuna's trials).
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,97 +24,55 @@ from postdiff_calib.files import parse_json, without_passwords, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
+from postdiff_calib.profile.match import other_settings
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.scores.book import FileStore, ScoreBook
-from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.search.unfound import Unfound
+from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
-from postdiff_calib.study.conclude import Evidence, Facts, Scored, SearchedBudget, conclude
+from postdiff_calib.study.conclude import Evidence, Facts, Scored, conclude
+from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
 RECORD = "study.json"
-RECORD_VERSION = 2
-#: Shares of the unaccelerated cost at which both arms are searched beside the asked-for budget.
-FURTHER_SHARES = (0.25, 0.4, 0.8)
-_SAME_SHARE = 1e-6
-
-
-def further_limits(limit: Limit) -> tuple[Limit, ...]:
-    """The trade-off's other budgets, in the terms of ``limit``."""
-    own = limit.value / limit.baseline
-    return tuple(
-        Limit(limit.kind, limit.quantile, share * limit.baseline, limit.baseline)
-        for share in FURTHER_SHARES
-        if abs(share - own) > _SAME_SHARE
-    )
-
-
-def searched_data(budget: SearchedBudget) -> dict[str, Any]:
-    """A searched budget as plain data; the inverse of ``searched_budget``."""
-    limit, unfound = budget.limit, budget.unfound
-    return {
-        "limit": [limit.kind, limit.quantile, limit.value, limit.baseline],
-        "finalists": list(budget.finalists),
-        "unfound": None
-        if unfound is None
-        else [None if math.isinf(v) else v for v in (unfound.cheaper, unfound.fewer)],
-        "fits": dict(budget.fits),
-    }
-
-
-def searched_budget(data: Mapping[str, Any]) -> SearchedBudget:
-    """A searched budget from ``searched_data``'s data."""
-    unfound = data["unfound"]
-    if unfound is not None:
-        cheaper, fewer = unfound
-        unfound = Unfound(-math.inf if cheaper is None else cheaper, math.inf if fewer is None else fewer)
-    return SearchedBudget(Limit(*data["limit"]), tuple(data["finalists"]), unfound, data["fits"])
+RECORD_VERSION = 3
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a study is about; plain data but for the cost table.
+    """What a study is about.
 
     Args:
-        job: what ``calibrate`` was asked for: model, budget, prompts, num_prompts, seed, trials, sampler, noise, dtype,
-            delta, weight, max_drop, guards.
-        settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+        asked: what ``calibrate`` was asked for.
+        settings: how images are made, whatever the plan.
         fingerprint: what scores depend on.
-        num_inference_steps: T of the unaccelerated model.
-        model, evidence, environment: the profile's sections, as far as they do not depend on scores.
-        calibration, held_out: the prompts; prompt i has seed ``job["seed"] + i``, held-out ones counted on.
+        num_inference_steps: T of the baseline.
+        model, evidence, environment: the profile's sections as they are before the search: without images, trials,
+            notes and the hardware of seconds.
+        calibration, held_out: the prompts; prompt i has seed ``seed + i``, held-out ones counted on.
         cost: prices of plans on the machine that calibrated.
         trials: finished trials of the search.
-        failed: (knobs, reason) of plans whose pictures were broken.
-        objective: the metrics with their spreads, weights and δ, as ``Objective.as_data`` gives them.
-        searched: the budgets that were searched, as ``searched_data`` gives them; those of earlier calls are kept.
+        failed: (knobs, reason) of plans whose images were broken.
+        objective: the metrics with their spreads, weights and δ; the score alone until spreads are measured.
+        searched: the budgets that were searched; those of earlier calls are kept.
     """
 
-    job: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    asked: Asked
+    settings: GenerationSettings
     fingerprint: Mapping[str, Any]
     num_inference_steps: int
-    model: Mapping[str, Any]
-    evidence: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    model: ModelSection
+    evidence: EvidenceSection
+    environment: EnvironmentSection
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     cost: CostTable
     trials: int = 0
-    failed: tuple[tuple[str, str], ...] = field(default=())
-    objective: Sequence[Mapping[str, Any]] = field(default=())
-    searched: Sequence[Mapping[str, Any]] = field(default=())
-
-    @property
-    def quality(self) -> Objective:
-        """What the search improves."""
-        return Objective.from_data(self.objective) if self.objective else Objective()
-
-    @property
-    def searched_budgets(self) -> tuple[SearchedBudget, ...]:
-        """The budgets that were searched."""
-        return tuple(searched_budget(data) for data in self.searched)
+    failed: tuple[tuple[str, str], ...] = ()
+    objective: Objective = field(default_factory=Objective)
+    searched: tuple[SearchedBudget, ...] = ()
 
     @property
     def baseline(self) -> Knobs:
@@ -125,12 +82,19 @@ class StudyRecord:
     @property
     def seed(self) -> int:
         """Seed of the first calibration prompt."""
-        return int(self.job["seed"])
+        return self.asked.seed
 
-    @property
-    def guards(self) -> tuple[Guard, ...]:
-        """What a chosen plan must meet beside the budget."""
-        return parse_guards(self.job.get("max_drop", ()), self.job.get("guards", ()))
+    def resolve(self, budget: Budget | None = None, cost: CostTable | None = None) -> Limit:
+        """A budget in absolute terms.
+
+        Args:
+            budget: any budget; the study's own by default.
+            cost: prices of another machine; this study's own by default.
+
+        Raises:
+            BudgetError: the budget needs seconds and none were measured.
+        """
+        return (budget or self.asked.budget).resolve((cost or self.cost).price(compile_plan(self.baseline)))
 
     @property
     def held_out_seed(self) -> int:
@@ -139,10 +103,27 @@ class StudyRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without passwords; the inverse of ``from_dict``."""
-        data = {name: value for name, value in vars(self).items() if name != "cost"}
-        # The prompts are left alone: an address in one is what was scored.
-        data |= {name: without_passwords(data[name]) for name in ("job", "model", "evidence", "environment")}
-        whole = {"record_version": RECORD_VERSION, **data, "cost": self.cost.as_dict()}
+        about = {
+            "asked": self.asked.as_dict(),
+            "model": self.model.model_dump(mode="json"),
+            "evidence": self.evidence.model_dump(mode="json"),
+            "environment": self.environment.model_dump(mode="json"),
+        }
+        whole = {
+            "record_version": RECORD_VERSION,
+            # The prompts are left alone: an address in one is what was scored.
+            **{name: without_passwords(part) for name, part in about.items()},
+            "settings": self.settings.as_dict(),
+            "fingerprint": dict(self.fingerprint),
+            "num_inference_steps": self.num_inference_steps,
+            "calibration": self.calibration,
+            "held_out": self.held_out,
+            "trials": self.trials,
+            "failed": self.failed,
+            "objective": self.objective.as_data(),
+            "searched": [searched_data(budget) for budget in self.searched],
+            "cost": self.cost.as_dict(),
+        }
         plain: dict[str, Any] = json.loads(json.dumps(whole))
         return plain
 
@@ -160,10 +141,22 @@ class StudyRecord:
         fields = {key: value for key, value in data.items() if key != "record_version"}
         try:
             check_record(fields)
-            fields["calibration"], fields["held_out"] = tuple(fields["calibration"]), tuple(fields["held_out"])
-            fields["failed"] = tuple((str(knobs), str(reason)) for knobs, reason in fields["failed"])
-            fields["cost"] = read_data(fields["cost"])
-            return cls(**fields)
+            return cls(
+                asked=Asked.from_dict(fields["asked"]),
+                settings=GenerationSettings(**fields["settings"]),
+                fingerprint=fields["fingerprint"],
+                num_inference_steps=fields["num_inference_steps"],
+                model=ModelSection.model_validate(fields["model"]),
+                evidence=EvidenceSection.model_validate(fields["evidence"]),
+                environment=EnvironmentSection.model_validate(fields["environment"]),
+                calibration=tuple(fields["calibration"]),
+                held_out=tuple(fields["held_out"]),
+                cost=read_data(fields["cost"]),
+                trials=fields["trials"],
+                failed=tuple((knobs, reason) for knobs, reason in fields["failed"]),
+                objective=Objective.from_data(fields["objective"]),
+                searched=tuple(searched_budget(part) for part in fields["searched"]),
+            )
         except (LookupError, TypeError, ValueError, AttributeError, PostdiffError) as error:
             raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
 
@@ -240,21 +233,23 @@ class Study:
             UsageError: a δ is nonsense.
         """
         calibration, held_out = self.scored(cost)
-        objective = self.record.quality
+        objective = self.record.objective
         objective = objective.with_deltas(parse_per_metric("--delta", deltas, objective.metrics))
-        searched = self.record.searched_budgets
+        searched = self.record.searched
         if cost is not None:  # seconds of another machine: what was searched here was searched in other terms
             searched = tuple(budget for budget in searched if budget.limit.kind == "macs")
         return Evidence(calibration, held_out, searched, objective)
 
-    def conclude(self, budget: Budget, cost: CostTable | None = None, deltas: Sequence[str] = ()) -> Profile:
+    def conclude(
+        self, budget: Budget | None = None, cost: CostTable | None = None, deltas: Sequence[str] = ()
+    ) -> Profile:
         """The profile of the best scored plan within a budget; no image is made.
 
         Where plans within the budget have held-out scores, the winner is chosen and stated on those; else on the
         calibration prompts, and the profile says so.
 
         Args:
-            budget: any budget.
+            budget: any budget; the study's own by default.
             cost: prices of another machine; this study's own by default.
             deltas: ``--delta`` options that stand in for the study's own.
 
@@ -263,56 +258,46 @@ class Study:
             CheckError: no scored plan within it meets the record's guards.
         """
         record, table = self.record, cost or self.record.cost
-        limit = budget.resolve(table.price(compile_plan(record.baseline)))
+        limit = record.resolve(budget, cost)
         evidence = self.evidence(cost, deltas)
         images = sum(plan.n for plan in (*evidence.calibration.plans, *evidence.held_out.plans))
         facts = self._facts(images, evidence.judged(limit) is not None, table)
-        return conclude(budget, limit, evidence, evidence.rows_beside(limit), facts, record.guards)
+        return conclude(limit, evidence, evidence.rows_beside(limit), facts, record.asked.rails)
 
     def _facts(self, images: int, confirmed: bool, table: CostTable) -> Facts:
-        record = self.record
-        environment = {**record.environment, "latency_device": None}
-        batch_size = int(record.settings["batch_size"])
-        if table.latency is not None:
-            environment["latency_device"] = str(table.latency.environment.get("device_name", "unknown"))
-            batch_size = table.latency.batch_size
-        return Facts(
-            model=record.model,
-            evidence={
-                **record.evidence,
-                "num_held_out": len(record.held_out) if confirmed else 0,
-                "trials": record.trials,
-                "images": images,
-            },
-            environment=environment,
-            notes=_table_notes(record, table),
-            batch_size=batch_size,
-            noise=str(record.settings["noise"]),
-            latent_multiple=int(record.settings["latent_multiple"]),
+        record, latency = self.record, table.latency
+        environment, settings = record.environment, record.settings
+        if latency is not None:
+            device = str(latency.environment.get("device_name", "unknown"))
+            environment = environment.model_copy(update={"latency_device": device})
+            settings = replace(settings, batch_size=latency.batch_size)
+        judged = len(record.held_out) if confirmed else 0
+        evidence = record.evidence.model_copy(
+            update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
+        return Facts(record.model, evidence, environment, settings, notes=_table_notes(record, table))
 
     def with_search(
         self, trials: int, failed: Sequence[tuple[str, str]], searched: Sequence[SearchedBudget] = ()
     ) -> Study:
         """The same study after its search, saved; budgets searched earlier are kept beside the new ones."""
-        new = [searched_data(budget) for budget in searched]
-        limits = [data["limit"][:3] for data in new]
-        kept = [data for data in self.record.searched if list(data["limit"][:3]) not in limits]
-        record = replace(self.record, trials=trials, failed=tuple(failed), searched=(*kept, *new))
+        new = [_terms(budget.limit) for budget in searched]
+        kept = [budget for budget in self.record.searched if _terms(budget.limit) not in new]
+        record = replace(self.record, trials=trials, failed=tuple(failed), searched=(*kept, *searched))
         study = replace(self, record=record)
         study.save()
         return study
 
     def with_objective(self, objective: Objective) -> Study:
         """The same study with what its search improves; nothing is saved yet."""
-        return replace(self, record=replace(self.record, objective=objective.as_data()))
+        return replace(self, record=replace(self.record, objective=objective))
 
     def with_earlier_searches(self) -> Study:
         """The same study with the budgets that an earlier call on this folder searched; nothing is saved yet."""
         if not os.path.lexists(self.folder / RECORD):
             return self
         earlier = Study.load(self.folder).record
-        if dict(earlier.fingerprint) != json.loads(json.dumps(dict(self.record.fingerprint))):
+        if other_settings(earlier.fingerprint, self.record.fingerprint):
             return self
         return replace(self, record=replace(self.record, searched=earlier.searched))
 
@@ -324,14 +309,19 @@ class Study:
         """
         if not broken:
             return self
-        searched = [
-            {**data, "finalists": [plan for plan in data["finalists"] if plan not in broken]}
-            for data in self.record.searched
-        ]
+        searched = tuple(
+            replace(budget, finalists=tuple(plan for plan in budget.finalists if plan not in broken))
+            for budget in self.record.searched
+        )
         failed = tuple(dict.fromkeys((*self.record.failed, *broken.values())))
         study = replace(self, record=replace(self.record, searched=searched, failed=failed))
         study.save()
         return study
+
+
+def _terms(limit: Limit) -> tuple[str, str, float]:
+    """What makes two searched budgets one; the baseline may have been timed anew."""
+    return limit.kind, limit.quantile, limit.value
 
 
 class _NoPictures:
@@ -347,6 +337,6 @@ def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:
         return ()
     facts = table.latency.environment
     notes = [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
-    if facts.get("dtype", record.job.get("dtype")) != record.job.get("dtype"):
-        notes.append(f"The seconds are of {facts['dtype']}, the scores of {record.job.get('dtype')}.")
+    if facts.get("dtype", record.model.dtype) != record.model.dtype:
+        notes.append(f"The seconds are of {facts['dtype']}, the scores of {record.model.dtype}.")
     return tuple(notes)

@@ -1,5 +1,7 @@
 """A profile runs on the pipeline and with the calls it was made for; whatever else it runs on is on record."""
 
+from dataclasses import replace
+
 import pipelines as P
 import pytest
 import torch
@@ -160,14 +162,14 @@ def test_a_control_network_added_since_warns(pipe):
 
 def test_generate_uses_a_profile_that_is_enabled_already(pipe):
     made = profile_for(pipe)
-    options = {**made.generation, "batch_size": 2}
-    alone = torch.cat(list(generate(pipe, made, P.PROMPTS, [1, 2, 3], **options)))
+    options = replace(made.generation, batch_size=2)
+    alone = torch.cat(list(generate(pipe, made, P.PROMPTS, [1, 2, 3], options)))
     enable(pipe, made)
     attachment = pipe.__dict__["_postdiff"]
-    again = torch.cat(list(generate(pipe, made, P.PROMPTS, [1, 2, 3], **options)))
+    again = torch.cat(list(generate(pipe, made, P.PROMPTS, [1, 2, 3], options)))
     assert torch.equal(alone, again)
     assert pipe.__dict__["_postdiff"] is attachment
     # Equal knobs without the profile say nothing of calls, so a profile is enabled anew over them.
     enable(pipe, KNOBS, latent_multiple=8)
     with pytest.raises(UsageError, match="height=64"):
-        list(generate(pipe, made, P.PROMPTS, [1, 2, 3], **{**options, "height": 64}))
+        list(generate(pipe, made, P.PROMPTS, [1, 2, 3], replace(options, height=64)))

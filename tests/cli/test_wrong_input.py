@@ -135,7 +135,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
         "version", "budget", "budget_number", "seed", "seed_text", "noise", "delta", "guards", "batch", "steps",
         "steps_list", "model", "height", "evidence", "environment", "calibration", "held_out", "trials", "failed",
         "objective", "spread", "term", "searched", "limit", "finalists", "unfound", "fits", "cost", "cost_steps",
-        "cost_macs", "cost_latent", "cost_nan", "cost_count", "no_job", "list", "null", "empty", "half", "deep",
+        "cost_macs", "cost_latent", "cost_nan", "cost_count", "no_asked", "list", "null", "empty", "half", "deep",
         "digits", "nan", "binary",
     )),
     *((["export", f"blocks/{name}"], ("prompt" if name == "prompts_range" else f"blocks/{name}/scores.jsonl, line", ""))

@@ -8,15 +8,20 @@ from postdiff_calib.accelerate import enable, summary
 from postdiff_calib.errors import UsageError
 from postdiff_calib.generate import TextCache, generate
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.settings import GenerationSettings
 
 FULL = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
 CALL = {"height": 128, "width": 128, "guidance_scale": 5.0}
 
 
+def settings(**changes):
+    return GenerationSettings(**{**CALL, **changes})
+
+
 def test_baseline_is_the_stock_pipeline():
     pipe = P.sd("dpm")
     before = P.fingerprint(pipe)
-    (images,) = generate(pipe, Knobs(4), P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    (images,) = generate(pipe, Knobs(4), P.PROMPTS, [7, 8, 9], settings(batch_size=3))
     assert P.fingerprint(pipe) == before
     stock = pipe(P.PROMPTS, num_inference_steps=4, generator=P.generators(3), output_type="pt", **CALL).images
     assert torch.equal(images, stock)
@@ -27,11 +32,11 @@ def test_baseline_is_the_stock_pipeline():
 
 def test_batches_and_order():
     pipe = P.sd("dpm")
-    together = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)))
-    batches = list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=2, **CALL))
+    together = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], settings(batch_size=3))))
+    batches = list(generate(pipe, FULL, P.PROMPTS, [7, 8, 9], settings(batch_size=2)))
     assert [len(batch) for batch in batches] == [2, 1]
     assert torch.allclose(torch.cat(batches), together, atol=1e-3)
-    changed = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 1], batch_size=3, **CALL)))
+    changed = torch.cat(list(generate(pipe, FULL, P.PROMPTS, [7, 8, 1], settings(batch_size=3))))
     assert torch.equal(changed[:2], together[:2])
     assert not torch.equal(changed[2], together[2])
 
@@ -39,8 +44,8 @@ def test_batches_and_order():
 def test_runs_may_be_interleaved():
     pipe = P.sd("ddim")
     arguments = (P.PROMPTS, [7, 8, 9])
-    alone = [list(generate(pipe, knobs, *arguments, batch_size=1, **CALL)) for knobs in (Knobs(4), FULL)]
-    pairs = list(zip(*(generate(pipe, k, *arguments, batch_size=1, **CALL) for k in (Knobs(4), FULL)), strict=True))
+    alone = [list(generate(pipe, knobs, *arguments, settings(batch_size=1))) for knobs in (Knobs(4), FULL)]
+    pairs = list(zip(*(generate(pipe, k, *arguments, settings(batch_size=1)) for k in (Knobs(4), FULL)), strict=True))
     for i, pair in enumerate(pairs):
         assert torch.equal(pair[0], alone[0][i])
         assert torch.equal(pair[1], alone[1][i])
@@ -48,15 +53,15 @@ def test_runs_may_be_interleaved():
 
 def test_equal_to_a_deployed_pipeline_and_leaves_it_enabled():
     pipe = P.sd("ddim")
-    (ours,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    (ours,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], settings(batch_size=3))
     enable(pipe, FULL)
     deployed = pipe(P.PROMPTS, generator=P.generators(3), output_type="pt", **CALL).images
     assert torch.equal(ours, deployed)
     hooks = pipe.__dict__["_postdiff"]
-    (again,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], batch_size=3, **CALL)
+    (again,) = generate(pipe, FULL, P.PROMPTS, [7, 8, 9], settings(batch_size=3))
     assert torch.equal(again, deployed)
     assert pipe.__dict__["_postdiff"] is hooks
-    next(iter(generate(pipe, Knobs(3), P.PROMPTS[:1], [7], batch_size=1, **CALL)))
+    next(iter(generate(pipe, Knobs(3), P.PROMPTS[:1], [7], settings(batch_size=1))))
     pipe(P.PROMPTS, output_type="latent", **CALL)
     assert len(summary(pipe).steps) == 4
 
@@ -64,8 +69,8 @@ def test_equal_to_a_deployed_pipeline_and_leaves_it_enabled():
 def test_negative_prompt_and_progress_bar():
     pipe = P.sd("ddim")
     pipe._progress_bar_config = {"leave": False}
-    (plain,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], batch_size=1, **CALL)
-    (negative,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], batch_size=1, negative_prompt="blue", **CALL)
+    (plain,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], settings(batch_size=1))
+    (negative,) = generate(pipe, Knobs(2), P.PROMPTS[:1], [7], settings(batch_size=1), negative_prompt="blue")
     assert not torch.equal(plain, negative)
     assert pipe._progress_bar_config == {"leave": False}
 
@@ -73,11 +78,11 @@ def test_negative_prompt_and_progress_bar():
 def test_refusals():
     pipe = P.sd("ddim")
     with pytest.raises(UsageError, match="3 prompts and 1 seeds"):
-        generate(pipe, Knobs(2), P.PROMPTS, [7], batch_size=1, **CALL)
+        generate(pipe, Knobs(2), P.PROMPTS, [7], settings(batch_size=1))
     with pytest.raises(UsageError, match="batch_size=0"):
-        generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], batch_size=0, **CALL)
+        generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], settings(batch_size=0))
     # Knobs that round to nothing are a point of the search like any other.
-    (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], batch_size=1, **CALL)
+    (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], settings(batch_size=1))
     assert torch.isfinite(images).all()
 
 
@@ -86,16 +91,16 @@ def test_text_is_encoded_once_per_batch_and_nothing_changes(name):
     pipe = P.FAMILIES[name][0]()
     encoded = []
     handle = pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
-    call = {**CALL, "batch_size": 2}
-    plain = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], **call)))
+    call = settings(batch_size=2)
+    plain = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], call)))
     calls = len(encoded)
     cache = TextCache()
     for knobs in (Knobs(2), Knobs(3), Knobs(2)):
-        images = torch.cat(list(generate(pipe, knobs, P.PROMPTS, [7, 8, 9], text_cache=cache, **call)))
+        images = torch.cat(list(generate(pipe, knobs, P.PROMPTS, [7, 8, 9], call, text_cache=cache)))
     assert len(encoded) == 2 * calls
     assert torch.equal(images, plain)
     assert "encode_prompt" not in pipe.__dict__
-    changed = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS[::-1], [7, 8, 9], text_cache=cache, **call)))
+    changed = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS[::-1], [7, 8, 9], call, text_cache=cache)))
     assert not torch.equal(changed, plain)
     handle.remove()
 
@@ -104,7 +109,7 @@ def test_text_cache_forgets_the_oldest():
     pipe = P.sd("ddim")
     encoded = []
     pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
-    cache, call = TextCache(limit=2), {**CALL, "batch_size": 1, "guidance_scale": 1.0}
+    cache, call = TextCache(limit=2), settings(batch_size=1, guidance_scale=1.0)
     for prompt in ("a", "b", "a", "c", "a", "b"):
-        list(generate(pipe, Knobs(1), [prompt], [0], text_cache=cache, **call))
+        list(generate(pipe, Knobs(1), [prompt], [0], call, text_cache=cache))
     assert len(encoded) == 4  # a, b, c, and b again

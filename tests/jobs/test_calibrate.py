@@ -8,7 +8,7 @@ import torch
 from studies import study_record
 
 from postdiff_calib.accelerate import accelerated
-from postdiff_calib.budget import Limit
+from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
 from postdiff_calib.generate import generate
@@ -25,7 +25,9 @@ from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.evaluator import PictureEvaluator
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.names import HELD_OUT, OTHER_SEEDS, SCORES
-from postdiff_calib.study.record import Study, further_limits
+from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.study.record import Study
+from postdiff_calib.study.searched import further_limits
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +36,18 @@ def shapes():
 
 
 def settings(card):
-    return {
-        "height": card.height,
-        "width": card.width,
-        "guidance_scale": card.guidance_scale,
-        "batch_size": 4,
-        "latent_multiple": card.latent_multiple,
-    }
+    return GenerationSettings(card.height, card.width, card.guidance_scale, 4, latent_multiple=card.latent_multiple)
 
 
 def test_further_budgets_are_shares_of_the_baseline_and_never_the_own_one():
     assert [at.value for at in further_limits(Limit("macs", "median", 60.0, 100.0))] == [25.0, 40.0, 80.0]
     assert [at.value for at in further_limits(Limit("macs", "median", 40.0, 100.0))] == [25.0, 80.0]
     assert {(at.kind, at.quantile) for at in further_limits(Limit("seconds", "p95", 1.0, 4.0))} == {("seconds", "p95")}
+    shares = {"25%", "40%", "80%"}
+    for budget, texts in (("60%", shares), ("60% time", {f"{s} time" for s in shares})):
+        own = parse_budget(budget).resolve(PlanCost(100.0, 90.0, 2.0, 2.5))
+        assert {at.text for at in further_limits(own)} == texts
+        assert all(parse_budget(at.text).resolve(PlanCost(100.0, 90.0, 2.0, 2.5)) == at for at in further_limits(own))
 
 
 # --- the spread of each metric -------------------------------------------------------------------------------------
@@ -78,15 +79,15 @@ class Bench:
         return self.measured(knobs, indices).scores
 
 
-def spread(folder, bench, **job):
-    given = {**study_record().job, **job}
-    study = Study(folder, study_record(job=given, calibration=bench.calibration.prompts))
+def spread(folder, bench, **asked):
+    given = replace(study_record().asked, **asked)
+    study = Study(folder, study_record(asked=given, calibration=bench.calibration.prompts))
     return spread_stage(study, bench, Silent())
 
 
 def test_the_spread_is_that_of_two_seeds_and_delta_a_tenth_of_it(tmp_path):
     bench = Bench()
-    terms = spread(tmp_path, bench).record.quality.terms
+    terms = spread(tmp_path, bench).record.objective.terms
     # differences of 4 points and of 100 % between two seeds: spreads of 4 / √2 and 100 / √2
     assert [t.spread for t in terms] == pytest.approx([4 / 2**0.5, 100 / 2**0.5])
     assert [t.delta for t in terms] == pytest.approx([0.4 / 2**0.5, 10 / 2**0.5])
@@ -94,11 +95,11 @@ def test_the_spread_is_that_of_two_seeds_and_delta_a_tenth_of_it(tmp_path):
     # the same prompts twice, with seeds that neither the search nor the judgement uses
     assert bench.asked == [(bench.calibration.prompts * 2, 12 + 24, None)]
     # what is known is not measured again
-    assert spread(tmp_path, Bench(apart=9.0)).record.quality.terms == terms
+    assert spread(tmp_path, Bench(apart=9.0)).record.objective.terms == terms
 
 
 def test_given_deltas_and_weights_stand(tmp_path):
-    terms = spread(tmp_path, Bench(), delta=["clip=0.25"], weight=["scene=3"]).record.quality.terms
+    terms = spread(tmp_path, Bench(), delta=("clip=0.25",), weight=("scene=3",)).record.objective.terms
     assert [t.delta for t in terms] == pytest.approx([0.25, 10 / 2**0.5])
     assert [t.weight for t in terms] == [1.0, 3.0]
 
@@ -110,7 +111,7 @@ def test_thirty_prompts_are_enough_for_the_spread(tmp_path):
 
 
 def test_a_broken_image_of_the_baseline_leaves_its_prompt_out_of_the_spread(tmp_path):
-    terms = spread(tmp_path / "one", Bench(broken=[15])).record.quality.terms
+    terms = spread(tmp_path / "one", Bench(broken=[15])).record.objective.terms
     assert terms[0].spread == pytest.approx(4 / 2**0.5)
     with pytest.raises(StudyError, match="the baseline's images of 3 of 24 prompts: they are broken"):
         spread(tmp_path / "many", Bench(broken=[0, 1, 2]))
@@ -134,7 +135,7 @@ def test_scores_are_paired_by_seed_and_do_not_depend_on_the_order(shapes):
 def test_a_trained_model_draws_what_is_asked(shapes):
     scorer = ClipScorer(shapes.card.scorer, device="cpu")
     prompts = ["a large red circle on a white background", "a large blue square on a yellow background"]
-    images = torch.cat(list(generate(shapes.pipe, Knobs(10), prompts, [0, 1], **settings(shapes.card))))
+    images = torch.cat(list(generate(shapes.pipe, Knobs(10), prompts, [0, 1], settings(shapes.card))))
     right, wrong = scorer.score(images, prompts), scorer.score(images, prompts[::-1])
     assert all(r > w + 20 for r, w in zip(right, wrong, strict=True))
 
@@ -143,7 +144,7 @@ def test_a_trained_model_draws_what_is_asked(shapes):
 def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
-    job = CalibrateJob(budget="60%", num_prompts=12, trials=6, device="cpu", dtype="float32")
+    job = CalibrateJob(budget=parse_budget("60%"), num_prompts=12, trials=6, device="cpu", dtype="float32")
     result = run_calibrate(job)
     profile = load_profile(result.path)
     assert profile == result.profile
@@ -157,18 +158,18 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert all(row.searched for row in profile.tradeoff.rows)
     # the spread of each metric is measured, and a tenth of it is what is cared about
     study = Study.load(job.folder)
-    assert [t.metric for t in study.record.quality.terms] == ["clip", "scene"]
+    assert [t.metric for t in study.record.objective.terms] == ["clip", "scene"]
     assert [m.metric for m in profile.expected.metrics] == ["clip", "scene"]
-    for term, stated in zip(study.record.quality.terms, profile.expected.metrics, strict=True):
+    for term, stated in zip(study.record.objective.terms, profile.expected.metrics, strict=True):
         assert term.delta == pytest.approx(term.spread / 10)
         assert (stated.spread, stated.delta, stated.weight) == (term.spread, term.delta, 1.0)
-    assert len(study.record.searched_budgets) == 4
+    assert len(study.record.searched) == 4
     assert (job.folder / OTHER_SEEDS).exists()
 
     # The profile makes the images that were scored: with the same prompts, seeds and batches, bit for bit.
     _, held_out = draw(load_prompt_set("shapes"), 12, 0)
-    options = {**settings(shapes.card), "batch_size": profile.budget.batch_size}
-    first = torch.cat(list(generate(shapes.pipe, profile.knobs, held_out.prompts[:6], range(6, 12), **options)))
+    options = replace(settings(shapes.card), batch_size=profile.budget.batch_size)
+    first = torch.cat(list(generate(shapes.pipe, profile.knobs, held_out.prompts[:6], range(6, 12), options)))
     again = load_pipeline("shapes", device="cpu", dtype="float32")
     with accelerated(again.pipe, profile):
         generators = [torch.Generator().manual_seed(seed) for seed in range(6, 12)]
@@ -187,7 +188,7 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
 
     # A budget that nothing meets says what is reachable, before any picture is made.
     with pytest.raises(BudgetError, match="cheapest reachable plan"):
-        run_calibrate(CalibrateJob(budget="1%", num_prompts=12, study=tmp_path / "none", device="cpu"))
+        run_calibrate(CalibrateJob(budget=parse_budget("1%"), num_prompts=12, study=tmp_path / "none", device="cpu"))
 
     # What was measured beside the score, and guards: the same study serves any, and keeps what it has when none is met.
     expected = profile.expected

@@ -22,6 +22,7 @@ from postdiff_calib.jobs.export import ExportJob, as_json, diffusers_script, pyt
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, json_schema, load_profile, parse_profile
+from postdiff_calib.profile.sections import EvidenceSection
 from postdiff_calib.search.unfound import Unfound
 from postdiff_calib.study.arms import compare_arms
 from postdiff_calib.study.record import Study
@@ -207,7 +208,8 @@ def test_a_password_is_never_kept(tmp_path):
     data = profile_data()
     evidence = {**data["evidence"], "study": address}
     made = make_study(tmp_path / "study")
-    study = Study(made.folder, replace(made.record, evidence=evidence, job={**made.record.job, "storage": address}))
+    section, asked = EvidenceSection.model_validate(evidence), replace(made.record.asked, prompts=address)
+    study = Study(made.folder, replace(made.record, evidence=section, asked=asked))
     study.save()
     text = (made.folder / "study.json").read_text()
     assert "s3cr" not in text
@@ -299,8 +301,8 @@ def run_script(script, folder, *arguments):
 def pixels(pipe, profile, prompt, seed):
     from postdiff_calib.generate import generate
 
-    settings = {**profile.generation, "batch_size": 1}
-    (image,) = generate(pipe, profile.knobs, [prompt], [seed], **settings)
+    settings = replace(profile.generation, batch_size=1)
+    (image,) = generate(pipe, profile.knobs, [prompt], [seed], settings)
     return (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
 
 

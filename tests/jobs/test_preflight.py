@@ -26,7 +26,7 @@ def forbidden(*_, **__):
 def test_a_budget_in_macs_that_nothing_meets_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, budget):
     monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", forbidden)
     with pytest.raises(BudgetError) as caught:
-        run_calibrate(CalibrateJob(budget=budget, study=tmp_path / "s", out=tmp_path / "p.yaml"))
+        run_calibrate(CalibrateJob(budget=parse_budget(budget), study=tmp_path / "s", out=tmp_path / "p.yaml"))
     assert "the cheapest reachable plan (T=2 " in str(caught.value)
     assert "% of the baseline, and T there is at its lower end of 2" in str(caught.value)
 
@@ -38,7 +38,7 @@ def test_a_model_without_a_card_is_loaded_but_not_measured(tmp_path, monkeypatch
     monkeypatch.setattr("postdiff_calib.cost.latency.measured_latency", forbidden)
     job = CalibrateJob(
         model=str(tmp_path / "model"),
-        budget="1%",
+        budget=parse_budget("1%"),
         prompts="shapes",
         num_prompts=10,
         study=tmp_path / "s",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from profiles import profile_data
 
+from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import main
 from postdiff_calib.errors import BudgetError, CheckError, PromptError
 from postdiff_calib.jobs import checks
@@ -350,7 +351,7 @@ def calibrated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("POSTDIFF_CACHE", str(folder / "cache"))
-        job = CalibrateJob(budget="60%", num_prompts=20, trials=6, device="cpu", dtype="float32")
+        job = CalibrateJob(budget=parse_budget("60%"), num_prompts=20, trials=6, device="cpu", dtype="float32")
         run_calibrate(replace(job, study=folder / "study", out=folder / "profile.yaml"))
     return folder
 

@@ -9,11 +9,13 @@ from postdiff_calib.jobs.workbench import Workbench, judge_for, why_unjudged
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.prompts import PromptSet, content_hash
+from postdiff_calib.settings import GenerationSettings
 
 CAPTIONS = ("a red circle on a white background", "a blue star at the top on a green background")
 OTHERS = ("a photo of a cat",)
 #: What a study's fingerprint has named since before there was a judge.
-ALWAYS = {"model", "prompts", "held_out", "scorer", "seed", "dtype", "height"}
+ALWAYS = {"model", "prompts", "held_out", "scorer", "seed", "dtype"}
+ALWAYS |= {"height", "width", "guidance_scale", "noise", "latent_multiple"}
 
 
 def prompt_set(*prompts):
@@ -24,7 +26,7 @@ def bench(card="shapes", calibration=CAPTIONS, held_out=CAPTIONS[:1]):
     loaded = SimpleNamespace(card=get_card(card), device="cpu", pipe=None, fingerprint="f", dtype="float32")
     scorer = SimpleNamespace(weights_sha256="s")
     sets = prompt_set(*calibration), prompt_set(*held_out)
-    return Workbench(loaded, scorer, *sets, 0, {"height": 64, "batch_size": 10})
+    return Workbench(loaded, scorer, *sets, 0, GenerationSettings(64, 64, 4.0, 10, latent_multiple=2))
 
 
 def test_the_embedded_model_has_a_judge_that_is_loaded_once():

@@ -17,6 +17,7 @@ from postdiff_calib.cost.table import CostTable, Latency, Timing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.report.html.content import Findings
 from postdiff_calib.report.html.pictures import Album, choose
 from postdiff_calib.scores.book import FileStore
@@ -24,8 +25,10 @@ from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.conclude import SearchedBudget
-from postdiff_calib.study.record import Study, StudyRecord, further_limits, searched_data
+from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.study.asked import Asked
+from postdiff_calib.study.record import Study, StudyRecord
+from postdiff_calib.study.searched import SearchedBudget, further_limits
 
 N = 60
 SCRIPT = "a red circle <script>window.hacked=1</script>"
@@ -100,7 +103,7 @@ def make_study(
     seconds: bool = False,
     scored: list[Knobs] | None = None,
     scene: bool = True,
-    **job: Any,
+    **asked: Any,
 ) -> Study:
     """Write a study's folder.
 
@@ -110,44 +113,30 @@ def make_study(
         seconds: something was timed.
         scored: the plans that have scores, ``plans`` by default.
         scene: scenes are judged beside the score.
-        job: what else was asked for.
+        asked: what else was asked for.
     """
     data = profile_data()
     card = get_card("shapes")
     table = CostTable.from_dict(counted())
     rng = np.random.default_rng(0)
     record = StudyRecord(
-        job={"model": "shapes", "budget": "60%", "seed": 100, "dtype": "float32", **job},
-        settings={
-            "height": 64,
-            "width": 64,
-            "guidance_scale": card.guidance_scale,
-            "batch_size": 10,
-            "noise": "coupled",
-            "latent_multiple": card.latent_multiple,
-        },
+        asked=replace(Asked("shapes", parse_budget("60%"), trials=len(plans()), seed=100), **asked),
+        settings=GenerationSettings(64, 64, card.guidance_scale, 10, "coupled", card.latent_multiple),
         fingerprint={"model": data["model"]["fingerprint"], "seed": 100},
         num_inference_steps=20,
-        model=data["model"],
-        evidence={
-            name: value
-            for name, value in data["evidence"].items()
-            if name not in ("smallest_difference", "notes", "trials", "images", "num_held_out")
-        }
-        | {"prompt_set": "<i>set</i>"},
-        environment={"device": "cpu", "versions": {"torch": "2.15.0"}},
+        model=ModelSection.model_validate(data["model"]),
+        evidence=EvidenceSection(**{**data["evidence"], "prompt_set": "<i>set</i>"}),
+        environment=EnvironmentSection(device="cpu", latency_device=None, versions={"torch": "2.15.0"}),
         calibration=tuple(f"calibration prompt {i}" for i in range(N)),
         held_out=(*ATTACKS, *(f"held-out prompt {i}" for i in range(2, N))),
         cost=timed(table) if seconds else table,
         trials=len(plans()),
         failed=(("T=4 s=0.5 β=0.25", "<b>all pictures are black</b>"),),
     )
-    own = parse_budget(str(record.job["budget"])).resolve(table.price(compile_plan(Knobs(20))))
+    own = record.asked.budget.resolve(table.price(compile_plan(Knobs(20))))
     searched = [SearchedBudget(limit, (), Unfound(), fits(limit, table)) for limit in (own, *further_limits(own))]
     terms = (CLIP, SCENE) if scene else (CLIP,)
-    record = replace(
-        record, objective=Objective(terms).as_data(), searched=[searched_data(budget) for budget in searched]
-    )
+    record = replace(record, objective=Objective(terms), searched=tuple(searched))
     study = Study(folder, record)
     folder.mkdir(parents=True, exist_ok=True)
     study.save()

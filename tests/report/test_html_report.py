@@ -379,7 +379,9 @@ def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "study"
     run_calibrate(
-        CalibrateJob(budget="60%", num_prompts=12, trials=1, device="cpu", study=folder, out=tmp_path / "p.yaml")
+        CalibrateJob(
+            budget=parse_budget("60%"), num_prompts=12, trials=1, device="cpu", study=folder, out=tmp_path / "p.yaml"
+        )
     )
     out = write_report(ReportJob(folder, tmp_path / "r.html", device="cpu"))
     study = Study.load(folder)
@@ -392,7 +394,7 @@ def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
         # Made again, the pictures are the kept ones; their scores are the study's, up to eight bits a channel.
         seeds = [found.first_seed + i for i in chosen]
         prompts = [found.prompts[i] for i in chosen]
-        again = torch.cat(list(generate(pipe, plan.knobs, prompts, seeds, **study.record.settings)))
+        again = torch.cat(list(generate(pipe, plan.knobs, prompts, seeds, study.record.settings)))
         for index, image in zip(chosen, again, strict=True):
             kept = np.asarray(Image.open(album.path(plan.knobs, index)))
             assert np.abs(kept - (image * 255).permute(1, 2, 0).numpy()).max() <= 1.0

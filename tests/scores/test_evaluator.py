@@ -15,10 +15,11 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.metrics import PSNR_CAP, psnr, ssim
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+from postdiff_calib.settings import GenerationSettings
 
 BASE, OTHER = Knobs(4), Knobs(3)
 SEED = 50
-SIZE = {"height": 64, "width": 64, "guidance_scale": 4.0, "batch_size": 2, "latent_multiple": 2}
+SIZE = GenerationSettings(height=64, width=64, guidance_scale=4.0, batch_size=2, latent_multiple=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +46,16 @@ def made(monkeypatch):
     """Knobs and number of prompts of every call that makes pictures."""
     calls = []
 
-    def counted(pipe, knobs, prompts, seeds, **settings):
+    def counted(pipe, knobs, prompts, seeds, settings):
         calls.append((knobs, len(prompts)))
-        return generate(pipe, knobs, prompts, seeds, **settings)
+        return generate(pipe, knobs, prompts, seeds, settings)
 
     monkeypatch.setattr("postdiff_calib.generate.generate", counted)
     return calls
 
 
 def eight_bits(pipe, knobs):
-    images = torch.cat(list(generate(pipe, knobs, PROMPTS, range(SEED, SEED + 3), **SIZE)))
+    images = torch.cat(list(generate(pipe, knobs, PROMPTS, range(SEED, SEED + 3), SIZE)))
     return (images * 255).round() / 255
 
 

@@ -12,12 +12,15 @@ from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.profile import GuardEntry, parse_profile
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.quality import METRICS
 from postdiff_calib.scores.guards import Guard, read
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.conclude import Evidence, Facts, Scored, SearchedBudget, choose, conclude
+from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.study.conclude import Evidence, Facts, Scored, choose, conclude
+from postdiff_calib.study.searched import SearchedBudget
 
 N = 400
 BASE = 80 + np.random.default_rng(0).normal(0, 5, N)
@@ -49,9 +52,13 @@ def at(share):
 
 def facts(held_out=N):
     data = profile_data()
-    evidence = {k: v for k, v in data["evidence"].items() if k not in ("smallest_difference", "notes")}
-    evidence |= {"num_held_out": held_out, "num_prompts": N}
-    return Facts(data["model"], evidence, data["environment"], batch_size=10, noise="coupled", latent_multiple=2)
+    evidence = {**data["evidence"], "num_held_out": held_out, "num_prompts": N}
+    return Facts(
+        model=ModelSection.model_validate(data["model"]),
+        evidence=EvidenceSection.model_validate(evidence),
+        environment=EnvironmentSection.model_validate(data["environment"]),
+        settings=GenerationSettings(64, 64, 4.0, batch_size=10, latent_multiple=2),
+    )
 
 
 def searched(share, plans, unfound=Unfound(), fits=dict.fromkeys(ARMS, True)):  # noqa: B008  # not changed
@@ -79,7 +86,7 @@ def run(held_out=(), calibration=(), budgets=None, budget="60%", guards=(), rows
     asked = parse_budget(budget)
     seen = evidence(held_out, calibration, budgets, **more)
     known = facts(N if held_out else 0)
-    return conclude(asked, asked.resolve(BASELINE.cost), seen, [at(row) for row in rows], known, guards)
+    return conclude(asked.resolve(BASELINE.cost), seen, [at(row) for row in rows], known, guards)
 
 
 # --- which plan, and what is said of it ----------------------------------------------------------------------------
@@ -246,11 +253,11 @@ def test_prompts_that_are_set_aside_are_asked_of_no_plan():
     judged = replace(FEWER, scores=few - 1 + shift, measures={})
     seen = Evidence(Scored(base, []), Scored(base, [judged], set_aside=1), [], Objective((CLIP,)))
     budget = parse_budget("60%")
-    choice = choose(budget, budget.resolve(BASELINE.cost), seen)
+    choice = choose(budget.resolve(BASELINE.cost), seen)
     assert (choice.winner, choice.confirmed) == (judged, True)
     assert choice.comparisons[0].n == 19
     with pytest.raises(BudgetError, match="scored on 20 prompts"):
-        choose(budget, budget.resolve(BASELINE.cost), replace(seen, held_out=Scored(base, [judged])))
+        choose(budget.resolve(BASELINE.cost), replace(seen, held_out=Scored(base, [judged])))
 
 
 # --- the trade-off -------------------------------------------------------------------------------------------------
@@ -323,7 +330,7 @@ def guarded(plans, *guards, confirmed=()):
     budget = parse_budget("60%")
     held_out = Scored(SEEN, list(confirmed)) if confirmed else NOTHING
     seen = Evidence(Scored(SEEN, plans), held_out, [searched(0.6, confirmed)], Objective((CLIP,)))
-    return conclude(budget, budget.resolve(BASELINE.cost), seen, [at(0.6)], facts(), guards)
+    return conclude(budget.resolve(BASELINE.cost), seen, [at(0.6)], facts(), guards)
 
 
 def test_a_plan_that_breaks_a_guard_is_not_chosen_and_the_guard_is_named():

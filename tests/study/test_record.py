@@ -13,8 +13,8 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.names import HELD_OUT
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.conclude import SearchedBudget
-from postdiff_calib.study.record import RECORD_VERSION, Study, StudyRecord, searched_budget, searched_data
+from postdiff_calib.study.record import RECORD_VERSION, Study, StudyRecord
+from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
 FITS = {"fewer": True, "cheaper": False, "joint": True}
 
@@ -31,53 +31,54 @@ def test_a_searched_budget_is_plain_data_and_back(unfound):
 def test_the_record_is_read_back_with_its_objective_and_its_searches(tmp_path):
     study = make_study(tmp_path / "study", scene=True, widened=Unfound(fewer=-1.0))
     again = Study.load(study.folder).record
-    assert again.quality == Objective((CLIP, SCENE))
-    own, *further = again.searched_budgets
+    assert again.objective == Objective((CLIP, SCENE))
+    own, *further = again.searched
     assert (own.limit.value / own.limit.baseline, own.unfound) == (0.6, Unfound(fewer=-1.0))
     assert [b.limit.value / b.limit.baseline for b in further] == pytest.approx([0.25, 0.4, 0.8])
     assert again.as_dict() == study.record.as_dict()
     # a study that was never searched improves the score
-    assert replace(again, objective=()).quality == Objective()
+    fields = {name: value for name, value in vars(again).items() if name not in ("objective", "searched")}
+    assert StudyRecord(**fields).objective == Objective()
 
 
 def test_a_record_of_another_version_is_refused_by_name():
     data = study_record().as_dict()
-    assert data["record_version"] == RECORD_VERSION == 2
-    with pytest.raises(StudyError, match="record version 1; this postdiff reads 2"):
-        StudyRecord.from_dict({**data, "record_version": 1})
+    assert data["record_version"] == RECORD_VERSION == 3
+    with pytest.raises(StudyError, match="record version 2; this postdiff reads 3"):
+        StudyRecord.from_dict({**data, "record_version": 2})
 
 
 def test_a_second_search_is_kept_beside_the_first_and_a_repeated_one_takes_its_place(tmp_path):
     study = make_study(tmp_path / "study")
-    base = study.record.searched_budgets[0].limit.baseline
+    base = study.record.searched[0].limit.baseline
     new = SearchedBudget(Limit("macs", "median", 0.7 * base, base), ("cc",), Unfound(), FITS)
     repeated = SearchedBudget(Limit("macs", "median", 0.4 * base, base), ("dd",), None, FITS)
     after = study.with_search(50, [("T=4", "broken")], [new, repeated])
     assert Study.load(study.folder).record.as_dict() == after.record.as_dict()
-    shares = [b.limit.value / b.limit.baseline for b in after.record.searched_budgets]
+    shares = [b.limit.value / b.limit.baseline for b in after.record.searched]
     assert sorted(shares) == pytest.approx([0.25, 0.4, 0.6, 0.7, 0.8])
-    by_share = {round(b.limit.value / base, 2): b for b in after.record.searched_budgets}
+    by_share = {round(b.limit.value / base, 2): b for b in after.record.searched}
     assert by_share[0.4] == repeated
-    assert by_share[0.6] == study.record.searched_budgets[0]
+    assert by_share[0.6] == study.record.searched[0]
     assert (after.record.trials, after.record.failed) == (50, (("T=4", "broken"),))
     # an interrupted search leaves what is known
-    assert after.with_search(60, []).record.searched_budgets == after.record.searched_budgets
+    assert after.with_search(60, []).record.searched == after.record.searched
 
 
 def test_earlier_searches_are_taken_over_from_the_same_study_only(tmp_path):
     study = make_study(tmp_path / "study")
     fresh = Study(study.folder, replace(study.record, searched=()))
-    assert fresh.with_earlier_searches().record.searched_budgets == study.record.searched_budgets
+    assert fresh.with_earlier_searches().record.searched == study.record.searched
     other = Study(study.folder, replace(study.record, searched=(), fingerprint={"model": "another"}))
-    assert other.with_earlier_searches().record.searched_budgets == ()
-    assert Study(tmp_path / "none", fresh.record).with_earlier_searches().record.searched_budgets == ()
+    assert other.with_earlier_searches().record.searched == ()
+    assert Study(tmp_path / "none", fresh.record).with_earlier_searches().record.searched == ()
 
 
 def test_a_finalist_that_broke_is_struck_off_and_named_and_the_others_are_judged(tmp_path):
     broken = Knobs(20, cache_interval=3)
     study = make_study(tmp_path / "study")
     content = compile_plan(broken).content
-    assert content in study.record.searched_budgets[0].finalists
+    assert content in study.record.searched[0].finalists
     # its scores on held-out prompts end where its images broke
     path = study.folder / HELD_OUT
     blocks = [json.loads(line) for line in path.read_text().splitlines()]
@@ -89,7 +90,7 @@ def test_a_finalist_that_broke_is_struck_off_and_named_and_the_others_are_judged
     assert [row.searched for row in waiting.tradeoff.rows] == [True, True, False, False]
 
     struck = study.without({content: (broken.describe(), "10 of 10 images: are constant")})
-    assert all(content not in budget.finalists for budget in struck.record.searched_budgets)
+    assert all(content not in budget.finalists for budget in struck.record.searched)
     assert struck.record.failed == ((broken.describe(), "10 of 10 images: are constant"),)
     assert Study.load(study.folder).record.as_dict() == struck.record.as_dict()
     profile = struck.conclude(parse_budget("60%"))

@@ -100,7 +100,7 @@ class Findings:
     def __init__(self, study: Study, budget: Budget) -> None:
         self.study, self.budget = study, budget
         self.profile: Profile = study.conclude(budget)
-        self.limit: Limit = budget.resolve(study.record.cost.price(compile_plan(study.record.baseline)))
+        self.limit: Limit = study.record.resolve(budget)
         self.calibration, self.held_out = study.scored()
 
     @property
@@ -154,7 +154,7 @@ class Findings:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the quality metrics, the score first."""
-        return self.study.record.quality.metrics
+        return self.study.record.objective.metrics
 
     def differences(self, metric: str = SCORE) -> npt.NDArray[np.float64]:
         """The winner's metric minus the baseline's, prompt by prompt; NaN where unknown."""
@@ -224,7 +224,7 @@ class Findings:
         """The frontier of each arm (joint: of all plans), cheapest first, of the judged plans where there are any."""
         by_content = {row.scores.plan.content: row for row in self.rows}
         field = self.held_out if any(row.held_out for row in self.rows) else self.calibration
-        steps, objective = self.study.record.num_inference_steps, self.study.record.quality
+        steps, objective = self.study.record.num_inference_steps, self.study.record.objective
         found: dict[Arm, list[PlanRow]] = {}
         for arm in ARMS:
             members = [p for p in field.plans if p.plan.content in by_content and arm in p.arms(steps)]

@@ -104,7 +104,7 @@ def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
     """
     progress = progress or Silent()
     study = Study.load(job.study).require_scores()
-    findings = Findings(study, parse_budget(job.budget or str(study.record.job["budget"])))
+    findings = Findings(study, parse_budget(job.budget) if job.budget else study.record.asked.budget)
     refuse_output(job.out, study=job.study)
     examples = _examples(findings, job.device, progress) if job.images else None
     return write_atomically(job.out, render(findings, examples))

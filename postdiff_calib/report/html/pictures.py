@@ -23,6 +23,7 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile.match import weights_fact
 from postdiff_calib.progress import Progress
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ class Album:
 
         record = self.study.record
         progress.stage("loading the model")
-        loaded = load_pipeline(record.job["model"], device=self.device, dtype=record.job["dtype"])
-        if loaded.fingerprint != record.fingerprint["model"]:
+        loaded = load_pipeline(record.asked.model, device=self.device, dtype=record.model.dtype)
+        weights = weights_fact(record.model, loaded)
+        if not weights.same:
             raise StudyError(
-                f"model {record.job['model']}",
-                f"its weights or configuration ({loaded.fingerprint}) are not the scored ones "
-                f"({record.fingerprint['model']})",
+                f"model {record.asked.model}",
+                f"its {weights.what} ({weights.found}) are not the scored ones ({weights.wanted})",
                 "bring those back, or leave the pictures out (--no-images)",
             )
         prompts = record.held_out if self.held_out else record.calibration
@@ -116,7 +117,7 @@ class Album:
         for knobs, wanted in missing:
             texts, seeds = [prompts[i] for i in wanted], [first_seed + i for i in wanted]
             left = iter(wanted)
-            for images in generate(loaded.pipe, knobs, texts, seeds, **record.settings):
+            for images in generate(loaded.pipe, knobs, texts, seeds, record.settings):
                 for image in images:
                     _save(image, self.path(knobs, next(left)))
                 progress.advance(len(images))

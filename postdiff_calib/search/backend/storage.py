@@ -19,12 +19,13 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, i
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import OutputError, StudyError, reason_of
+from postdiff_calib.files.differences import differences
 from postdiff_calib.scores.blocks import check_block
 from postdiff_calib.scores.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 from postdiff_calib.search.backend.address import shown
 from postdiff_calib.search.backend.database import HEARTBEAT, connect, disconnect, faults, reading, require_readable
 
-__all__ = ["HEARTBEAT", "StudyStore", "connect", "differences", "disconnect", "open_study", "read_record", "shown"]
+__all__ = ["HEARTBEAT", "StudyStore", "connect", "disconnect", "open_study", "read_record", "shown"]
 
 _DATABASE_FILES = (DATABASE, *(f"{DATABASE}-{end}" for end in ("journal", "wal", "shm")))
 _BLOCKS_ATTRIBUTE = "blocks"
@@ -248,16 +249,3 @@ class StudyStore:
         """Drop all blocks."""
         with self._engine.begin() as connection:
             connection.execute(delete(_BLOCKS).where(self._rows))
-
-
-def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
-    """Which entries differ, with both values: ``model.revision was 'a', now 'b'``."""
-    found = []
-    for name in sorted({*known, *wanted}):
-        old, new = known.get(name), wanted.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            inner = differences(old, new, f"{prefix}{name}.")
-            found += [inner] if inner else []
-        elif old != new:
-            found.append(f"{prefix}{name} was {old!r}, now {new!r}")
-    return ", ".join(found)

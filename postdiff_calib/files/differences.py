@@ -1,0 +1,19 @@
+"""Two mappings of plain data → the entries in which they differ, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
+    """Which entries differ, with both values: ``model.revision was 'a', now 'b'``; empty where none does."""
+    found = []
+    for name in sorted({*known, *wanted}):
+        old, new = known.get(name), wanted.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = differences(old, new, f"{prefix}{name}.")
+            found += [inner] if inner else []
+        elif old != new:
+            found.append(f"{prefix}{name} was {old!r}, now {new!r}")
+    return ", ".join(found)

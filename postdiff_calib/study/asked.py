@@ -1,0 +1,62 @@
+"""What a study was asked for: the part of a calibrate command that its answers rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from postdiff_calib.budget import Budget, parse_budget
+from postdiff_calib.scores.guards import Guard, parse_guards
+
+_LISTS = ("delta", "weight", "max_drop", "guards")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study was asked for, as far as it is not in the settings of its images.
+
+    Args:
+        model: a card's name, a local directory or a hub id: what is loaded.
+        budget: the study's own.
+        trials: evaluations at that budget.
+        seed: of calibration prompt 0.
+        prompts: the prompt set's name or file; None is the model's own.
+        sampler: what proposes plans.
+        delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
+        max_drop, guards: as ``scores.guards.parse_guards`` reads them.
+    """
+
+    model: str
+    budget: Budget
+    trials: int
+    seed: int
+    prompts: str | None = None
+    sampler: str = "postdiff"
+    delta: tuple[str, ...] = ()
+    weight: tuple[str, ...] = ()
+    max_drop: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+
+    @property
+    def rails(self) -> tuple[Guard, ...]:
+        """What a chosen plan must meet beside the budget."""
+        return parse_guards(self.max_drop, self.guards)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; the inverse of ``from_dict``."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "budget": self.budget.text, **{name: list(plain[name]) for name in _LISTS}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Asked:
+        """Rebuild from ``as_dict``'s data.
+
+        Raises:
+            BudgetError, GuardError: the budget or a guard is nonsense.
+            TypeError: a key is missing or unknown.
+        """
+        lists = {name: tuple(data.get(name, ())) for name in _LISTS}
+        asked = cls(**{**data, "budget": parse_budget(data["budget"]), **lists})
+        _ = asked.rails
+        return asked
