@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,8 @@ class PictureEvaluator:
     def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
         """Scores, other measures, and embeddings; a batch in memory at a time.
 
-        Measures are the other quality metrics where there is a judge, and the fidelity metrics, against the
-        unaccelerated model's pictures, where these are kept.
+        Measures are the other quality metrics, those of a judge where there is one, and the fidelity metrics, against
+        the unaccelerated model's pictures, where these are kept.
 
         Raises:
             HealthError: pictures are constant, saturated or not finite.
@@ -126,12 +127,12 @@ class PictureEvaluator:
 
         from postdiff_calib.generate import generate
         from postdiff_calib.quality.health import check_health
-        from postdiff_calib.quality.metrics import SCORE, fidelity_metrics, quality_metrics
+        from postdiff_calib.quality.metrics import SCORE, quality_metrics
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
-        judged = tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
-        metrics = fidelity_metrics() if self.baseline is not None else ()
+        metrics = self._fidelity
+        judged = tuple(m for m in quality_metrics() if m.name != SCORE and (self.judge is not None or not m.judged))
         scores: list[float] = []
         measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
         features = []
@@ -148,6 +149,13 @@ class PictureEvaluator:
             if self.on_images is not None:
                 self.on_images(len(images))
         return Measured(scores, measures, np.concatenate(features) if features else None)
+
+    @cached_property
+    def _fidelity(self) -> tuple[Metric, ...]:
+        """The comparisons with the baseline's images, where these are kept."""
+        from postdiff_calib.quality.metrics import fidelity_metrics
+
+        return fidelity_metrics() if self.baseline is not None else ()
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
