@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.pixels import rounded, to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
 
@@ -58,10 +59,9 @@ class BaselinePictures:
 
         for image, prompt, seed in zip(images, prompts, seeds, strict=True):
             path = self.path(prompt, seed)
-            pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
             with replacing(path, f"picture {path}", "check the study folder") as temporary:
                 # little compression: the file is written once and read for every plan
-                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+                Image.fromarray(to_array(image)).save(temporary, format="PNG", compress_level=1)
 
     def load(self, prompt: str, seed: int) -> torch.Tensor | None:
         """A picture, (3, H, W) in [0, 1]; None when it is not there or not whole."""
@@ -180,8 +180,7 @@ class PictureEvaluator:
         if compile_plan(knobs).content == self.baseline.content:
             self.baseline.save(images, prompts, seeds)
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
-        rounded = (images * 255).round().clamp(0, 255) / 255
-        pictures = Pictures(rounded, self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
+        pictures = Pictures(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
         return {m.name: m.function(pictures) for m in metrics}
 
     def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
@@ -197,5 +196,5 @@ class PictureEvaluator:
             made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, **self.settings)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
-                kept[i] = (image * 255).round().clamp(0, 255) / 255
+                kept[i] = rounded(image)
         return torch.stack([picture for picture in kept if picture is not None])
