@@ -18,16 +18,12 @@ from postdiff_calib.scores.book import Evaluator, MemoryStore, ScoreBook
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.search.strategy import (
-    Candidate,
-    Proposal,
-    SearchSettings,
-    Strategy,
-    default_explore_prompts,
-    default_trials,
-    enqueued,
-    prompt_order,
-)
+from postdiff_calib.search.postdiff import PostDiff
+from postdiff_calib.search.proposals import Proposal
+from postdiff_calib.search.settings import SearchSettings, default_explore_prompts, prompt_order
+from postdiff_calib.search.space import Candidate
+from postdiff_calib.search.strategies import default_trials
+from postdiff_calib.search.strategy import enqueued
 from postdiff_calib.study.conclude import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget
 
@@ -94,7 +90,7 @@ class Replay:
         limits = [self.world.limit(share) for share in self.shares]
         self.book = self._book(search, {m: t[:, :n_search] for m, t in tables.items()}, n_search)
         self.held_out = self._book(judged, {m: t[:, n_search:] for m, t in tables.items()}, self.n_judged)
-        self.strategy = Strategy(self.world.candidates, limits, self.reference, self.book, self.settings)
+        self.strategy = PostDiff(self.world.candidates, limits, self.reference, self.book, self.settings)
         self.searched: list[SearchedBudget] = []
         self.by_content = {c.content: c for c in self.world.candidates}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.pixels import to_array
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
@@ -125,7 +126,7 @@ def to_picture(image: torch.Tensor) -> Image.Image:
     """An image of ``generate``, (3, H, W) in [0, 1], as an 8-bit picture."""
     from PIL import Image
 
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(to_array(image))
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "postdiff_calib"
 #: Each room may import the rooms before it. Rooms in one tuple are siblings and do not import each other.
 ORDER: list[tuple[str, ...]] = [
     ("errors", "progress"),
-    ("knobs", "files", "models.families"),
+    ("knobs", "files", "pixels", "models.families"),
     ("accelerate.techniques",),
     ("plan", "budget", "settings"),
     ("prompts",),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
+
 
 def calibrate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
@@ -53,7 +55,7 @@ def calibrate_command(
         typer.Option(
             "--delta",
             metavar="NAME=NUMBER",
-            help="Difference you care about: clip=0.3, scene=2; repeatable.  "
+            help=f"Difference you care about: {', '.join(m.bound for m in quality_metrics())}; repeatable.  "
             "[default: a tenth of what another seed changes]",
         ),
     ] = None,
@@ -66,8 +68,9 @@ def calibrate_command(
         typer.Option(
             "--max-drop",
             metavar="NAME=NUMBER",
-            help="Most that a quality metric may lose; repeatable: clip=0.3 (points), "
-            "scene=2 (percentage points; the model shapes has it).",
+            help="Most that a quality metric may lose; repeatable: "
+            + ", ".join(f"{m.bound} ({m.difference_unit})" for m in quality_metrics())
+            + ".",
         ),
     ] = None,
     guard: Annotated[
@@ -75,8 +78,7 @@ def calibrate_command(
         typer.Option(
             "--guard",
             metavar="NAME=NUMBER",
-            help="What the plan must keep against the unaccelerated pictures; repeatable: "
-            "ssim=0.8 or psnr=25 (at least), cmmd=0.05 or lpips=0.2 (at most).",
+            help=f"What the plan must keep against the baseline's images; repeatable: {examples(comparisons())}.",
         ),
     ] = None,
     storage: Annotated[

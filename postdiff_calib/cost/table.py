@@ -285,17 +285,11 @@ class _Line:
 
 def _affine_fit(points: list[tuple[float, float]]) -> _Line:
     """Least squares of the relative error, with start and slope both at or above zero."""
-    ones = [1 / y for _, y in points]
-    scaled = [x / y for x, y in points]
-    # Normal equations of min Σ (start/y + slope·x/y − 1)².
-    aa, ab, bb = sum(o * o for o in ones), sum(o * s for o, s in zip(ones, scaled, strict=True)), 0.0
-    bb = sum(s * s for s in scaled)
-    a1, b1 = sum(ones), sum(scaled)
-    determinant = aa * bb - ab * ab
-    if determinant > 1e-12 * aa * bb:
-        start, slope = (a1 * bb - b1 * ab) / determinant, (aa * b1 - ab * a1) / determinant
-        if start >= 0 and slope > 0:
-            return _Line(start, slope)
-        if slope <= 0:
-            return _Line(a1 / aa, 0.0)
-    return _Line(0.0, b1 / bb)
+    import numpy as np
+    from scipy.optimize import nnls
+
+    macs, seconds = np.array(points, dtype=np.float64).T
+    unit = float(macs.max())  # both columns are of one size then, whatever a step costs
+    # The slope comes first: where all steps cost the same, either column explains them, and the first one is taken.
+    slope, start = nnls(np.stack([macs / unit / seconds, 1 / seconds], axis=1), np.ones(len(points)))[0]
+    return _Line(float(start), float(slope) / unit)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.search.backend.run import SearchResult
-    from postdiff_calib.search.strategy import Searched
+    from postdiff_calib.search.proposals import Searched
 
 #: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
 SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
@@ -181,7 +181,7 @@ def run_stage(
     """The Optuna study of the plans within the study's budget: alone, as the leader of workers, or as one of them."""
     from postdiff_calib.search.backend.run import Problem, run_search
     from postdiff_calib.search.backend.run import Progress as SearchProgress
-    from postdiff_calib.search.strategy import SearchSettings, default_explore_prompts
+    from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
 
     record, last = study.record, 0
     limit = record.resolve()
@@ -255,7 +255,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
 
     from postdiff_calib.cost.store import device_name
     from postdiff_calib.models.fingerprint import configuration_of
-    from postdiff_calib.search.strategy import default_trials
+    from postdiff_calib.search.strategies import default_trials
 
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card

@@ -11,19 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import GuardError, ModelError, OutputError, StudyError
+from postdiff_calib.errors import GuardError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.workbench import SCENE, Workbench, generation_settings
+from postdiff_calib.jobs.workbench import Workbench, generation_settings, metrics_of
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
 from postdiff_calib.quality import metric as find_metric
-from postdiff_calib.quality.metrics import quality_metrics
+from postdiff_calib.quality.metrics import absent, metrics, quality_metrics
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
+from postdiff_calib.search.strategies import find_strategy
 from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
 
@@ -35,14 +36,13 @@ if TYPE_CHECKING:
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
     parse_noise(job.noise)
-    if job.sampler not in ("postdiff", "tpe", "gp", "random", "nsga2"):
-        raise StudyError(f"sampler {job.sampler!r}", "samplers are postdiff, tpe, gp, random, nsga2", "take postdiff")
+    strategy = find_strategy(job.sampler)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
         parse_per_metric(option, texts, [m.name for m in quality_metrics()])
     # Optuna's samplers keep their seed in 32 bits.
-    require_seed(job.seed, 1_000_000, HIGHEST_SEED if job.sampler == "postdiff" else 2**32 - 1 + 999_999)
+    require_seed(job.seed, 1_000_000, HIGHEST_SEED if not strategy.asks else 2**32 - 1 + 999_999)
     _check_places(job)
     if job.storage is not None:
         from postdiff_calib.search.backend.database import probe
@@ -90,18 +90,19 @@ def _refuse_other_job(job: CalibrateJob) -> None:
 def check_guards(job: CalibrateJob) -> str:
     """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
     from postdiff_calib.models.cards import CARDS
-    from postdiff_calib.quality import lpips
 
     guards = parse_guards(job.max_drop, job.guards)
     known = next((card for card in CARDS if card.name == job.model), None)
     if known is not None:
         _require_metrics(guards, known)
-    found = lpips.installed()
-    if not isinstance(found, ModelError):
-        return ""
-    if any(guard.metric == "lpips" for guard in guards):
-        raise GuardError("--guard lpips", f"it cannot be computed here: {found.rule}", found.remedy)
-    return f"LPIPS is not measured: {found.rule}"
+    left_out = []
+    for m in metrics():
+        if (found := absent(m)) is None:
+            continue
+        if any(guard.metric == m.name for guard in guards):
+            raise GuardError(f"--guard {m.name}", f"it cannot be computed here: {found.rule}", found.remedy)
+        left_out.append(f"{m.label} is not measured: {found.rule}")
+    return "; ".join(left_out)
 
 
 def check_metrics(job: CalibrateJob, bench: Workbench) -> str:
@@ -112,18 +113,19 @@ def check_metrics(job: CalibrateJob, bench: Workbench) -> str:
     """
     guards = parse_guards(job.max_drop, job.guards)
     _require_metrics(guards, bench.loaded.card)
-    if bench.unjudged and any(guard.metric == SCENE for guard in guards):
-        raise GuardError(f"--max-drop {SCENE}", bench.unjudged, "calibrate on the model's own prompts, or drop it")
+    if bench.unjudged and (judged := [guard.metric for guard in guards if find_metric(guard.metric).judged]):
+        raise GuardError(f"--max-drop {judged[0]}", bench.unjudged, "calibrate on the model's own prompts, or drop it")
     return bench.unjudged
 
 
 def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
     """Refuse a guard on a quality metric that the model does not have."""
+    names = [m.name for m in metrics_of(card)]
     for guard in guards:
-        if find_metric(guard.metric).quality and guard.metric not in card.metrics:
+        if find_metric(guard.metric).quality and guard.metric not in names:
             raise GuardError(
                 f"--max-drop {guard.metric}",
-                f"{card.name} is not measured by it, but by {', '.join(card.metrics)}",
+                f"{card.name} is not measured by it, but by {', '.join(names)}",
                 "bound one of these, or drop it",
             )
 

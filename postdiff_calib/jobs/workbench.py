@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.prompts import PromptSet
     from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.metrics import Metric
     from postdiff_calib.scores.evaluator import PictureEvaluator
     from postdiff_calib.search.space import SearchSpace
 
-#: The metric of ``quality.METRICS`` that a judge of scenes measures.
-SCENE = "scene"
 #: Latent sides up to this are small pictures, of which more go into a batch.
 _SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 96, 10, 4
 
@@ -74,7 +73,7 @@ class Workbench:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Quality metrics that are measured, the score first; names of ``quality.METRICS``."""
-        return tuple(m for m in self.loaded.card.metrics if m != SCENE or self.judge is not None)
+        return tuple(m.name for m in metrics_of(self.loaded.card) if self.judge is not None or not m.judged)
 
     @property
     def held_out_seed(self) -> int:
@@ -122,13 +121,24 @@ class Workbench:
         }
 
 
+def metrics_of(card: Card) -> tuple[Metric, ...]:
+    """The quality metrics that a model can be measured by: those that need no judge, and those on its card."""
+    from postdiff_calib.quality.metrics import quality_metrics
+
+    return tuple(m for m in quality_metrics() if not m.judged or m.name in card.metrics)
+
+
+def _has_judge(card: Card) -> bool:
+    return any(m.judged for m in metrics_of(card))
+
+
 def judge_for(card: Card, prompts: Sequence[str], device: str = "cpu") -> SceneJudge | None:
     """The model's judge of scenes; None where it has none, or a prompt is not one that the judge can read.
 
     Raises:
         ModelError: its weights are missing or damaged.
     """
-    if SCENE not in card.metrics or why_unjudged(card, prompts):
+    if not _has_judge(card) or why_unjudged(card, prompts):
         return None
     from postdiff_calib.models.shapes.judge import SceneJudge
 
@@ -137,7 +147,7 @@ def judge_for(card: Card, prompts: Sequence[str], device: str = "cpu") -> SceneJ
 
 def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     """Why a model's judge cannot be used on these prompts, as a line; empty where it can, or the model has none."""
-    if SCENE not in card.metrics:
+    if not _has_judge(card):
         return ""
     from postdiff_calib.models.shapes.judge import require_captions
 

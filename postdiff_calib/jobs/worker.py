@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from postdiff_calib.errors import ModelError, StudyError
+from postdiff_calib.errors import StudyError
 from postdiff_calib.jobs.calibrate import run_stage
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.profile.match import other_settings
@@ -126,7 +126,7 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:
     """Refuse a host whose scores would not be the study's."""
-    from postdiff_calib.quality import lpips
+    from postdiff_calib.quality.metrics import absent, metric
 
     if other := other_settings(record.fingerprint, bench.fingerprint()):
         raise StudyError(
@@ -134,6 +134,7 @@ def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:
             f"this host would make other scores: {other}",
             "use the leader's model and --dtype",
         )
-    found = lpips.installed() if any(guard.metric == "lpips" for guard in record.asked.rails) else None
-    if isinstance(found, ModelError):
-        raise StudyError(given, f"its guard on LPIPS cannot be computed here: {found.rule}", found.remedy)
+    for guard in record.asked.rails:
+        if (found := absent(metric(guard.metric))) is not None:
+            label = metric(guard.metric).label
+            raise StudyError(given, f"its guard on {label} cannot be computed here: {found.rule}", found.remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from postdiff_calib.knobs import table
+from postdiff_calib.quality.metrics import directions
 
 #: Comment written above each section, for someone who has never seen such a file.
 _COMMENTS: dict[str, str] = {
@@ -34,8 +35,7 @@ _COMMENTS: dict[str, str] = {
         "difference: this plan minus the unaccelerated model on the same prompts and seeds, mean and 95 % interval;\n"
         "its lower end allows for the choice among finalists. verdict: better, equivalent (within delta), worse, or\n"
         "undecided, over all metrics. delta: a tenth of the spread, which is how much the baseline's own value moves\n"
-        "with the seed. confirmed: on prompts that the search never saw. cmmd (lower is nearer), ssim, psnr (higher)\n"
-        "and lpips (lower) compare images with the unaccelerated model's."
+        "with the seed. confirmed: on prompts that the search never saw."
     ),
     "tradeoff": (
         "Fewer steps, cheaper steps, or both? The best plan found of each arm at several budgets (share of the\n"
@@ -54,7 +54,14 @@ _COMMENTS: dict[str, str] = {
 
 def comment(section: str) -> str:
     """The lines above a section, without their ``#``; that of the knobs says what each of them is."""
-    return textwrap.fill(_knobs_comment(), 110) if section == "knobs" else _COMMENTS[section]
+    if section == "knobs":
+        return textwrap.fill(_knobs_comment(), 110)
+    if section == "expected":
+        *above, last = _COMMENTS[section].splitlines()
+        # the lines above stay as they are; the last one is filled up
+        compared = f"{last} {directions()} compare images with the unaccelerated model's."
+        return "\n".join([*above, textwrap.fill(compared, 110)])
+    return _COMMENTS[section]
 
 
 def _knobs_comment() -> str:

@@ -17,7 +17,7 @@ from postdiff_calib.profile.sections import (
     BudgetSection,
     EnvironmentSection,
     EvidenceSection,
-    ExpectedSection,
+    Expected,
     KnobsSection,
     MetricResult,
     ModelSection,
@@ -40,7 +40,7 @@ class Profile(Section):
     budget: BudgetSection
     settings: KnobsSection = Field(alias="knobs")
     plan: PlanSection
-    expected: ExpectedSection
+    expected: Expected
     tradeoff: TradeoffSection
     evidence: EvidenceSection
     environment: EnvironmentSection

@@ -6,15 +6,18 @@ Units: ``macs`` are multiply-accumulates per image over all network calls of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
-from pydantic_core import core_schema
+from pydantic_core import PydanticKnownError, core_schema
 
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.cards import MAX_SIDE
+from postdiff_calib.quality.metrics import comparisons, metrics
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -48,13 +51,35 @@ class ModelSection(Section):
     notes: list[str]
 
 
+class _OfMetrics:
+    """Lets a name be checked against the list of metrics as it is when a file is read."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(_known_metric, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> Any:
+        return {"enum": [m.name for m in metrics()], "type": "string"}
+
+
+def _known_metric(name: str) -> str:
+    names = [m.name for m in metrics()]
+    if name not in names:
+        expected = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
+        raise PydanticKnownError("literal_error", {"expected": expected})
+    return name
+
+
+#: The name of a metric of the list.
+MetricName = Annotated[str, _OfMetrics()]
+
+
 class GuardEntry(Section):
     """One guard rail: the metric, its rule and limit, what the plan has, and whether it kept a better plan out.
 
-    ``clip`` and ``scene`` are mean paired differences, so a largest drop of 0.3 is a limit of −0.3, at least.
+    Of quality metrics it is the mean paired difference, so a largest drop of 0.3 is a limit of −0.3, at least.
     """
 
-    metric: Literal["clip", "scene", "cmmd", "ssim", "psnr", "lpips"]
+    metric: MetricName
     rule: Literal["at least", "at most"]
     limit: float
     value: float | None
@@ -94,21 +119,28 @@ def _section_of(rows: tuple[Knob, ...]) -> type[Section]:
     return made
 
 
-class _OfTable:
-    """Lets a field be checked against the table of knobs as it is when a file is read."""
+@dataclass(frozen=True)
+class _Made:
+    """Lets a section be checked against a table as it is when a file is read.
+
+    Args:
+        section: makes the section's class of the table.
+    """
+
+    section: Callable[[], type[Section]]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            lambda data: data if isinstance(data, Section) else knobs_section().model_validate(data),
+            lambda data: data if isinstance(data, Section) else self.section().model_validate(data),
             serialization=core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump()),
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> Any:
-        return handler(knobs_section().__pydantic_core_schema__)
+        return handler(self.section().__pydantic_core_schema__)
 
 
 #: The settings to use; its fields are the knobs of the table.
-KnobsSection = Annotated[Section, _OfTable()]
+KnobsSection = Annotated[Section, _Made(knobs_section)]
 
 
 class PlanSection(Section):
@@ -164,9 +196,8 @@ class ExpectedSection(Section):
     """What the settings cost and lose, on prompts that the search did not see where ``confirmed``.
 
     ``metrics`` has every quality metric; ``score``, ``difference`` and ``delta`` repeat the first of them. ``verdict``
-    is over all: *better* means better in one and significantly worse in none. ``cmmd`` (of all pictures; noisy with few
-    prompts), ``ssim``, ``psnr`` in dB and ``lpips`` (means over prompts) compare pictures with those that the
-    unaccelerated model makes for the same prompts and seeds; None where not measured.
+    is over all: *better* means better in one and significantly worse in none. The fidelity metrics, a field each,
+    compare images with those that the baseline makes for the same prompts and seeds; None where not measured.
     """
 
     cost: Cost
@@ -181,11 +212,37 @@ class ExpectedSection(Section):
     verdict: Verdict
     prompts_to_decide: int | None
     confirmed: bool
-    cmmd: float | None = None
-    ssim: float | None = None
-    psnr: float | None = None
-    lpips: float | None = None
-    metrics: list[MetricResult] = Field(default_factory=list)
+    if TYPE_CHECKING:
+        #: It follows the fidelity metrics in the file, so ``expected_section`` adds it behind them.
+        metrics: list[MetricResult]
+
+    @property
+    def fidelity(self) -> dict[str, float | None]:
+        """The fidelity metrics by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in _comparison_names()}
+
+
+def _comparison_names() -> tuple[str, ...]:
+    return tuple(m.name for m in comparisons())
+
+
+def expected_section() -> type[Section]:
+    """The section of cost and quality: with a field per fidelity metric of the list."""
+    return _section_with(tuple((m.name, f"{m.label}: {m.unit}; {m.direction} is nearer.") for m in comparisons()))
+
+
+@lru_cache(maxsize=8)  # one class for one list, so that two readings of a file are equal
+def _section_with(fidelity: tuple[tuple[str, str], ...]) -> type[Section]:
+    fields: dict[str, Any] = {name: (float | None, Field(None, description=text)) for name, text in fidelity}
+    fields["metrics"] = list[MetricResult], Field(default_factory=list)
+    made: type[Section] = create_model(
+        "ExpectedSection", __base__=ExpectedSection, __doc__=ExpectedSection.__doc__, __module__=__name__, **fields
+    )
+    return made
+
+
+#: What the settings cost and lose; its fidelity metrics are those of the list.
+Expected = Annotated[ExpectedSection, _Made(expected_section)]
 
 
 class ArmResult(Section):

@@ -1,4 +1,4 @@
-"""How good generated pictures are: CLIP score per prompt, CMMD, fidelity to the unaccelerated pictures, health."""
+"""How good generated images are: CLIP score per prompt, CMMD, fidelity to the baseline's images, health."""
 
 from postdiff_calib.quality.health import HealthError, check_health
 from postdiff_calib.quality.metrics import METRICS, Metric, Pictures, metric, quality_metrics

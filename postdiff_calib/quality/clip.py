@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
+from postdiff_calib.pixels import levels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ class ClipScorer:
         """open_clip's own preprocessing on tensors: (B, 3, H, W) in [0, 1] → (B, 3, S, S), normalised."""
         import torch
 
-        pictures = (images.detach().float().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+        pictures = levels(images.detach().float().cpu()).to(torch.uint8)
         for transform in self._preprocess.transforms:
             kind = type(transform).__name__
             if kind == "MaybeToTensor":

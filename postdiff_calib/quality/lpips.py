@@ -36,7 +36,6 @@ class Lpips:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-
         path = path or backbone_path()
         state = _backbone(path)
         try:
@@ -103,9 +102,10 @@ def _backbone(path: Path) -> dict[str, torch.Tensor]:
 
 
 @lru_cache(maxsize=1)
-def installed() -> Lpips | ModelError:
-    """LPIPS as this machine has it, loaded once; or the error that says why there is none."""
-    try:
-        return Lpips()
-    except ModelError as error:
-        return error
+def installed() -> Lpips:
+    """LPIPS as this machine has it, loaded once.
+
+    Raises:
+        ModelError: there is none; says why.
+    """
+    return Lpips()

@@ -1,34 +1,30 @@
-"""The metrics, in one list: name, label, direction, unit and function.
+"""The metrics, one entry each in one list: everything that is to be known of a metric stands in its entry.
 
 There are two kinds. A *quality* metric judges an image by itself, against its prompt: the CLIP score, and whether the
 scene is right. A *fidelity* metric compares an image with the baseline's of the same prompt and seed. Quality may stay
 the same, or rise, where fidelity is lost.
 
-Per-prompt metrics return a number per picture and are compared by paired differences; set metrics return one number for
-all pictures. Pictures are (B, 3, H, W) float, values in [0, 1]; ``reference`` holds the baseline's pictures of the same
-prompts and seeds.
+Per-prompt metrics return a number per image and are compared by paired differences; metrics of the set return one
+number for all images. Images are (B, 3, H, W) float, values in [0, 1].
 
-CMMD is the squared maximum mean discrepancy of unit CLIP embeddings under a Gaussian kernel (Jayasumana et al.,
-arXiv 2401.09603: σ = 10, times 1000). Unlike the published code it leaves out the diagonal, hence is unbiased and
-may fall slightly below 0, and it is computed in float64. Two sets of the same prompts and seeds are dependent picture
-by picture: there the diagonal between the sets is left out too (Gretton et al., JMLR 13, 2012, eq. 4), without which
-the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embeddings. With few prompts it is noisy.
+Evaluator, guards, objective, profile, report and terminal walk this list; none of them names a metric. Importing this
+module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from postdiff_calib.errors import ModelError
-from postdiff_calib.quality import lpips
+from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from postdiff_calib.models.shapes.judge import SceneJudge
@@ -36,19 +32,15 @@ if TYPE_CHECKING:
 
 #: The quality metric that every model has and that a search maximises.
 SCORE = "clip"
-#: PSNR of equal pictures is infinite; reported as this, in dB, so that means stay finite.
-PSNR_CAP = 100.0
-CMMD_SIGMA = 10.0
-CMMD_SCALE = 1000.0
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What metrics are computed from: B pictures with their prompts, and what they are judged by.
+    """What metrics are computed from: B images with their prompts, and what they are judged by.
 
     Args:
         images: (B, 3, H, W) float, values in [0, 1].
-        reference: the baseline's pictures of the same prompts and seeds, shaped alike; None leaves out fidelity.
+        reference: the baseline's images of the same prompts and seeds, shaped alike; None leaves out fidelity.
         prompts: B prompts.
         scorer: of the CLIP score.
         judge: of scenes; None where the model has none.
@@ -62,7 +54,7 @@ class Pictures:
 
     @property
     def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pictures and the reference.
+        """The images and the reference.
 
         Raises:
             ValueError: there is no reference.
@@ -72,6 +64,37 @@ class Pictures:
         return self.images, self.reference
 
 
+#: (N, D) unit embeddings of images and of the baseline's, row by row → value, and its standard error.
+OfSet = Callable[["npt.NDArray[Any]", "npt.NDArray[Any]"], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How a value becomes a deviation: 0 for the baseline, growing as images get worse, in a unit that averages well.
+
+    Args:
+        of: value → deviation.
+        slope: value → absolute derivative of ``of``, by which an error of the value becomes one of the deviation.
+    """
+
+    of: Callable[[float], float]
+    slope: Callable[[float], float] = lambda value: 1.0
+
+
+#: A value that is the deviation itself, e.g. a distance; a paired difference or a similarity, of which more is better.
+DISTANCE = Deviation(lambda value: value)
+LOSS = Deviation(lambda value: -value)
+SIMILARITY = Deviation(lambda value: 1 - value)
+#: A PSNR in dB: the deviation is the root mean squared error.
+DECIBELS = Deviation(
+    lambda value: float(10 ** (-value / 20)), lambda value: math.log(10) / 20 * float(10 ** (-value / 20))
+)
+
+
+def _anywhere() -> None:
+    """Nothing is needed but what is installed."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric.
@@ -79,105 +102,62 @@ class Metric:
     Attributes:
         name: on the command line and in files.
         label: in words.
-        direction: which values are better.
+        direction: which values are better; a quality metric's are the higher ones.
         unit: of a value, in words.
-        per_prompt: whether there is a number per picture, or one for all pictures.
-        function: maps ``Pictures`` to a number per prompt, or to a single number when not per prompt.
+        function: maps ``Pictures`` to a number per prompt, or to a single number for a metric of the set.
+        deviation: what surrogates of guards learn; of a quality metric's paired difference it is the loss.
         digits: shown after the point.
         difference_unit: of a difference of two values, in words; short, may be empty.
         highest: the largest value, or the largest drop, that a bound can sensibly have.
-        equal: its value for pictures equal to the reference; None where pictures are not compared.
+        example: a bound that a user might ask for, shown in messages and help.
+        equal: its value for images equal to the reference; None where images are not compared.
+        judged: it needs the model's own judge, so only models that list it on their card have it.
+        of_set: where one number is for all images: it from their embeddings; None for a number per prompt.
+        require: raises ModelError where this machine cannot compute it, e.g. for lack of weights.
     """
 
     name: str
     label: str
     direction: Literal["higher", "lower"]
     unit: str
-    per_prompt: bool
     function: Callable[[Pictures], list[float]]
+    deviation: Deviation = LOSS
     digits: int = 2
     difference_unit: str = ""
     highest: float = math.inf
+    example: float = 1.0
     equal: float | None = None
+    judged: bool = False
+    of_set: OfSet | None = None
+    require: Callable[[], object] = _anywhere
 
     @property
     def quality(self) -> bool:
-        """Whether it judges a picture against its prompt; a fidelity metric compares it with the baseline's."""
+        """Whether it judges an image against its prompt; a fidelity metric compares it with the baseline's.
+
+        Quality metrics, and no others, may be part of the objective.
+        """
         return self.equal is None
+
+    @property
+    def per_prompt(self) -> bool:
+        """Whether there is a number per image, or one for all images."""
+        return self.of_set is None
+
+    @property
+    def guarded(self) -> str:
+        """What a guard bounds, in words: a quality metric's difference, a fidelity metric's value."""
+        return f"{self.label} difference" if self.quality else self.label
+
+    @property
+    def bound(self) -> str:
+        """An example of a bound as it is written on the command line, e.g. ``ssim=0.8``."""
+        return f"{self.name}={self.example:g}"
 
     def show(self, value: float, *, signed: bool = False) -> str:
         """A value with the metric's digits; ``signed`` for a difference, which then bears its sign."""
         # adding 0.0 keeps a rounded −0.0 from being shown with a minus
         return f"{round(value, self.digits) + 0.0:{'+' if signed else ''}.{self.digits}f}".replace("-", "−")
-
-
-def ssim(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Structural similarity per picture, 1 for equal pictures (Wang et al. 2004, 11-pixel Gaussian window)."""
-    import torch
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    values = structural_similarity_index_measure(images.float(), reference.float(), data_range=1.0, reduction="none")
-    return [float(value) for value in torch.as_tensor(values).reshape(-1)]
-
-
-def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Peak signal-to-noise ratio per picture, in dB, at most ``PSNR_CAP``."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    values = peak_signal_noise_ratio(images.float(), reference.float(), data_range=1.0, reduction="none", dim=(1, 2, 3))
-    return [min(PSNR_CAP, float(value)) for value in values]
-
-
-def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
-    """Unbiased CMMD between two independent sets of unit embeddings, such as pictures of different prompts.
-
-    Args:
-        features: (N, D), N ≥ 2.
-        reference: (M, D), M ≥ 2.
-
-    Raises:
-        ValueError: fewer than two embeddings in a set.
-    """
-    if len(features) < 2 or len(reference) < 2:
-        raise ValueError(f"CMMD needs at least two pictures a set, got {len(features)} and {len(reference)}")
-    x, y = (np.asarray(part, dtype=np.float64) for part in (features, reference))
-
-    def within(a: npt.NDArray[np.float64]) -> float:
-        gram = _kernel(a, a)
-        return float((gram.sum() - np.trace(gram)) / (len(a) * (len(a) - 1)))
-
-    return CMMD_SCALE * (within(x) + within(y) - 2 * float(_kernel(x, y).mean()))
-
-
-def paired_cmmd(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[float, float]:
-    """Unbiased CMMD between pictures of the same prompts and seeds, and its standard error by the jackknife.
-
-    Equal sets give 0 exactly. With few prompts the estimate is noisy: look at the standard error.
-
-    Args:
-        features, reference: (N, D) unit embeddings, row i of both of the same prompt and seed; N ≥ 3.
-
-    Raises:
-        ValueError: fewer than three pairs, or sets of different shapes.
-    """
-    x, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    n = len(x)
-    if x.shape != y.shape or n < 3:
-        raise ValueError(f"paired CMMD needs at least three pairs, got {x.shape} and {y.shape}")
-    across = _kernel(x, y)
-    h = _kernel(x, x) + _kernel(y, y) - across - across.T
-    np.fill_diagonal(h, 0.0)
-    rows = h.sum(1)
-    total = float(rows.sum())
-    without = (total - 2 * rows) / ((n - 1) * (n - 2))  # leaving out each prompt in turn
-    error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
-    return CMMD_SCALE * total / (n * (n - 1)), CMMD_SCALE * error
-
-
-def _kernel(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
-    gram: npt.NDArray[np.float64] = np.exp(-np.maximum(squared, 0) / (2 * CMMD_SIGMA**2))
-    return gram
 
 
 def _clip(pictures: Pictures) -> list[float]:
@@ -193,40 +173,64 @@ def _scene(pictures: Pictures) -> list[float]:
 
 
 def _cmmd(pictures: Pictures) -> list[float]:
-    sets = (pictures.scorer.image_features(part).numpy() for part in pictures.pair)
-    return [paired_cmmd(*sets)[0]]
+    first, second = (pictures.scorer.image_features(part).numpy() for part in pictures.pair)
+    return [_cmmd_of_set(first, second)[0]]
+
+
+def _cmmd_of_set(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[float, float]:
+    from postdiff_calib.quality.cmmd import paired_cmmd
+
+    return paired_cmmd(features, reference)
 
 
 def _lpips(pictures: Pictures) -> list[float]:
-    network = lpips.installed()
-    if isinstance(network, ModelError):
-        raise network
-    return network(*pictures.pair)
+    from postdiff_calib.quality.lpips import installed
+
+    return installed()(*pictures.pair)
+
+
+def _lpips_weights() -> object:
+    from postdiff_calib.quality.lpips import installed
+
+    return installed()
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("clip", "CLIP score", "higher", "100 × cosine", True, _clip, difference_unit="points"),
+    Metric(SCORE, "CLIP score", "higher", "100 × cosine", _clip, difference_unit="points", example=0.3),
     Metric(
         "scene",
         "scenes right",
         "higher",
         "% of scenes",
-        True,
         _scene,
         digits=1,
         difference_unit="percentage points",
         highest=100.0,
+        example=2,
+        judged=True,
     ),
-    Metric("cmmd", "CMMD", "lower", "1000 × squared discrepancy", False, _cmmd, digits=4, equal=0.0),
+    Metric(
+        "cmmd",
+        "CMMD",
+        "lower",
+        "1000 × squared discrepancy",
+        _cmmd,
+        DISTANCE,
+        digits=4,
+        example=0.05,
+        equal=0.0,
+        of_set=_cmmd_of_set,
+    ),
     Metric(
         "ssim",
         "SSIM",
         "higher",
         "similarity, 1 = equal",
-        True,
-        lambda p: ssim(*p.pair),
+        lambda pictures: ssim(*pictures.pair),
+        SIMILARITY,
         digits=3,
         highest=1.0,
+        example=0.8,
         equal=1.0,
     ),
     Metric(
@@ -234,15 +238,52 @@ METRICS: tuple[Metric, ...] = (
         "PSNR",
         "higher",
         "dB",
-        True,
-        lambda p: psnr(*p.pair),
+        lambda pictures: psnr(*pictures.pair),
+        DECIBELS,
         digits=1,
         difference_unit="dB",
         highest=PSNR_CAP,
+        example=25,
         equal=PSNR_CAP,
     ),
-    Metric("lpips", "LPIPS", "lower", "distance, 0 = equal", True, _lpips, digits=3, equal=0.0),
+    Metric(
+        "lpips",
+        "LPIPS",
+        "lower",
+        "distance, 0 = equal",
+        _lpips,
+        DISTANCE,
+        digits=3,
+        example=0.2,
+        equal=0.0,
+        require=_lpips_weights,
+    ),
 )
+_REGISTERED: list[Metric] = []
+
+
+def metrics() -> tuple[Metric, ...]:
+    """Every metric, the score first."""
+    return (*METRICS, *_REGISTERED)
+
+
+@contextmanager
+def registered(*more: Metric) -> Iterator[None]:
+    """Further metrics, for the length of the block: measured, guarded, improved, written and shown.
+
+    Raises:
+        ValueError: there is a metric of that name.
+    """
+    taken = {m.name for m in metrics()}
+    for one in more:
+        if one.name in taken:
+            raise ValueError(f"there is a metric {one.name!r} already")
+    _REGISTERED.extend(more)
+    try:
+        yield
+    finally:
+        for one in more:
+            _REGISTERED.remove(one)
 
 
 def metric(name: str) -> Metric:
@@ -251,10 +292,10 @@ def metric(name: str) -> Metric:
     Raises:
         KeyError: there is none; the message lists the names.
     """
-    for candidate in METRICS:
+    for candidate in metrics():
         if candidate.name == name:
             return candidate
-    raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in METRICS)}")
+    raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in metrics())}")
 
 
 def in_words(values: Mapping[str, float | None]) -> str:
@@ -264,14 +305,39 @@ def in_words(values: Mapping[str, float | None]) -> str:
 
 
 def quality_metrics() -> tuple[Metric, ...]:
-    """The metrics that judge a picture against its prompt; a model's card says which of them it has."""
-    return tuple(m for m in METRICS if m.quality)
+    """The metrics that judge an image against its prompt; a model's card lists those that need its own judge."""
+    return tuple(m for m in metrics() if m.quality)
+
+
+def comparisons() -> tuple[Metric, ...]:
+    """The metrics that compare images with the baseline's, of single images and of the set."""
+    return tuple(m for m in metrics() if not m.quality)
 
 
 def fidelity_metrics() -> tuple[Metric, ...]:
-    """The per-prompt comparisons with the reference pictures that this machine can compute (LPIPS wants weights)."""
-    return tuple(
-        m
-        for m in METRICS
-        if m.per_prompt and not m.quality and (m.name != "lpips" or isinstance(lpips.installed(), lpips.Lpips))
-    )
+    """The per-prompt comparisons with the baseline's images that this machine can compute."""
+    return tuple(m for m in comparisons() if m.per_prompt and not absent(m))
+
+
+def absent(m: Metric) -> ModelError | None:
+    """Why this machine cannot compute a metric; None where it can."""
+    try:
+        m.require()
+    except ModelError as error:
+        return error
+    return None
+
+
+def examples(those: Sequence[Metric]) -> str:
+    """Bounds that a user might ask for, e.g. ``cmmd=0.05 (at most), ssim=0.8 (at least)``."""
+    return ", ".join(f"{m.bound} (at {'least' if m.direction == 'higher' else 'most'})" for m in those)
+
+
+def directions() -> str:
+    """The comparisons and which of their values are nearer, e.g. ``cmmd (lower is nearer) and ssim (higher)``."""
+    groups = [
+        f"{', '.join(m.name for m in members)} ({direction}"
+        for direction, members in groupby(comparisons(), key=lambda m: m.direction)
+    ]
+    groups = [f"{group} is nearer)" if i == 0 else f"{group})" for i, group in enumerate(groups)]
+    return groups[0] if len(groups) == 1 else f"{', '.join(groups[:-1])} and {groups[-1]}"

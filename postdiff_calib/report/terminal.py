@@ -124,7 +124,7 @@ def _kept(profile: Profile) -> dict[str, str]:
     """How near the images are to the baseline's, and what the guards asked for; only what there is."""
     measures = fidelity(profile)
     guards = "; ".join(
-        f"{shown(g.metric).label}{' difference' if shown(g.metric).quality else ''} {g.rule} {g.limit:g}"
+        f"{shown(g.metric).guarded} {g.rule} {g.limit:g}"
         + ("" if g.value is None else f", has {g.value:.3g}")
         + (" (kept a plan of a higher score out)" if g.bound else "")
         for g in profile.budget.guards

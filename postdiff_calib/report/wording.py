@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
-from postdiff_calib.quality.metrics import METRICS, SCORE, Metric, in_words
+from postdiff_calib.quality.metrics import SCORE, Metric, in_words, metrics
 from postdiff_calib.scores.objective import DELTA_SHARE
 from postdiff_calib.scores.select import Arm
 
@@ -30,10 +30,10 @@ class Interval(Protocol):
 
 def shown(name: str) -> Metric:
     """The metric of that name; one that this postdiff does not know is shown by its name, with two digits."""
-    for known in METRICS:
+    for known in metrics():
         if known.name == name:
             return known
-    return Metric(name, name, "higher", "", True, lambda _: [])
+    return Metric(name, name, "higher", "", lambda _: [])
 
 
 def signed(value: float, metric: str = SCORE) -> str:
@@ -104,8 +104,7 @@ def power(profile: Profile) -> str:
 
 def fidelity(profile: Profile) -> str:
     """How near the images are to the baseline's, by what was measured; empty where nothing was."""
-    e = profile.expected
-    return in_words({"cmmd": e.cmmd, "ssim": e.ssim, "psnr": e.psnr, "lpips": e.lpips})
+    return in_words(profile.expected.fidelity)
 
 
 def own_row(profile: Profile) -> TradeoffRow | None:

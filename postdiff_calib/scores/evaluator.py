@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.pixels import rounded, to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.settings import GenerationSettings
@@ -58,10 +60,9 @@ class BaselinePictures:
 
         for image, prompt, seed in zip(images, prompts, seeds, strict=True):
             path = self.path(prompt, seed)
-            pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
             with replacing(path, f"picture {path}", "check the study folder") as temporary:
                 # little compression: the file is written once and read for every plan
-                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+                Image.fromarray(to_array(image)).save(temporary, format="PNG", compress_level=1)
 
     def load(self, prompt: str, seed: int) -> torch.Tensor | None:
         """A picture, (3, H, W) in [0, 1]; None when it is not there or not whole."""
@@ -116,8 +117,8 @@ class PictureEvaluator:
     def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
         """Scores, other measures, and embeddings; a batch in memory at a time.
 
-        Measures are the other quality metrics where there is a judge, and the fidelity metrics, against the
-        unaccelerated model's pictures, where these are kept.
+        Measures are the other quality metrics, those of a judge where there is one, and the fidelity metrics, against
+        the unaccelerated model's pictures, where these are kept.
 
         Raises:
             HealthError: pictures are constant, saturated or not finite.
@@ -127,12 +128,12 @@ class PictureEvaluator:
 
         from postdiff_calib.generate import generate
         from postdiff_calib.quality.health import check_health
-        from postdiff_calib.quality.metrics import SCORE, fidelity_metrics, quality_metrics
+        from postdiff_calib.quality.metrics import SCORE, quality_metrics
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
-        judged = tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
-        metrics = fidelity_metrics() if self.baseline is not None else ()
+        metrics = self._fidelity
+        judged = tuple(m for m in quality_metrics() if m.name != SCORE and (self.judge is not None or not m.judged))
         scores: list[float] = []
         measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
         features = []
@@ -149,6 +150,13 @@ class PictureEvaluator:
             if self.on_images is not None:
                 self.on_images(len(images))
         return Measured(scores, measures, np.concatenate(features) if features else None)
+
+    @cached_property
+    def _fidelity(self) -> tuple[Metric, ...]:
+        """The comparisons with the baseline's images, where these are kept."""
+        from postdiff_calib.quality.metrics import fidelity_metrics
+
+        return fidelity_metrics() if self.baseline is not None else ()
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
@@ -173,8 +181,7 @@ class PictureEvaluator:
         if compile_plan(knobs).content == self.baseline.content:
             self.baseline.save(images, prompts, seeds)
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
-        rounded = (images * 255).round().clamp(0, 255) / 255
-        pictures = Pictures(rounded, self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
+        pictures = Pictures(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
         return {m.name: m.function(pictures) for m in metrics}
 
     def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
@@ -190,5 +197,5 @@ class PictureEvaluator:
             made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self.settings)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
-                kept[i] = (image * 255).round().clamp(0, 255) / 255
+                kept[i] = rounded(image)
         return torch.stack([picture for picture in kept if picture is not None])

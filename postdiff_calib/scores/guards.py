@@ -11,10 +11,11 @@ quality metrics, ``--guard`` for fidelity metrics:
 | ``--guard lpips=0.2`` | mean over prompts | at most |
 | ``--guard cmmd=0.05`` | unbiased CMMD of all pictures; noisy with few prompts | at most |
 
-Names and directions are those of ``quality.METRICS``. A guard judges the *reading itself*, not its interval: it is the
-figure that the profile states, so a profile never contradicts its own guards. Who wants to be sure asks for more than
-needed. The interval (two standard errors) serves the search alone: a plan on part of the prompts is given up when its
-reading breaks a guard by more than that, and one finalist is taken from the plans that meet every guard by more.
+Names, directions and deviations are those of the metrics' entries (``quality.metrics``). A guard judges the *reading
+itself*, not its interval: it is the figure that the profile states, so a profile never contradicts its own guards. Who
+wants to be sure asks for more than needed. The interval (two standard errors) serves the search alone: a plan on part
+of the prompts is given up when its reading breaks a guard by more than that, and one finalist is taken from the plans
+that meet every guard by more.
 
 The budget does not change what a score means and neither do guards: one study serves any.
 
@@ -35,21 +36,15 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.errors import GuardError
-from postdiff_calib.quality.metrics import METRICS, SCORE, paired_cmmd, quality_metrics
+from postdiff_calib.quality.metrics import SCORE, OfSet, comparisons, quality_metrics
 from postdiff_calib.quality.metrics import metric as find_metric
 from postdiff_calib.scores.select import PlanScores
 
-#: Guarded by ``--max-drop``.
-QUALITY: tuple[str, ...] = tuple(m.name for m in quality_metrics())
-#: Guarded by ``--guard``.
-MEASURES: tuple[str, ...] = tuple(m.name for m in METRICS if not m.quality)
-#: An example of each, for messages.
-_EXAMPLES = {"--max-drop": "clip=0.3", "--guard": "cmmd=0.05"}
 #: Fewest prompts of a reading with an error that can be trusted, and the errors that count as certain.
 _SURE_PROMPTS, _SURE_ERRORS = 20, 2.0
 _SLACK = 1e-9
 
-Deviation = TypeVar("Deviation", float, npt.NDArray[np.float64])
+Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
 
 _SYNTAX = re.compile(r"\s*([A-Za-z_]+)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII)
 
@@ -100,23 +95,22 @@ class Guard:
 
 def label(metric: str) -> str:
     """A guarded metric in words."""
-    found = find_metric(metric)
-    return f"{found.label} difference" if found.quality else found.label
+    return find_metric(metric).guarded
+
+
+def measures() -> tuple[str, ...]:
+    """Names of the metrics that compare with the baseline's images; ``--guard`` bounds them."""
+    return tuple(m.name for m in comparisons())
 
 
 def deviation(metric: str, value: float) -> float:
-    """A reading's distance from the unaccelerated model; see the module."""
-    if metric == "psnr":
-        return float(10 ** (-value / 20))
-    if find_metric(metric).quality:
-        return -value
-    return 1 - value if metric == "ssim" else value
+    """A reading's distance from the baseline; see the module."""
+    return find_metric(metric).deviation.of(value)
 
 
 def deviation_error(metric: str, reading: Reading) -> float:
     """Standard error of a reading's deviation."""
-    slope = math.log(10) / 20 * deviation(metric, reading.value) if metric == "psnr" else 1.0
-    return slope * reading.error
+    return find_metric(metric).deviation.slope(reading.value) * reading.error
 
 
 def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tuple[Guard, ...]:
@@ -126,10 +120,11 @@ def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tu
         GuardError: nonsense, an unknown or repeated name, or a bound that says nothing; the line lists what exists.
     """
     found: dict[str, Guard] = {}
-    knows = {"--max-drop": QUALITY, "--guard": MEASURES}
+    known = {"--max-drop": quality_metrics(), "--guard": comparisons()}
+    knows = {option: [m.name for m in those] for option, those in known.items()}
     for option, texts in (("--max-drop", max_drop), ("--guard", guards)):
         names = knows[option]
-        example = f"such as {option} {_EXAMPLES[option]}"
+        example = f"such as {option} {known[option][0].bound}"
         for text in texts:
             shown = f"{option} {text!r}"
             match = _SYNTAX.fullmatch(text)
@@ -143,12 +138,12 @@ def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tu
             _check_bound(shown, name, number, example)
             if name in found:
                 raise GuardError(shown, f"{name} is guarded twice", "give it once")
-            found[name] = Guard(name, (0.0 - number) if name in QUALITY else number)
+            found[name] = Guard(name, (0.0 - number) if find_metric(name).quality else number)
     return tuple(found.values())
 
 
 def _check_bound(shown: str, name: str, number: float, example: str) -> None:
-    drop, highest = name in QUALITY, find_metric(name).highest
+    drop, highest = find_metric(name).quality, find_metric(name).highest
     if not math.isfinite(number) or number < 0 or (number == 0 and not drop):
         rule = "the drop must be finite and at least 0" if drop else "the bound must be finite and above 0"
         raise GuardError(shown, rule, example)
@@ -164,10 +159,11 @@ def values(metric: str, plan: PlanScores) -> npt.NDArray[np.float64]:
 
 def read(metric: str, plan: PlanScores, baseline: PlanScores) -> Reading | None:
     """A metric of a plan against the unaccelerated model; None where too little of it was measured."""
-    if metric == "cmmd":
-        return _read_cmmd(plan, baseline)
+    of_set, quality = find_metric(metric).of_set, find_metric(metric).quality
+    if of_set is not None:
+        return _read_set(metric, of_set, plan, baseline)
     found = values(metric, plan)
-    if find_metric(metric).quality:
+    if quality:
         found = found - values(metric, baseline)
     found = found[np.isfinite(found)]
     if len(found) < 2:
@@ -175,27 +171,29 @@ def read(metric: str, plan: PlanScores, baseline: PlanScores) -> Reading | None:
     return Reading(float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found))), len(found))
 
 
-#: CMMD costs N² kernels, and the same plans are judged again and again: kept as long as the plan is, with its baseline.
-_CMMD: WeakKeyDictionary[PlanScores, tuple[PlanScores, Reading | None]] = WeakKeyDictionary()
+#: A metric of the set may cost N² kernels, and the same plans are judged again and again: its readings are kept, by the
+#: metric's name, as long as the plan is, with the baseline that they are against.
+_OF_SETS: WeakKeyDictionary[PlanScores, dict[str, tuple[PlanScores, Reading | None]]] = WeakKeyDictionary()
 
 
-def _read_cmmd(plan: PlanScores, baseline: PlanScores) -> Reading | None:
+def _read_set(metric: str, of_set: OfSet, plan: PlanScores, baseline: PlanScores) -> Reading | None:
     if plan is baseline:  # a value that held its own key would never be given back
-        return _new_cmmd(plan, baseline)
-    known = _CMMD.get(plan)
+        return _new_reading(of_set, plan, baseline)
+    kept = _OF_SETS.setdefault(plan, {})
+    known = kept.get(metric)
     if known is None or known[0] is not baseline:
-        known = _CMMD[plan] = (baseline, _new_cmmd(plan, baseline))
+        known = kept[metric] = (baseline, _new_reading(of_set, plan, baseline))
     return known[1]
 
 
-def _new_cmmd(plan: PlanScores, baseline: PlanScores) -> Reading | None:
+def _new_reading(of_set: OfSet, plan: PlanScores, baseline: PlanScores) -> Reading | None:
     if plan.features is None or baseline.features is None or plan.features.shape != baseline.features.shape:
         return None
     both = np.isfinite(plan.features).all(1) & np.isfinite(baseline.features).all(1)
     n = int(both.sum())
     if n < 3:
         return None
-    return Reading(*paired_cmmd(plan.features[both], baseline.features[both]), n)
+    return Reading(*of_set(plan.features[both], baseline.features[both]), n)
 
 
 def broken(guards: Sequence[Guard], plan: PlanScores, baseline: PlanScores) -> list[Guard]:
@@ -244,6 +242,6 @@ def nearest(guards: Sequence[Guard], plans: Iterable[PlanScores], baseline: Plan
     return None if best is None else best[1]
 
 
-def excess(guard: Guard, deviating: Deviation) -> Deviation:
+def excess(guard: Guard, deviating: Amount) -> Amount:
     """A deviation beyond the allowed one, as a share of that; 0 or less when within it."""
     return (deviating - guard.allowed) / max(abs(guard.allowed), 1e-3)

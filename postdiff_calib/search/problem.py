@@ -15,8 +15,9 @@ from postdiff_calib.budget import Limit
 from postdiff_calib.scores.book import Evaluator
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.search.proposals import Role, Searched
 from postdiff_calib.search.space import Candidate, Price, SearchSpace
-from postdiff_calib.search.strategy import Role, Searched, Strategy
+from postdiff_calib.search.strategy import Strategy
 
 
 @dataclass(frozen=True)

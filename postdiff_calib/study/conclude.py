@@ -326,7 +326,7 @@ def conclude(
             "verdict": choice.verdict.kind,
             "prompts_to_decide": _prompts_to_ask_for(choice, facts),
             "confirmed": choice.confirmed,
-            **{name: _reading(name, winner, baseline) for name in rails.MEASURES},
+            **{name: _reading(name, winner, baseline) for name in rails.measures()},
             "metrics": metrics,
         },
         "tradeoff": {
@@ -422,7 +422,7 @@ def _notes(choice: Choice, limit: Limit, evidence: Evidence) -> list[str]:
 
 def _one_score(winner: PlanScores, baseline: PlanScores) -> str:
     """That one score is not enough, with what else is known of the images."""
-    shown = in_words({name: _reading(name, winner, baseline) for name in rails.MEASURES})
+    shown = in_words({name: _reading(name, winner, baseline) for name in rails.measures()})
     near = f" They are this near to the baseline's: {shown}." if shown else ""
     return (
         "Quality is judged by the CLIP score alone, and one score is not enough. Until a preference metric is at "

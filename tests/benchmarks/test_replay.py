@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from replayed_search import Replay, default_settings
 from worlds import make_world
 
-from postdiff_calib.search.strategy import Strategy, enqueued
+from postdiff_calib.search.postdiff import PostDiff
+from postdiff_calib.search.strategy import enqueued
 
 OWN, FIRST = 0.3, 0.6
 SEEDS = range(8)
@@ -29,7 +30,7 @@ def regret(shares, seed):
     world, settings = make_world("table"), default_settings(120, seed)
     replay = Replay(world, world.draw(np.random.default_rng([9, seed]), 180), 120, [OWN], settings)
     for share in shares:
-        strategy = Strategy(world.candidates, [world.limit(share)], world.reference, replay.book, settings)
+        strategy = PostDiff(world.candidates, [world.limit(share)], world.reference, replay.book, settings)
         explore(replay, strategy)
     found = [world.truth[world.rows[f.candidate.content]] for f in strategy.finalists()]
     return world.truth[world.best(OWN)] - max(found)

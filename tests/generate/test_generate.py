@@ -6,7 +6,7 @@ import torch
 
 from postdiff_calib.accelerate import enable, summary
 from postdiff_calib.errors import UsageError
-from postdiff_calib.generate import TextCache, generate
+from postdiff_calib.generate import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.settings import GenerationSettings
 
@@ -84,32 +84,3 @@ def test_refusals():
     # Knobs that round to nothing are a point of the search like any other.
     (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], settings(batch_size=1))
     assert torch.isfinite(images).all()
-
-
-@pytest.mark.parametrize("name", ["sd", "sdxl", "lcm", "pixart-sigma"])
-def test_text_is_encoded_once_per_batch_and_nothing_changes(name):
-    pipe = P.FAMILIES[name][0]()
-    encoded = []
-    handle = pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
-    call = settings(batch_size=2)
-    plain = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS, [7, 8, 9], call)))
-    calls = len(encoded)
-    cache = TextCache()
-    for knobs in (Knobs(2), Knobs(3), Knobs(2)):
-        images = torch.cat(list(generate(pipe, knobs, P.PROMPTS, [7, 8, 9], call, text_cache=cache)))
-    assert len(encoded) == 2 * calls
-    assert torch.equal(images, plain)
-    assert "encode_prompt" not in pipe.__dict__
-    changed = torch.cat(list(generate(pipe, Knobs(2), P.PROMPTS[::-1], [7, 8, 9], call, text_cache=cache)))
-    assert not torch.equal(changed, plain)
-    handle.remove()
-
-
-def test_text_cache_forgets_the_oldest():
-    pipe = P.sd("ddim")
-    encoded = []
-    pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
-    cache, call = TextCache(limit=2), settings(batch_size=1, guidance_scale=1.0)
-    for prompt in ("a", "b", "a", "c", "a", "b"):
-        list(generate(pipe, Knobs(1), [prompt], [0], call, text_cache=cache))
-    assert len(encoded) == 4  # a, b, c, and b again

@@ -6,7 +6,8 @@ import torch
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric, quality_metrics
-from postdiff_calib.quality.metrics import PSNR_CAP, cmmd, paired_cmmd, psnr, ssim
+from postdiff_calib.quality.cmmd import cmmd, paired_cmmd
+from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
 
 
 def noise(n, seed=0, shape=(3, 32, 32)):

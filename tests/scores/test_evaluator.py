@@ -12,7 +12,7 @@ from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.quality.metrics import PSNR_CAP, psnr, ssim
+from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
 from postdiff_calib.settings import GenerationSettings

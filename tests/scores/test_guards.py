@@ -14,8 +14,9 @@ from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.postdiff import PostDiff
+from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import candidate
-from postdiff_calib.search.strategy import SearchSettings, Strategy
 
 N = 60
 
@@ -224,7 +225,7 @@ def test_a_plan_that_breaks_a_guard_beyond_its_noise_is_passed_over_and_never_le
     reference = next(c for c in candidates if c.knobs == SMALL.baseline)
 
     def strategy(guards):
-        return Strategy(candidates, [limit(0.5, SMALL)], reference, book, SearchSettings(guards=guards))
+        return PostDiff(candidates, [limit(0.5, SMALL)], reference, book, SearchSettings(guards=guards))
 
     strict, free = strategy(GUARDS), strategy(())
     low = [p for p in plans if p.knobs.low_res_fraction >= 0.3]

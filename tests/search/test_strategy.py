@@ -12,18 +12,11 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.book import MemoryStore, ScoreBook
 from postdiff_calib.scores.guards import Guard
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS, most_steps
+from postdiff_calib.search.settings import SearchSettings, default_explore_prompts, prompt_order
 from postdiff_calib.search.space import candidate
-from postdiff_calib.search.strategy import (
-    FURTHER_FINALISTS,
-    OWN_FINALISTS,
-    SearchSettings,
-    Strategy,
-    default_explore_prompts,
-    default_trials,
-    enqueued,
-    most_steps,
-    prompt_order,
-)
+from postdiff_calib.search.strategies import default_trials, find_strategy
+from postdiff_calib.search.strategy import enqueued
 
 N = 40
 CANDIDATES = SMALL.candidates(price)
@@ -33,7 +26,8 @@ LIMITS = (limit(0.5, SMALL), limit(0.35, SMALL), limit(0.8, SMALL))
 
 def strategy(book=None, limits=LIMITS, candidates=CANDIDATES, **settings):
     book = book or ScoreBook(Surface(N, space=SMALL), N, SMALL.baseline, MemoryStore())
-    return Strategy(candidates, limits, REFERENCE, book, SearchSettings(**settings))
+    chosen = SearchSettings(**settings)
+    return find_strategy(chosen.sampler)(candidates, limits, REFERENCE, book, chosen)
 
 
 def scored(prompts=10, surface=None, plans=None):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -398,4 +397,8 @@ def test_a_guard_on_scenes_can_pass_over_a_better_score():
 
 
 def test_a_profile_knows_every_metric_that_can_be_guarded():
-    assert get_args(GuardEntry.model_fields["metric"].annotation) == tuple(m.name for m in METRICS)
+    entry = {"rule": "at least", "limit": 0.5, "value": None, "bound": False}
+    assert [GuardEntry(metric=m.name, **entry).metric for m in METRICS] == [m.name for m in METRICS]
+    assert GuardEntry.model_json_schema()["properties"]["metric"]["enum"] == [m.name for m in METRICS]
+    with pytest.raises(ValueError, match="should be 'clip', 'scene', 'cmmd', 'ssim', 'psnr' or 'lpips'"):
+        GuardEntry(metric="fid", **entry)

@@ -22,6 +22,7 @@ from postdiff_calib.models.shapes.fitting import fit
 from postdiff_calib.models.shapes.gates import held_out_scenes
 from postdiff_calib.models.shapes.judge import SceneJudge, accuracies
 from postdiff_calib.models.shapes.world import Scene
+from postdiff_calib.pixels import to_array
 
 STAGE = "flow"
 
@@ -145,9 +146,8 @@ def save_sheet(images: torch.Tensor, path: Path, columns: int = 8) -> None:
     columns = min(columns, len(images))
     whole = images[: len(images) // columns * columns]
     rows = [torch.cat(list(row), dim=2) for row in torch.split(whole, columns)]
-    array = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, optimize=True)
+    Image.fromarray(to_array(torch.cat(rows, dim=1))).save(path, optimize=True)
 
 
 def export_flow(work: Path, recipe: FlowRecipe, parts: Parts, out: Path, device: torch.device) -> None:

@@ -29,6 +29,7 @@ from postdiff_calib.models.shapes.world import (
     parse_caption,
     scene_code,
 )
+from postdiff_calib.pixels import rounded
 
 #: The judge's weights, a file of this package.
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
@@ -145,9 +146,9 @@ class SceneJudge:
         """
         if tuple(images.shape[1:]) != (3, SIDE, SIDE):
             raise ValueError(f"the judge reads images of 3×{SIDE}×{SIDE}, got {tuple(images.shape)}")
-        rounded = (images.detach().float() * 255).round().clamp(0, 255) / 255
+        saved = rounded(images.detach().float())
         with torch.inference_mode():
-            parts = torch.split(rounded, self.batch_size)
+            parts = torch.split(saved, self.batch_size)
             return torch.cat([read_codes(self.network(part.to(self.device))).cpu() for part in parts])
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:

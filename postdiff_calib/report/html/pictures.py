@@ -22,6 +22,7 @@ import numpy.typing as npt
 from postdiff_calib.errors import StudyError
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.pixels import to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import weights_fact
 from postdiff_calib.progress import Progress
@@ -150,7 +151,6 @@ def _save(image: torch.Tensor, path: Path) -> None:
     """Write one picture, (3, H, W) in [0, 1], whole or not at all."""
     from PIL import Image
 
-    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     remedy = "make the study folder writable, or leave the pictures out (--no-images)"
     with replacing(path, f"picture {path}", remedy) as temporary:
-        Image.fromarray(array).save(temporary, "PNG")
+        Image.fromarray(to_array(image)).save(temporary, "PNG")

@@ -19,8 +19,9 @@ from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.search.backend.sampler import fit, parameters
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem
+from postdiff_calib.search.proposals import Proposal
 from postdiff_calib.search.space import Candidate
-from postdiff_calib.search.strategy import Proposal, Strategy, enqueued
+from postdiff_calib.search.strategy import Strategy, enqueued
 
 
 class TrialQueue:
@@ -155,5 +156,5 @@ class TrialQueue:
         begun = self.begun(trials)
         queued = sum(t.state == TrialState.WAITING for t in trials)
         open_trials = max(0, self.total - len(begun) - queued)
-        each = min(n, settings.explore_prompts) if settings.sampler == "postdiff" else n
+        each = min(n, settings.explore_prompts) if self.strategy.role == "explore" else n
         return int(left + open_trials * each)

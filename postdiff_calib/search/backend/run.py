@@ -34,8 +34,10 @@ from postdiff_calib.search.backend.sampler import make_sampler
 from postdiff_calib.search.backend.storage import StudyStore, open_study
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem, Progress, SearchResult
+from postdiff_calib.search.proposals import Role
+from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import Candidate, candidate, within
-from postdiff_calib.search.strategy import Role, SearchSettings, Strategy
+from postdiff_calib.search.strategies import find_strategy
 
 #: Trials between two looks at the storage for the sake of progress.
 _ASK_EVERY = 8
@@ -150,7 +152,8 @@ class Search:
                 self.problem.objective,
             )
             limits = (self.problem.limit, *self.problem.further)
-            self.strategy = Strategy(candidates, limits, self.reference, self.book, self.settings)
+            strategy = find_strategy(self.settings.sampler)
+            self.strategy = strategy(candidates, limits, self.reference, self.book, self.settings)
             self.runner = TrialRunner(self.problem, self.strategy, self.book, self._show)
             self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
             self._known_before = self.book.images_known

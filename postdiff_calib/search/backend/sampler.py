@@ -1,7 +1,7 @@
-"""The strategy as an Optuna sampler, and Optuna's own samplers for comparison.
+"""A strategy as an Optuna sampler, and Optuna's own samplers for the strategies that ask one.
 
-Optuna does storage, resuming and workers; a trial's parameters are the knobs. The postdiff sampler proposes values of
-the grid that are within the budget. Optuna's samplers know no budget: their proposals are moved to the grid and, where
+Optuna does storage, resuming and workers; a trial's parameters are the knobs. A strategy proposes values of the grid
+that are within the budget. Optuna's samplers know no budget: their proposals are moved to the grid and, where
 too dear, to the largest T that fits with the other knobs as proposed, so that no picture is ever made over the budget.
 """
 
@@ -14,13 +14,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from postdiff_calib.errors import StudyError
 from postdiff_calib.knobs import Knobs, searched, settled
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.search.proposals import Proposal
 from postdiff_calib.search.space import Candidate, SearchSpace, nearest
-from postdiff_calib.search.strategy import Proposal
-
-SAMPLERS: tuple[str, ...] = ("postdiff", "tpe", "gp", "random", "nsga2")
+from postdiff_calib.search.strategies import find_strategy
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -82,7 +80,7 @@ def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, C
     return min(allowed.values(), key=lambda c: c.cost.macs)
 
 
-class PostDiffSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Optuna is untyped to our checker
+class ProposalSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Optuna is untyped to our checker
     """Answers every trial with the knobs of a proposal.
 
     Args:
@@ -128,19 +126,10 @@ class PostDiffSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Opt
 def make_sampler(
     name: str, seed: int, space: SearchSpace, propose: Callable[[optuna.Study, int], Proposal]
 ) -> optuna.samplers.BaseSampler:
-    """The sampler of that name.
+    """The sampler of a strategy: one that answers with its proposals, or the one of Optuna's that it asks.
 
     Raises:
-        StudyError: there is none.
+        StudyError: there is no strategy of that name.
     """
-    if name == "postdiff":
-        return PostDiffSampler(space, propose)
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    raise StudyError(f"sampler {name!r}", f"it is one of {', '.join(SAMPLERS)}", "the default is postdiff")
+    asked = find_strategy(name).asks
+    return getattr(optuna.samplers, asked)(seed=seed) if asked else ProposalSampler(space, propose)

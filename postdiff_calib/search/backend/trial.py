@@ -19,10 +19,12 @@ import optuna
 from postdiff_calib.budget import Limit
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.scores.book import ScoreBook
-from postdiff_calib.search.backend.sampler import PostDiffSampler, fit, suggest
+from postdiff_calib.search.backend.sampler import ProposalSampler, fit, suggest
 from postdiff_calib.search.problem import Problem
+from postdiff_calib.search.proposals import Proposal, Role
+from postdiff_calib.search.settings import prompt_order
 from postdiff_calib.search.space import Candidate
-from postdiff_calib.search.strategy import Proposal, Role, Strategy, prompt_order
+from postdiff_calib.search.strategy import Strategy
 
 
 def key(limit: Limit) -> list[str | float]:
@@ -104,16 +106,16 @@ class TrialRunner:
         return float(difference.mean()) if n else 0.0
 
     def _take(self, trial: optuna.Trial) -> Proposal:
-        """The trial's plan: what it was queued with, what our sampler proposed, or what Optuna's values come to."""
+        """The trial's plan: what it was queued with, or what the strategy proposes."""
         values = suggest(trial, self.problem.space)
         attrs = trial.user_attrs
         sampler = trial.study.sampler
         if "plan" in attrs and attrs["plan"] in self.by_content:
             budget = self.limits.index(attrs["limit"]) if attrs.get("limit") in self.limits else 0
             return Proposal(self.by_content[attrs["plan"]], attrs["role"], attrs["arm"], budget)
-        if isinstance(sampler, PostDiffSampler) and trial.number in sampler.proposals:
+        if isinstance(sampler, ProposalSampler) and trial.number in sampler.proposals:
             return sampler.proposals.pop(trial.number)
-        return Proposal(fit(values, self.problem.space, self.allowed), "whole", "joint")
+        return self.strategy.propose(0, trial.number, suggested=fit(values, self.problem.space, self.allowed))
 
     def _wanted(self, trial: optuna.Trial, chosen: Candidate, role: Role) -> int:
         """How many prompts of the plan are to be known in the end; fixed when a trial first starts."""

@@ -8,7 +8,7 @@ from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.scores.book import MemoryStore
 from postdiff_calib.search.backend.run import Problem, Search
-from postdiff_calib.search.strategy import SearchSettings
+from postdiff_calib.search.settings import SearchSettings
 
 N = 40
 FURTHER = (limit(0.35, SMALL), limit(0.8, SMALL))

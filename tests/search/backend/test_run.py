@@ -19,8 +19,8 @@ from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.search.backend.run import Problem, run_search
 from postdiff_calib.search.confirm import confirm
+from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import candidate
-from postdiff_calib.search.strategy import SearchSettings
 
 N = 60
 FINGERPRINT = {"model": {"name": "made up", "revision": "a"}, "prompts": "1234"}

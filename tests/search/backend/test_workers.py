@@ -19,7 +19,7 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.search.backend.retry import give_back
 from postdiff_calib.search.backend.run import Problem, Search, run_search
 from postdiff_calib.search.backend.storage import connect, disconnect, read_record, shown
-from postdiff_calib.search.strategy import SearchSettings
+from postdiff_calib.search.settings import SearchSettings
 
 N = 40
 HERE = Path(__file__).parent

@@ -1,0 +1,87 @@
+"""What to try next: a broad look, then Thompson sampling within each budget, then finalists judged on unseen prompts.
+
+An evaluation scores a plan on its next few prompts of the search. First, plans within the budget are drawn at random,
+until a third as many were looked at as there are evaluations: they teach the surrogate, and among them may be one that
+no knob points to. After that a plan is drawn from the
+surrogate's belief (one joint draw of all plans' values, the best one is taken; Russo et al., "A Tutorial on Thompson
+Sampling", arXiv 1707.02038). One such evaluation in three is drawn from the belief of a sceptic, for whom the knobs
+explain little and every plan is its own: it looks again at those that did well beyond expectation.
+
+The question "fewer or cheaper?" is asked at several budgets, and each of them is searched: first at the study's own
+budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm within each
+further budget. The fewer-steps arm is small: every plan of it is scored on some prompts.
+
+Plans that guards rule out (``keeping``) are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from postdiff_calib.scores.select import Arm
+from postdiff_calib.search.plans import Mask
+from postdiff_calib.search.proposals import Proposal
+from postdiff_calib.search.space import Candidate
+from postdiff_calib.search.strategy import Strategy
+from postdiff_calib.search.surrogate import Scales
+
+#: One in so many evaluations at the study's own budget is of the cheaper-steps arm, and one in so many of all is drawn
+#: from the belief of a sceptic, for whom plans deviate strongly from what the knobs explain.
+_CHEAPER_EVERY, _SCEPTIC_EVERY = 3, 3
+_SCEPTIC = Scales(own=1.2)
+#: Plans are drawn at random until so many are looked at within the study's own budget: a share of the evaluations.
+_BROAD = 3
+
+
+class PostDiff(Strategy):
+    """The project's own strategy; see the module."""
+
+    name = "postdiff"
+    by_arm = True
+
+    def propose(
+        self, budget: int, number: int, busy: Collection[str] = (), suggested: Candidate | None = None
+    ) -> Proposal:
+        """The next evaluation at a budget; see ``Strategy.propose``."""
+        limit = self.limits[budget]
+        rng = np.random.default_rng([self.settings.seed, number, round(1e6 * limit.value / limit.baseline)])
+        cheaper = budget > 0 or number % _CHEAPER_EVERY == _CHEAPER_EVERY - 1
+        arms: tuple[Arm, ...] = ("cheaper", "joint") if cheaper else ("joint", "cheaper")
+        for arm in arms if budget == 0 else arms[:1]:
+            open_plans = self._open(arm, budget, busy)
+            if open_plans.any():
+                few = int((self.plans.seen() & self.mask("joint", 0)).sum()) < self.settings.n_trials // _BROAD
+                row = self._unseen(open_plans, rng) if few and budget == 0 else None
+                row = self._drawn(open_plans, number, rng) if row is None else row
+                return Proposal(self.candidates[row], "explore", arm, budget)
+        # every plan is scored on every prompt: repeat the best, at no cost
+        best = self.choice("joint", budget)
+        row = self.plans.row[best] if best is not None else int(self.mask("joint", budget).argmax())
+        return Proposal(self.candidates[row], "explore", "joint", budget)
+
+    def _unseen(self, open_plans: Mask, rng: np.random.Generator) -> int | None:
+        """A plan that nobody looked at, drawn at random; None where all were looked at."""
+        unseen = open_plans & ~self.plans.seen()
+        rows = np.flatnonzero(self.keeper.keeping(unseen))
+        return int(rng.choice(rows)) if len(rows) else None
+
+    def _drawn(self, open_plans: Mask, number: int, rng: np.random.Generator) -> int:
+        """The best plan of one draw from the belief, or from the sceptic's belief in the plans that were looked at."""
+        posterior, eligible = self.posterior(), open_plans
+        sceptical = open_plans & self.plans.seen()
+        if number % _SCEPTIC_EVERY == _SCEPTIC_EVERY - 1 and sceptical.any():
+            posterior, eligible = self.belief.fit(_SCEPTIC), sceptical
+        value = np.where(eligible, posterior.draw(rng)[0], -np.inf)
+        value = np.where(self.keeper.keeping(eligible, rng), value, -np.inf)
+        return int(value.argmax())
+
+    def _open(self, arm: Arm, budget: int, busy: Collection[str]) -> Mask:
+        """The arm's plans that can still teach something."""
+        mask = self.mask(arm, budget)
+        for plan in (*self.book.plans, *busy):
+            row = self.plans.row.get(plan)
+            if row is not None and (plan in busy or self.book.complete(plan) or self.keeper.known_to_break(plan)):
+                mask[row] = False
+        return mask

@@ -1,0 +1,50 @@
+"""How a search is run: its settings, their defaults, and the order in which plans see the prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from postdiff_calib.scores.guards import Guard
+
+#: Prompts of one evaluation: few, so that many plans are looked at; more where there are more prompts to score.
+_LEAST_EXPLORED, _MOST_EXPLORED = 3, 10
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search is run; none of it changes what a score means.
+
+    Args:
+        n_trials: evaluations at the study's own budget, the enqueued ones included but for the fewer-steps arm's.
+        sampler: name of the strategy (``search.strategies``).
+        seed: of the proposals.
+        block: prompts that are scored and stored at once.
+        explore_prompts: prompts of one evaluation.
+        further_trials: evaluations at each further budget; a twelfth of ``n_trials`` where None.
+        guards: what a chosen plan must meet.
+    """
+
+    n_trials: int = 100
+    sampler: str = "postdiff"
+    seed: int = 0
+    block: int = 10
+    explore_prompts: int = 10
+    further_trials: int | None = None
+    guards: tuple[Guard, ...] = ()
+
+    @property
+    def at_further_budgets(self) -> int:
+        """Evaluations at each further budget."""
+        return max(2, self.n_trials // 12) if self.further_trials is None else self.further_trials
+
+
+def default_explore_prompts(num_prompts: int) -> int:
+    """Prompts of one evaluation, for so many prompts that finalists are judged on."""
+    return min(_MOST_EXPLORED, max(_LEAST_EXPLORED, num_prompts // 40))
+
+
+def prompt_order(num_prompts: int, seed: int) -> list[int]:
+    """The order in which every plan of a search sees the prompts."""
+    return [int(i) for i in np.random.default_rng([seed, num_prompts]).permutation(num_prompts)]
