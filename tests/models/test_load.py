@@ -1,6 +1,7 @@
 """Loading: from a directory exactly, offline, safetensors only; every failure is one line."""
 
 import shutil
+from contextlib import contextmanager
 
 import pipelines
 import pytest
@@ -8,6 +9,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 
 from postdiff_calib.errors import ModelError
+from postdiff_calib.models import load
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
 from postdiff_calib.models.fingerprint import configuration_of, fingerprint_pipeline, network_configs
 from postdiff_calib.models.load import derive_card, load_pipeline
@@ -181,3 +183,24 @@ def test_the_embedded_models_folder_missing_is_one_line(monkeypatch, tmp_path) -
     monkeypatch.setattr(load, "CARDS", (gone,))
     with pytest.raises(ModelError, match="its weights are not in"):
         load_pipeline("shapes")
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", "bfloat16"), ("cuda:1", "float16"), ("cuda", "bfloat16")])
+def test_bfloat16_is_taken_where_the_asked_device_has_it_in_hardware(monkeypatch, device, expected) -> None:
+    """``cuda:0`` has it, ``cuda:1`` emulates it, as a T4 and a V100 do."""
+    current = [0]
+
+    @contextmanager
+    def on(asked):
+        before, index = current[0], torch.device(asked).index
+        current[0] = before if index is None else index
+        yield
+        current[0] = before
+
+    def supported(including_emulation: bool = True) -> bool:
+        return current[0] == 0 or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert load._pick_dtype("auto", device) == expected
+    assert load._pick_dtype("bfloat16", device) == "bfloat16"
