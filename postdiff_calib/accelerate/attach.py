@@ -23,6 +23,7 @@ from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.accelerate.techniques.uncopied import refuse_copy
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
@@ -51,6 +52,7 @@ def _accelerated_class(base: Any) -> Any:
     body = {
         "__call__": call,
         "prepare_latents": prepare_latents,
+        "__reduce_ex__": refuse_copy,
         "__doc__": base.__doc__,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,

@@ -79,7 +79,7 @@ class Attachment:
             raise UsageError(
                 "a second call of a pipeline that is running",
                 "an accelerated pipeline serves one call at a time",
-                "wait for it, or make one pipeline per thread",
+                "wait for it, or load one pipeline for each thread",
             )
         if self.conditions is not None:
             self.conditions.admit(pipe)

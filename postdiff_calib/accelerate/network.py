@@ -18,6 +18,7 @@ from postdiff_calib.accelerate.run_summary import RunSummary, StepRecord
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
 from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
+from postdiff_calib.accelerate.techniques.uncopied import Uncopied
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
@@ -86,7 +87,7 @@ class Run:
         self.record = StepRecord(self.record.index + 1)
 
 
-class NetworkAttachment:
+class NetworkAttachment(Uncopied):
     """Every hook on one denoiser for one plan.
 
     Args:
@@ -145,7 +146,7 @@ class NetworkAttachment:
                 raise UsageError(
                     "a network that is inside another accelerated call",
                     "one call at a time may drive it",
-                    "wait for that call, or give each thread its own copy of the network",
+                    "wait for that call, or load one pipeline for each thread",
                 )
             _BUSY.add(id(unwrapped(self.network)))
         self.run = run
