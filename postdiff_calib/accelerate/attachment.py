@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
+from postdiff_calib.accelerate.network import NetworkAttachment, Run, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
 from postdiff_calib.accelerate.techniques import techniques
@@ -48,6 +50,13 @@ class Attachment:
         self._run: Run | None = None
         self.active = False
         self._generator: Any = None
+        #: Held by a running call, and while the pipeline is enabled anew or disabled.
+        self.lock = threading.Lock()
+        self.retired = False
+        #: The thread whose ``with accelerated(...)`` block this is, or None.
+        self.owner: int | None = None
+        #: Takes the hooks off when the pipeline is dropped.
+        self.finalizer: weakref.finalize[..., Any] | None = None
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -74,13 +83,34 @@ class Attachment:
             self.networks = self._attach(pipe)
 
     def call(self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run ``original`` (the stock ``__call__``) under the plan."""
-        if self.active:
+        """Run ``original`` (the stock ``__call__``) under the plan.
+
+        Raises:
+            UsageError: a call of the pipeline is running, or arguments contradict the plan.
+        """
+        if not self.lock.acquire(blocking=False):
             raise UsageError(
                 "a second call of a pipeline that is running",
                 "an accelerated pipeline serves one call at a time",
                 "wait for it, or load one pipeline for each thread",
             )
+        try:
+            if self.retired:
+                raise UsageError(
+                    "a call of a pipeline that another thread has just disabled or enabled anew",
+                    "its plan is gone",
+                    "call the pipeline again",
+                )
+            return self._call(original, pipe, args, kwargs)
+        finally:
+            self.lock.release()
+
+    def release(self) -> None:
+        """Take every hook off."""
+        self.networks.end()
+        self.networks.detach()
+
+    def _call(self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.conditions is not None:
             self.conditions.admit(pipe)
         kwargs = self._check_arguments(original, pipe, args, kwargs)
@@ -88,6 +118,7 @@ class Attachment:
         self._refresh_networks(pipe)
         self.networks.check()
         scheduler = pipe.scheduler
+        claim(scheduler, "scheduler")
         stock = scheduler.__dict__.get("step")
         self.summary, self.active = None, True
         try:
@@ -104,6 +135,7 @@ class Attachment:
                 scheduler.__dict__.pop("step", None)
             else:
                 scheduler.step = stock
+            give_back(scheduler)
             self.networks.end()
             self._run, self._generator, self.active = None, None, False
 
