@@ -50,6 +50,7 @@ class Attachment:
         self._run: Run | None = None
         self.active = False
         self._generator: Any = None
+        self._sigmas: Any = None
         #: Held by a running call, and while the pipeline is enabled anew or disabled.
         self.lock = threading.Lock()
         self.retired = False
@@ -137,7 +138,7 @@ class Attachment:
                 scheduler.step = stock
             give_back(scheduler)
             self.networks.end()
-            self._run, self._generator, self.active = None, None, False
+            self._run, self._generator, self._sigmas, self.active = None, None, None, False
 
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -150,13 +151,13 @@ class Attachment:
                 raise UsageError(
                     f"{name}={given[name]!r}", "the step plan covers a whole schedule", f"leave {name} out"
                 )
-        for name in ("timesteps", "sigmas"):
-            if given.get(name) is not None and len(given[name]) != total:
-                raise UsageError(
-                    f"{name} with {len(given[name])} entries",
-                    f"the knobs say {total} steps",
-                    "make both equal",
-                )
+        timesteps = given.get("timesteps")
+        if timesteps is not None and len(timesteps) != total:
+            raise UsageError(
+                f"timesteps with {len(timesteps)} entries", f"the knobs say {total} steps", "make both equal"
+            )
+        # Some schedulers take one more sigma than steps, the last: ``start`` looks at the schedule that results.
+        self._sigmas = given.get("sigmas")
         if self.conditions is not None:
             kwargs = {**kwargs, **self.conditions.fill(given, kwargs, signature.parameters)}
         if "num_inference_steps" not in given:
@@ -176,6 +177,12 @@ class Attachment:
         plan = self.plan
         height, width = int(full.shape[-2]), int(full.shape[-1])
         total = len(pipe.scheduler.timesteps)
+        if total != len(plan) and self._sigmas is not None:
+            raise UsageError(
+                f"sigmas with {len(self._sigmas)} entries",
+                f"{type(pipe.scheduler).__name__} makes {total} steps of them, and the knobs say {len(plan)}",
+                "pass sigmas for as many steps, or enable it again with other knobs",
+            )
         if total != len(plan):
             raise UnsupportedError(
                 f"{type(pipe.scheduler).__name__} with {total} network calls for {len(plan)} steps",
