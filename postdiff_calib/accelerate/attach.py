@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,10 +25,13 @@ from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.techniques import techniques
+from postdiff_calib.accelerate.techniques.uncopied import refuse_copy
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 
+#: Held while a pipeline is enabled or disabled: hooks are put on and taken off by one thread at a time.
+_ENABLING = threading.RLock()
 #: The one attribute on an accelerated pipeline; gone after ``disable``.
 _ATTRIBUTE = "_postdiff"
 
@@ -51,6 +56,7 @@ def _accelerated_class(base: Any) -> Any:
     body = {
         "__call__": call,
         "prepare_latents": prepare_latents,
+        "__reduce_ex__": refuse_copy,
         "__doc__": base.__doc__,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
@@ -65,6 +71,9 @@ def _attachment(pipe: Any) -> Attachment | None:
 
 def _install(pipe: Any, attachment: Attachment) -> None:
     pipe.__dict__[_ATTRIBUTE] = attachment
+    # The hooks tie the networks into circles; without this, a dropped pipeline would keep their memory for a while.
+    attachment.finalizer = weakref.finalize(pipe, attachment.release)
+    attachment.finalizer.atexit = False
     base: Any = type(pipe)
     pipe.__class__ = _accelerated_class(base)
 
@@ -142,28 +151,57 @@ def enable(
     plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
     if strict and isinstance(knobs, Knobs):
         _refuse_inert(plan)
-    old = _attachment(pipe)
-    if old is not None and old.active:
-        raise UsageError("enable during a call", "the plan of a running call is fixed", "wait until it returns")
-    conditions = _conditions(knobs, override)
-    if conditions is not None:
-        conditions.admit(pipe)
-    attachment = Attachment(pipe, plan, noise, latent_multiple, conditions)
-    disable(pipe)
-    _install(pipe, attachment)
+    with _ENABLING:
+        old = _attachment(pipe)
+        if old is not None:
+            _refuse_strangers(old, "enable")
+        conditions = _conditions(knobs, override)
+        if conditions is not None:
+            conditions.admit(pipe)
+        attachment = Attachment(pipe, plan, noise, latent_multiple, conditions)
+        try:
+            disable(pipe)
+        except UsageError:  # a call has begun meanwhile
+            attachment.release()
+            raise
+        attachment.owner = old.owner if old is not None else None
+        _install(pipe, attachment)
+
+
+def _refuse_strangers(attachment: Attachment, what: str) -> None:
+    """A running call, and a ``with accelerated(...)`` block of another thread, keep their plan.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if attachment.active:
+        raise UsageError(f"{what} during a call", "the plan of a running call is fixed", "wait until it returns")
+    if attachment.owner not in (None, threading.get_ident()):
+        raise UsageError(
+            f"{what} in another thread than the with block that accelerates this pipeline",
+            "the block's plan is fixed until it ends",
+            "wait for it, or load one pipeline for each thread",
+        )
 
 
 def disable(pipe: Any) -> None:
     """Restore the stock pipeline, bit for bit; does nothing on one that is not accelerated."""
-    attachment = _attachment(pipe)
-    if attachment is None:
-        return
-    if attachment.active:
-        raise UsageError("disable during a call", "the plan of a running call is fixed", "wait until it returns")
-    attachment.networks.end()
-    attachment.networks.detach()
-    del pipe.__dict__[_ATTRIBUTE]
-    pipe.__class__ = type(pipe).__mro__[1]
+    with _ENABLING:
+        attachment = _attachment(pipe)
+        if attachment is None:
+            return
+        _refuse_strangers(attachment, "disable")
+        if not attachment.lock.acquire(blocking=False):
+            raise UsageError("disable during a call", "the plan of a running call is fixed", "wait until it returns")
+        try:
+            attachment.retired = True
+            if attachment.finalizer is not None:
+                attachment.finalizer.detach()
+            attachment.release()
+            del pipe.__dict__[_ATTRIBUTE]
+            pipe.__class__ = type(pipe).__mro__[1]
+        finally:
+            attachment.lock.release()
 
 
 @contextmanager
@@ -180,14 +218,19 @@ def accelerated(
 
     Args: as for ``enable``.
     """
-    before = _attachment(pipe)
-    enable(pipe, knobs, noise=noise, latent_multiple=latent_multiple, strict=strict, override=override)
+    with _ENABLING:
+        before = _attachment(pipe)
+        enable(pipe, knobs, noise=noise, latent_multiple=latent_multiple, strict=strict, override=override)
+        pipe.__dict__[_ATTRIBUTE].owner = threading.get_ident()
     try:
         yield pipe
     finally:
-        disable(pipe)
-        if before is not None:
-            _install(pipe, Attachment(pipe, before.plan, before.noise, before.latent_multiple, before.conditions))
+        with _ENABLING:
+            disable(pipe)
+            if before is not None:
+                again = Attachment(pipe, before.plan, before.noise, before.latent_multiple, before.conditions)
+                again.owner = before.owner
+                _install(pipe, again)
 
 
 def summary(pipe: Any) -> RunSummary:

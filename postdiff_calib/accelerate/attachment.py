@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.network import NetworkAttachment, Run, unwrapped
+from postdiff_calib.accelerate.network import NetworkAttachment, Run, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
 from postdiff_calib.accelerate.techniques import techniques
@@ -48,6 +50,14 @@ class Attachment:
         self._run: Run | None = None
         self.active = False
         self._generator: Any = None
+        self._sigmas: Any = None
+        #: Held by a running call, and while the pipeline is enabled anew or disabled.
+        self.lock = threading.Lock()
+        self.retired = False
+        #: The thread whose ``with accelerated(...)`` block this is, or None.
+        self.owner: int | None = None
+        #: Takes the hooks off when the pipeline is dropped.
+        self.finalizer: weakref.finalize[..., Any] | None = None
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -74,13 +84,34 @@ class Attachment:
             self.networks = self._attach(pipe)
 
     def call(self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run ``original`` (the stock ``__call__``) under the plan."""
-        if self.active:
+        """Run ``original`` (the stock ``__call__``) under the plan.
+
+        Raises:
+            UsageError: a call of the pipeline is running, or arguments contradict the plan.
+        """
+        if not self.lock.acquire(blocking=False):
             raise UsageError(
                 "a second call of a pipeline that is running",
                 "an accelerated pipeline serves one call at a time",
-                "wait for it, or make one pipeline per thread",
+                "wait for it, or load one pipeline for each thread",
             )
+        try:
+            if self.retired:
+                raise UsageError(
+                    "a call of a pipeline that another thread has just disabled or enabled anew",
+                    "its plan is gone",
+                    "call the pipeline again",
+                )
+            return self._call(original, pipe, args, kwargs)
+        finally:
+            self.lock.release()
+
+    def release(self) -> None:
+        """Take every hook off."""
+        self.networks.end()
+        self.networks.detach()
+
+    def _call(self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.conditions is not None:
             self.conditions.admit(pipe)
         kwargs = self._check_arguments(original, pipe, args, kwargs)
@@ -88,6 +119,7 @@ class Attachment:
         self._refresh_networks(pipe)
         self.networks.check()
         scheduler = pipe.scheduler
+        claim(scheduler, "scheduler")
         stock = scheduler.__dict__.get("step")
         self.summary, self.active = None, True
         try:
@@ -104,8 +136,9 @@ class Attachment:
                 scheduler.__dict__.pop("step", None)
             else:
                 scheduler.step = stock
+            give_back(scheduler)
             self.networks.end()
-            self._run, self._generator, self.active = None, None, False
+            self._run, self._generator, self._sigmas, self.active = None, None, None, False
 
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -118,13 +151,13 @@ class Attachment:
                 raise UsageError(
                     f"{name}={given[name]!r}", "the step plan covers a whole schedule", f"leave {name} out"
                 )
-        for name in ("timesteps", "sigmas"):
-            if given.get(name) is not None and len(given[name]) != total:
-                raise UsageError(
-                    f"{name} with {len(given[name])} entries",
-                    f"the knobs say {total} steps",
-                    "make both equal",
-                )
+        timesteps = given.get("timesteps")
+        if timesteps is not None and len(timesteps) != total:
+            raise UsageError(
+                f"timesteps with {len(timesteps)} entries", f"the knobs say {total} steps", "make both equal"
+            )
+        # Some schedulers take one more sigma than steps, the last: ``start`` looks at the schedule that results.
+        self._sigmas = given.get("sigmas")
         if self.conditions is not None:
             kwargs = {**kwargs, **self.conditions.fill(given, kwargs, signature.parameters)}
         if "num_inference_steps" not in given:
@@ -144,6 +177,12 @@ class Attachment:
         plan = self.plan
         height, width = int(full.shape[-2]), int(full.shape[-1])
         total = len(pipe.scheduler.timesteps)
+        if total != len(plan) and self._sigmas is not None:
+            raise UsageError(
+                f"sigmas with {len(self._sigmas)} entries",
+                f"{type(pipe.scheduler).__name__} makes {total} steps of them, and the knobs say {len(plan)}",
+                "pass sigmas for as many steps, or enable it again with other knobs",
+            )
         if total != len(plan):
             raise UnsupportedError(
                 f"{type(pipe.scheduler).__name__} with {total} network calls for {len(plan)} steps",

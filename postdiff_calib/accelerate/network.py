@@ -18,13 +18,36 @@ from postdiff_calib.accelerate.run_summary import RunSummary, StepRecord
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
 from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
+from postdiff_calib.accelerate.techniques.uncopied import Uncopied
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
 
-#: Denoisers that are inside an accelerated call now: one call at a time may drive a network.
+#: Denoisers and schedulers that are inside an accelerated call now: one call at a time may drive them.
 _BUSY: set[int] = set()
 _BUSY_LOCK = threading.Lock()
+
+
+def claim(part: Any, what: str) -> None:
+    """Take a network or scheduler for one call; ``give_back`` returns it.
+
+    Raises:
+        UsageError: another accelerated call is using it.
+    """
+    with _BUSY_LOCK:
+        if id(part) in _BUSY:
+            raise UsageError(
+                f"a {what} that is inside another accelerated call",
+                "one call at a time may drive it",
+                "wait for that call, or load one pipeline for each thread",
+            )
+        _BUSY.add(id(part))
+
+
+def give_back(part: Any) -> None:
+    """The call is over."""
+    with _BUSY_LOCK:
+        _BUSY.discard(id(part))
 
 
 def unwrapped(network: Any) -> Any:
@@ -55,6 +78,7 @@ class Run:
         plan_at_first_call: Callable[[], StepPlan] | None = None,
     ) -> None:
         self.batch, self.full_size, self.plan_at_first_call = batch, full_size, plan_at_first_call
+        self.thread = threading.get_ident()
         self.record = StepRecord(0)
         self.follow(plan)
 
@@ -86,7 +110,7 @@ class Run:
         self.record = StepRecord(self.record.index + 1)
 
 
-class NetworkAttachment:
+class NetworkAttachment(Uncopied):
     """Every hook on one denoiser for one plan.
 
     Args:
@@ -103,6 +127,8 @@ class NetworkAttachment:
         self.run: Run | None = None
         self.parts: dict[str, Part] = {}
         self._handles: list[Any] = []
+        #: Threads inside a call of the network that is not ours.
+        self._visitors: set[int] = set()
         name, bare = f"postdiff-{id(self)}", unwrapped(network)
         self.kind, self.layers = denoiser_of(bare), count_network_layers(bare)
         try:
@@ -115,6 +141,7 @@ class NetworkAttachment:
             raise
         self._handles.append(network.register_forward_pre_hook(self._before, with_kwargs=True))
         self._handles.append(network.register_forward_hook(self._after))
+        self._handles.append(network.register_forward_hook(self._leave, always_call=True))
         if control is not None:
             self._handles.append(control.register_forward_pre_hook(self._before_control, with_kwargs=True))
         self._invalidate()
@@ -140,15 +167,19 @@ class NetworkAttachment:
         Raises:
             UsageError: another accelerated call is using the network.
         """
-        with _BUSY_LOCK:
-            if id(unwrapped(self.network)) in _BUSY:
-                raise UsageError(
-                    "a network that is inside another accelerated call",
-                    "one call at a time may drive it",
-                    "wait for that call, or give each thread its own copy of the network",
-                )
-            _BUSY.add(id(unwrapped(self.network)))
+        claim(unwrapped(self.network), "network")
+        run.thread = threading.get_ident()
+        # First the run, then the look around, as ``_before`` does it the other way round: one of the two always sees
+        # the other, without a lock in the network's hook.
         self.run = run
+        living = {thread.ident for thread in threading.enumerate()}
+        if self._visitors & living - {run.thread}:
+            self.end()
+            raise UsageError(
+                "a network that a stock pipeline is running in another thread",
+                "an accelerated call has it to itself",
+                "wait for that call, or load one pipeline for each thread",
+            )
         for part in self.parts.values():
             part.start(run.plan.steps)
         return run
@@ -165,8 +196,7 @@ class NetworkAttachment:
     def end(self) -> None:
         """Finish the run and drop every tensor; safe to call twice."""
         if self.run is not None:
-            with _BUSY_LOCK:
-                _BUSY.discard(id(unwrapped(self.network)))
+            give_back(unwrapped(self.network))
         self.run = None
         for part in self.parts.values():
             part.clear()
@@ -181,8 +211,31 @@ class NetworkAttachment:
             )
         return batch == 2 * run.batch
 
-    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _own_run(self) -> Run | None:
+        """The run that a network call of this thread belongs to; None for the call of a stock pipeline.
+
+        Raises:
+            UsageError: a run of another thread has the network.
+        """
+        thread = threading.get_ident()
+        self._visitors.add(thread)
         run = self.run
+        if run is not None:
+            self._visitors.discard(thread)
+            if run.thread != thread:
+                raise UsageError(
+                    "a network called from another thread during an accelerated call",
+                    "the call would take one of that call's steps",
+                    "wait for that call, or load one pipeline for each thread",
+                )
+        return run
+
+    def _leave(self, *_: Any) -> None:
+        """After every call of the network, whether it returned or raised."""
+        self._visitors.discard(threading.get_ident())
+
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self._own_run()
         if run is None:
             return None
         if run.plan_at_first_call is not None and run.record.index == 0:
@@ -213,7 +266,7 @@ class NetworkAttachment:
 
     def _after(self, module: Any, args: Any, output: Any) -> Any:
         run = self.run
-        if run is None:
+        if run is None or run.thread != threading.get_ident():
             return None
         result = output
         for part in self.parts.values():
@@ -224,7 +277,7 @@ class NetworkAttachment:
 
     def _before_control(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run = self.run
-        if run is None:
+        if run is None or run.thread != threading.get_ident():
             return None
         run.record.control_calls += 1
         sample = sample_of(self.kind.sample, args, kwargs)

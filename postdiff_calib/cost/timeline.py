@@ -42,10 +42,14 @@ class Timeline:
 
 
 class Clock:
-    """Marks in time on one device, and the seconds between them."""
+    """Marks in time on one device, and the seconds between them.
+
+    Every call names the device: without a name torch takes the current one, whose queue may be empty while the
+    pipeline's is full.
+    """
 
     def __init__(self, device: str) -> None:
-        self.kind = device.partition(":")[0]
+        self.device, self.kind = device, device.partition(":")[0]
 
     def mark(self) -> Any:
         """A mark at this point of the work."""
@@ -56,7 +60,7 @@ class Clock:
             self.synchronize()
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def between(self, first: Any, second: Any) -> float:
@@ -70,9 +74,17 @@ class Clock:
         import torch
 
         if self.kind == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         elif self.kind == "mps":
             torch.mps.synchronize()
+
+    def peak_memory(self) -> float:
+        """The highest allocation since the last call of this, in bytes; on CUDA only."""
+        import torch
+
+        peak = float(torch.cuda.max_memory_allocated(self.device))
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
 
 
 def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -> Timeline:
@@ -88,7 +100,10 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
     def note(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
             if clock.kind == "cuda" and name in ("step", "decode"):
-                _note_memory(memory, bool(marks["step"]))
+                # A step ends where the next one starts; the peak before the first is of no step.
+                peak = clock.peak_memory()
+                if marks["step"]:
+                    memory.append(peak)
             marks[name].append(clock.mark())
 
         return hook
@@ -125,15 +140,6 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
         after=total - clock.between(start_mark, bounds[-1]),
         peak_memory=memory,
     )
-
-
-def _note_memory(memory: list[float], began: bool) -> None:
-    """At the end of a step (the next one's start): what was allocated at most since the last reset."""
-    import torch
-
-    if began:
-        memory.append(float(torch.cuda.max_memory_allocated()))
-    torch.cuda.reset_peak_memory_stats()
 
 
 @contextmanager

@@ -1,8 +1,12 @@
 """What a pipeline is, in sixteen digits: of its networks with their weights, or of its configuration alone.
 
 Both hashes take in which settings differ from their class's defaults, not all settings there are: a new release of
-diffusers or transformers that adds a setting leaves them as they were. Neither depends on the device, on the type that
-weights are in (they are rounded to bfloat16) or on names of files and versions.
+diffusers or transformers that adds a setting leaves them as they were. Neither depends on the device or on names of
+files and versions.
+
+Weights are rounded to bfloat16, so those read in float32 and in bfloat16 have one fingerprint. From float16 it cannot
+be told: it has lost digits and range that decide some roundings. So ``load`` takes the fingerprint of what it loads in
+float16 from a reading of the same files in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.models.families import NETWORK_ROLES
 
 # Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
@@ -48,21 +53,54 @@ def configuration_of(pipe: Any) -> str:
 
 
 def fingerprint_pipeline(pipe: Any) -> str:
-    """Hash of class, network configurations and weights, 16 hexadecimal digits."""
-    import torch
+    """Hash of class, network configurations and weights, 16 hexadecimal digits.
 
+    Quantised weights are hashed by what they are made of (numbers, scales, zero points).
+
+    Raises:
+        UnsupportedError: weights of a kind that does not give its numbers away.
+    """
     digest = hashlib.sha256(type(pipe).__name__.encode())
     digest.update(json.dumps(_departures_by_role(pipe), sort_keys=True).encode())
     for role, network in networks_of(pipe):
         for name, tensor in sorted(network.state_dict().items()):
-            flat = tensor.detach().flatten()
-            if len(flat) > _HASHED_WHOLE:
-                flat = flat[:: len(flat) // _HASHED_WHOLE + 1]
-            digest.update(f"{role}.{name}{tuple(tensor.shape)}".encode())
-            if flat.is_floating_point():
-                flat = flat.to(torch.bfloat16).view(torch.int16)
-            digest.update(flat.cpu().contiguous().numpy().tobytes())
+            for label, plain in _plain_tensors(f"{role}.{name}", tensor):
+                digest.update(f"{label}{tuple(plain.shape)}".encode())
+                digest.update(_bytes(label, plain))
     return digest.hexdigest()[:16]
+
+
+def _plain_tensors(label: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """A tensor, or the tensors that a quantised one is made of (torch's protocol for tensors that wrap others)."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield label, tensor
+        return
+    for name in sorted(tensor.__tensor_flatten__()[0]):
+        yield from _plain_tensors(f"{label}.{name}", getattr(tensor, name))
+
+
+def _bytes(label: str, tensor: Any) -> bytes:
+    """The numbers of a tensor, or an even sample of them; of floating point, in bfloat16.
+
+    Raises:
+        UnsupportedError: its type cannot be read.
+    """
+    import torch
+
+    try:
+        flat = tensor.detach().flatten()
+        if len(flat) > _HASHED_WHOLE:
+            flat = flat[:: len(flat) // _HASHED_WHOLE + 1]
+        if flat.is_floating_point():
+            flat = flat.to(torch.bfloat16).view(torch.int16)
+        found: bytes = flat.cpu().contiguous().numpy().tobytes()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        raise UnsupportedError(
+            f"weights {label} of type {type(tensor).__name__} in {tensor.dtype}",
+            "their numbers cannot be read, so the model has no fingerprint",
+            "load the model without quantising it",
+        ) from error
+    return found
 
 
 def _departures_by_role(pipe: Any) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ class LoadedModel:
         source: hub id or directory it was loaded from.
         revision: the revision asked of the hub; empty for a directory.
         notes: what was changed while loading, one sentence each.
-        fingerprint: hash of class, network configurations and weights.
+        fingerprint: hash of class, network configurations and weights; the same in whichever type they are loaded.
         device, dtype: where and in which type it runs, e.g. ``cpu`` and ``float32``.
     """
 
@@ -72,22 +72,27 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
     kind = _pick_dtype(dtype, where)
     if card is not None and card.name == "shapes" and not os.path.isdir(source):
         raise ModelError("model 'shapes'", f"its weights are not in {source}", "reinstall postdiff, or train them")
-    pipe = _from_pretrained(model, source, revision, kind, unet=card.unet_hub_id if card else None)
+    read = functools.partial(_from_pretrained, model, source, revision, unet=card.unet_hub_id if card else None)
     try:
-        return _finish(pipe, card, source, revision, where, kind)
+        # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
+        known = fingerprint_pipeline(read("bfloat16")) if kind == "float16" else None
+        return _finish(read(kind), card, source, revision, where, kind, known)
     except PostdiffError:
         raise
     except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
         raise _missing(model, source, revision, error, offline=True) from error
 
 
-def _finish(pipe: Any, card: Card | None, source: str, revision: str, device: str, dtype: str) -> LoadedModel:
-    """A loaded pipeline on its device, with the scheduler that is wanted and its card."""
+def _finish(
+    pipe: Any, card: Card | None, source: str, revision: str, device: str, dtype: str, fingerprint: str | None
+) -> LoadedModel:
+    """A loaded pipeline on its device, with the scheduler that is wanted, its card and its fingerprint if not known."""
     notes = _adapt_scheduler(pipe, card)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     card = card or derive_card(pipe, source)
-    return LoadedModel(pipe, card, source, revision, notes, fingerprint_pipeline(pipe), device, dtype)
+    fingerprint = fingerprint or fingerprint_pipeline(pipe)
+    return LoadedModel(pipe, card, source, revision, notes, fingerprint, device, dtype)
 
 
 def _resolve(model: str) -> tuple[Card | None, str, str]:
@@ -131,7 +136,8 @@ def _pick_dtype(dtype: str, device: str) -> str:
     if dtype != "auto":
         return dtype
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        with torch.cuda.device(device):  # torch answers for the current device, and counts emulation unless told not to
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "float32"
 
 

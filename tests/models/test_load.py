@@ -1,13 +1,15 @@
 """Loading: from a directory exactly, offline, safetensors only; every failure is one line."""
 
 import shutil
+from contextlib import contextmanager
 
 import pipelines
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 
-from postdiff_calib.errors import ModelError
+from postdiff_calib.errors import ModelError, UnsupportedError
+from postdiff_calib.models import load
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
 from postdiff_calib.models.fingerprint import configuration_of, fingerprint_pipeline, network_configs
 from postdiff_calib.models.load import derive_card, load_pipeline
@@ -181,3 +183,86 @@ def test_the_embedded_models_folder_missing_is_one_line(monkeypatch, tmp_path) -
     monkeypatch.setattr(load, "CARDS", (gone,))
     with pytest.raises(ModelError, match="its weights are not in"):
         load_pipeline("shapes")
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", "bfloat16"), ("cuda:1", "float16"), ("cuda", "bfloat16")])
+def test_bfloat16_is_taken_where_the_asked_device_has_it_in_hardware(monkeypatch, device, expected) -> None:
+    """``cuda:0`` has it, ``cuda:1`` emulates it, as a T4 and a V100 do."""
+    current = [0]
+
+    @contextmanager
+    def on(asked):
+        before, index = current[0], torch.device(asked).index
+        current[0] = before if index is None else index
+        yield
+        current[0] = before
+
+    def supported(including_emulation: bool = True) -> bool:
+        return current[0] == 0 or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert load._pick_dtype("auto", device) == expected
+    assert load._pick_dtype("bfloat16", device) == "bfloat16"
+
+
+def test_the_fingerprint_is_the_same_in_whichever_type_a_model_is_loaded(tmp_path) -> None:
+    pipe = pipelines.sd("dpm")
+    with torch.no_grad():
+        # 1 + 2⁻⁸ + 2⁻¹²: to bfloat16 it rounds up, by way of float16 it is a tie first and rounds down;
+        # 1e-9 and 1e6 are outside float16's range.
+        pipe.vae.post_quant_conv.bias[:3] = torch.tensor([1 + 2**-8 + 2**-12, 1e-9, 1e6])
+    direct = pipe.unet.conv_in.weight.detach()
+    assert not torch.equal(direct.bfloat16(), direct.half().bfloat16()), "the detour changes some weights"
+    pipe.save_pretrained(tmp_path, safe_serialization=True)
+    found = {dtype: load_pipeline(str(tmp_path), dtype=dtype) for dtype in ("float32", "bfloat16", "float16")}
+    assert {loaded.fingerprint for loaded in found.values()} == {fingerprint_pipeline(pipe)}
+    assert found["float16"].pipe.unet.dtype == torch.float16
+    with torch.no_grad():
+        pipe.vae.post_quant_conv.bias[0] += 1
+    pipe.save_pretrained(tmp_path, safe_serialization=True)
+    assert load_pipeline(str(tmp_path), dtype="float16").fingerprint != found["float16"].fingerprint
+
+
+class Quantised(torch.Tensor):
+    """As torchao's: a tensor that is float32 to the outside and int8 numbers with a scale inside."""
+
+    @staticmethod
+    def __new__(cls, numbers, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.float32)
+
+    def __init__(self, numbers, scale):
+        self.numbers, self.scale = numbers, scale
+
+    def __tensor_flatten__(self):
+        return ["numbers", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].numbers, args[0].scale)
+        raise NotImplementedError(f"{func} of quantised weights")
+
+
+class Opaque(Quantised):
+    __tensor_flatten__ = property()  # hasattr is False
+
+
+def quantised(kind=Quantised, scale=0.5):
+    pipe = pipelines.sd("dpm")
+    layer = pipe.unet.time_embedding.linear_1
+    numbers = (layer.weight.detach() * 100).to(torch.int8)
+    layer.weight = torch.nn.Parameter(kind(numbers, torch.tensor([scale])), requires_grad=False)
+    return pipe
+
+
+def test_quantised_weights_have_a_fingerprint() -> None:
+    assert fingerprint_pipeline(quantised()) == fingerprint_pipeline(quantised())
+    assert fingerprint_pipeline(quantised()) != fingerprint_pipeline(quantised(scale=0.25))
+    assert fingerprint_pipeline(quantised()) != fingerprint_pipeline(pipelines.sd("dpm"))
+
+
+def test_weights_that_cannot_be_read_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match=r"linear_1\.weight of type Opaque") as caught:
+        fingerprint_pipeline(quantised(Opaque))
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Protocol
 
+from postdiff_calib.accelerate.techniques.uncopied import Uncopied
+
 
 class Hook(Protocol):
     """Stands before a module."""
@@ -25,7 +27,7 @@ class Hook(Protocol):
 def _model_hook() -> Any:
     from diffusers.hooks import ModelHook
 
-    class Delegate(ModelHook):  # type: ignore[misc]
+    class Delegate(Uncopied, ModelHook):  # type: ignore[misc]
         def __init__(self, hook: Hook) -> None:
             super().__init__()
             self.hook = hook

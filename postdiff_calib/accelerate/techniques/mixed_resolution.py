@@ -182,7 +182,8 @@ def pooling_matrix(full: int, low: int) -> Any:
     """
     import torch
 
-    with torch.inference_mode(False):  # remembered, so it must be a normal tensor wherever it is first asked for
+    # Remembered, so it must be a normal tensor on the CPU wherever it is first asked for; some devices lack float64.
+    with torch.inference_mode(False), torch.device("cpu"):
         return _pooling_matrix(full, low)
 
 
