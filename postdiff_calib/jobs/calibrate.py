@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.errors import BudgetError, CheckError
+from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
@@ -22,7 +23,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.scores.names import OTHER_SEEDS, STUDY_NAME
+from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
 from postdiff_calib.study.conclude import SearchedBudget
 from postdiff_calib.study.record import Study, StudyRecord, further_limits
@@ -50,12 +51,18 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     """Find the best plan under the budget and write its profile.
 
     Raises:
-        PostdiffError: bad input, by one line; nothing already computed is lost.
+        PostdiffError: bad input, by one line; nothing already computed is lost. Another process at work on the study's
+            folder is one such.
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
-    progress = progress or Silent()
+    with StudyLock(job.folder, inside=(BASELINE,)) as lock:
+        return _calibrate(job, progress or Silent(), lock)
+
+
+def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> CalibrateResult:
     budget = parse_budget(job.budget)
     check_job(job)
+    lock.take(make=False)
     left_out = check_guards(job)
     if left_out:
         progress.note(left_out)
@@ -79,6 +86,7 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     if limit.above_baseline:
         progress.note(limit.above_baseline)
 
+    lock.take()
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if not job.fresh:
         study = study.with_earlier_searches()
