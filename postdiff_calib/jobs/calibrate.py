@@ -18,6 +18,7 @@ from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
+from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -40,7 +41,10 @@ SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """The profile, where it was written, and whether Ctrl-C ended the search early."""
+    """The profile, where it was written, and whether Ctrl-C ended the search early.
+
+    An interrupted run never replaces a confirmed profile; its own is then beside it.
+    """
 
     profile: Profile
     path: Path
@@ -105,7 +109,9 @@ def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> Calibr
         if interrupted:
             raise KeyboardInterrupt from None
         raise
-    return CalibrateResult(profile, profile.save(job.out), interrupted)
+    return CalibrateResult(
+        profile, profile.save(place_for_unfinished(job.out) if interrupted else job.out), interrupted
+    )
 
 
 def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
