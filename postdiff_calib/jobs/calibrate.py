@@ -234,6 +234,7 @@ def run_stage(
         join=join,
         record=None if join else record.as_dict(),
         opened=None if join else study.save,
+        note=progress.note,
     )
 
 
