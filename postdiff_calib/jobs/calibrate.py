@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
 SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
+#: How often finalists that broke on held-out prompts are replaced by the next.
+REPLACEMENTS = 3
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
     store = FileStore(study.folder / OTHER_SEEDS)
     if fresh:
         store.path.unlink(missing_ok=True)
-    book = ScoreBook(bench.evaluator(twice, seed, progress.advance), 2 * n, record.baseline, store)
+    book = ScoreBook(bench.evaluator(twice, seed, progress.advance, note=progress.note), 2 * n, record.baseline, store)
     for start in range(0, 2 * n, SPREAD_BLOCK):
         book.scores(record.baseline, range(start, min(start + SPREAD_BLOCK, 2 * n)))
     baseline, spreads = book.plan_scores(record.baseline, PlanCost(0.0, 0.0)), {}
@@ -209,7 +211,7 @@ def run_stage(
         space=bench.space,
         price=record.cost.price,
         limit=limit,
-        evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),
+        evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder, note=progress.note),
         num_prompts=len(record.calibration),
         further=further_limits(limit),
         objective=record.quality,
@@ -252,14 +254,22 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
     """
     from postdiff_calib.search.confirm import confirm
 
-    chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
-    progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
-    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder)
-    broken = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder, progress.note)
+    broken: dict[str, tuple[str, str]] = {}
+    for _ in range(1 + REPLACEMENTS):
+        chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+        progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
+        found = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+        if not found:
+            break
+        broken |= {plan: (chosen[plan].describe(), reason) for plan, reason in found.items()}
+        for plan in found:
+            progress.note(f"{broken[plan][0]} is dropped, the next takes its place: {broken[plan][1]}")
+        search = search.without(broken)
     evidence = study.evidence()
     searched = search.after_judging(evidence.differences(evidence.held_out))
     study = study.with_search(search.trials, search.failed, searched_budgets(searched))
-    return study.without({plan: (chosen[plan].describe(), reason) for plan, reason in broken.items()})
+    return study.without(broken)
 
 
 def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:

@@ -86,6 +86,7 @@ class Workbench:
         base_seed: int,
         on_images: Callable[[int], None] | None = None,
         folder: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> PictureEvaluator:
         """Makes and scores the pictures of a prompt set.
 
@@ -95,6 +96,7 @@ class Workbench:
             on_images: hears of every batch's size.
             folder: of the study: there the unaccelerated model's pictures are kept, and others are measured against
                 them; without it, pictures are scored and judged only.
+            note: hears what a person should know, such as a batch that does not fit into memory.
         """
         from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
         from postdiff_calib.scores.names import BASELINE
@@ -104,7 +106,15 @@ class Workbench:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self._picture_settings}
             baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return PictureEvaluator(
-            self.loaded.pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline, self.judge
+            self.loaded.pipe,
+            self.scorer,
+            prompts.prompts,
+            base_seed,
+            self.settings,
+            on_images,
+            baseline,
+            self.judge,
+            note,
         )
 
     @property

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.errors import PlanError, PostdiffError, one_line, reason_of
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.scores.memory import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +87,12 @@ class PictureEvaluator:
         prompts: the prompt set.
         base_seed: seed of prompt 0.
         settings: keyword arguments of ``generate``: height, width, guidance_scale, batch_size, noise, latent_multiple.
+            Where a batch does not fit into memory, ``batch_size`` is halved in this very dictionary, so that all who
+            share it know, and the study's record does.
         on_images: called with the number of pictures after every batch.
         baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
         judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
+        note: hears in a line each what a person should know.
     """
 
     def __init__(
@@ -100,9 +105,11 @@ class PictureEvaluator:
         on_images: Callable[[int], None] | None = None,
         baseline: BaselinePictures | None = None,
         judge: SceneJudge | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
         self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
+        self.note = note
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """One CLIP score (100 × cosine) per index.
@@ -119,35 +126,98 @@ class PictureEvaluator:
         unaccelerated model's pictures, where these are kept.
 
         Raises:
-            HealthError: pictures are constant, saturated or not finite.
+            PlanError: pictures are constant, saturated or not finite, do not fit into memory even one at a time, or
+                cannot be scored.
             OutputError: the unaccelerated model's pictures cannot be kept.
         """
         import numpy as np
 
         from postdiff_calib.generate import generate
-        from postdiff_calib.quality.health import check_health
-        from postdiff_calib.quality.metrics import SCORE, fidelity_metrics, quality_metrics
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
-        judged = tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
-        metrics = fidelity_metrics() if self.baseline is not None else ()
-        scores: list[float] = []
-        measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
-        features = []
-        for images in generate(self.pipe, knobs, prompts, seeds, **self.settings):
-            batch = slice(len(scores), len(scores) + len(images))
-            check_health(images, prompts[batch])
-            embedded = self.scorer.image_features(images)
-            scores += self.scorer.score_features(embedded, prompts[batch])
-            features.append(embedded.numpy().astype(np.float16))
-            measured = self._judge(judged, images, prompts[batch])
-            measured |= self._compare(metrics, knobs, images, prompts[batch], seeds[batch])
-            for name, values in measured.items():
-                measures[name] += values
-            if self.on_images is not None:
-                self.on_images(len(images))
-        return Measured(scores, measures, np.concatenate(features) if features else None)
+        parts: list[Measured] = []
+        done = 0
+        while done < len(prompts):
+            try:
+                for images in generate(self.pipe, knobs, prompts[done:], seeds[done:], **self.settings):
+                    batch = slice(done, done + len(images))
+                    parts.append(self._measure(knobs, images, prompts[batch], seeds[batch]))
+                    done += len(images)
+                    if self.on_images is not None:
+                        self.on_images(len(images))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(knobs)
+            if done < len(prompts):
+                release_memory()
+        return Measured(
+            [score for part in parts for score in part.scores],
+            {name: [value for part in parts for value in part.measures[name]] for name in self._measure_names},
+            np.concatenate([part.features for part in parts if part.features is not None]) if parts else None,
+        )
+
+    def _halve(self, knobs: Knobs) -> None:
+        """Remember that a batch is too large for the memory."""
+        size = int(self.settings["batch_size"])
+        if size == 1:
+            raise PlanError(
+                knobs.describe(),
+                "it does not fit into memory even one image at a time",
+                "free memory, or use --dtype float16 or a device with more",
+            )
+        self.settings["batch_size"] = size // 2
+        self.note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
+
+    @property
+    def _measure_names(self) -> list[str]:
+        return [m.name for m in (*self._judged, *self._compared)]
+
+    @property
+    def _judged(self) -> tuple[Metric, ...]:
+        from postdiff_calib.quality.metrics import SCORE, quality_metrics
+
+        return tuple(m for m in quality_metrics() if m.name != SCORE) if self.judge is not None else ()
+
+    @property
+    def _compared(self) -> tuple[Metric, ...]:
+        from postdiff_calib.quality.metrics import fidelity_metrics
+
+        return fidelity_metrics() if self.baseline is not None else ()
+
+    def _measure(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
+        """Everything about one batch; a scorer that fails once is asked again."""
+        from postdiff_calib.quality.health import check_health
+
+        check_health(images, prompts)
+        try:
+            return self._ask(knobs, images, prompts, seeds)
+        except PostdiffError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.note(f"scoring images of {knobs.describe()} failed ({_said(error)}); trying once more")
+        try:
+            return self._ask(knobs, images, prompts, seeds)
+        except PostdiffError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            rule = f"its images cannot be scored ({_said(error)}, twice)"
+            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from error
+
+    def _ask(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
+        """The scores, the other measures and the embeddings of one batch."""
+        import numpy as np
+
+        embedded = self.scorer.image_features(images)
+        scores = self.scorer.score_features(embedded, prompts)
+        measured = self._judge(self._judged, images, prompts)
+        measured |= self._compare(self._compared, knobs, images, prompts, seeds)
+        return Measured(scores, measured, embedded.numpy().astype(np.float16))
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
@@ -191,3 +261,7 @@ class PictureEvaluator:
             for i, image in zip(absent, made, strict=True):
                 kept[i] = (image * 255).round().clamp(0, 255) / 255
         return torch.stack([picture for picture in kept if picture is not None])
+
+
+def _said(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {reason_of(error)}")
