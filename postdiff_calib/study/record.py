@@ -285,7 +285,7 @@ class Study:
                 "images": images,
             },
             environment=environment,
-            notes=_table_notes(record, table),
+            notes=(*_table_notes(record, table), *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed)),
             batch_size=batch_size,
             noise=str(record.settings["noise"]),
             latent_multiple=int(record.settings["latent_multiple"]),
