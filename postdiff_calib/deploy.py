@@ -63,9 +63,14 @@ class GenerateResult:
 
 def mismatches(profile: Profile, loaded: LoadedModel) -> list[str]:
     """What differs between the pipeline a profile was made for and the one at hand; empty when it applies."""
+    from postdiff_calib.models.fingerprint import fingerprint_tokenizers
+
     found = profile.pipeline_mismatches(loaded.pipe)
     if loaded.fingerprint != profile.model.fingerprint:
         found.append(f"weights or configuration ({loaded.fingerprint}, profile: {profile.model.fingerprint})")
+    wanted = profile.model.tokenizer
+    if wanted is not None and (tokenizer := fingerprint_tokenizers(loaded.pipe)) != wanted:
+        found.append(f"its tokenizers ({tokenizer}, profile: {wanted}; is a file of theirs missing?)")
     return found
 
 

@@ -277,7 +277,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     from importlib.metadata import version
 
     from postdiff_calib.cost.store import device_name
-    from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
     from postdiff_calib.search.strategy import default_trials
 
     loaded = bench.loaded
@@ -315,6 +315,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             "scheduler": type(pipe.scheduler).__name__,
             "guidance_scale": float(card.guidance_scale),
             "configuration": configuration_of(pipe),
+            "tokenizer": fingerprint_tokenizers(pipe),
             "notes": list(loaded.notes),
         },
         evidence={

@@ -140,7 +140,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
 
 def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     """Is this the pipeline that the profile was made for?"""
-    from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
 
     model, pipe = profile.model, loaded.pipe
     other = "the figures are of another model"
@@ -154,6 +154,9 @@ def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     if model.configuration is not None:
         reason = "a network or the scheduler is set up otherwise"
         found.append(checks.same("configuration", model.configuration, configuration_of(pipe), reason))
+    if model.tokenizer is not None:
+        reason = "texts become other tokens; is a tokenizer's file missing?"
+        found.append(checks.same("tokenizer", model.tokenizer, fingerprint_tokenizers(pipe), reason))
     size = (f"{model.height}×{model.width}", f"{loaded.card.height}×{loaded.card.width}")
     found.append(checks.same("size", *size, "the model's own size is not the profile's"))
     return found
