@@ -89,6 +89,10 @@ class StudyError(PostdiffError):
     """A study folder cannot be used: other settings, other model, not a study."""
 
 
+class PlanError(PostdiffError):
+    """One plan cannot be run or scored; the others can."""
+
+
 class OutputError(PostdiffError):
     """An output path cannot be written."""
 

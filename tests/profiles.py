@@ -50,6 +50,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "scheduler": "DPMSolverMultistepScheduler",
             "guidance_scale": 4.0,
             "configuration": None,
+            "tokenizer": None,
             "notes": [],
         },
         "budget": {

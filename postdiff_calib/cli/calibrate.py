@@ -95,11 +95,14 @@ def calibrate_command(
 ) -> None:
     """Find the best settings under a budget and write them as a profile.
 
+    Ctrl-C or a kill loses nothing that was scored: the same command goes on.
+
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
     from postdiff_calib.budget import parse_budget
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.job import CalibrateJob
+    from postdiff_calib.jobs.stopped import stopped_line
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
 
@@ -125,8 +128,11 @@ def calibrate_command(
         storage=storage,
         study_name=name,
     )
-    with console_progress(quiet=quiet or as_json) as progress:
-        result = run_calibrate(job, progress)
-    print_calibration(result.profile, job.out, as_json=as_json)
+    try:
+        with console_progress(quiet=quiet or as_json) as progress:
+            result = run_calibrate(job, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(stopped_line(job)) from None
+    print_calibration(result.profile, result.path, as_json=as_json)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise KeyboardInterrupt(stopped_line(job, result.path))

@@ -1,15 +1,21 @@
 """How a command ends: the one place where errors become one line on standard error and an exit code.
 
-Exit codes: 0 done, 1 an error in postdiff itself, 2 bad input, 3 a check failed, 130 stopped by Ctrl-C. Whatever goes
-wrong is one line: what was given, the rule, what to do. ``--debug`` anywhere on the line adds the trace.
+Exit codes: 0 done, 1 an error in postdiff itself, 2 bad input, 3 a check failed, 130 stopped by Ctrl-C, 143 by SIGTERM,
+which ends a command in the same orderly way; a second one ends it at once. Whatever goes wrong is one line: what was
+given, the rule, what to do. ``--debug`` anywhere on the line adds the trace.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -18,6 +24,8 @@ from postdiff_calib.errors import PostdiffError, one_line, reason_of
 from postdiff_calib.files import without_passwords
 
 _DEBUG = "--debug"
+#: Exit codes of shells for SIGINT and SIGTERM.
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def run(app: typer.Typer, argv: list[str] | None = None) -> NoReturn:
@@ -35,13 +43,34 @@ def run(app: typer.Typer, argv: list[str] | None = None) -> NoReturn:
         # A character that the terminal's encoding lacks is shown as an escape; it must not end a command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    with _terminable() as signals:
+        try:
+            code = _run(app, arguments, debug)
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                raise
+            code = _told(error, arguments, debug)
+    sys.exit(_TERMINATED if code == _INTERRUPTED and signals else code)
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM is Ctrl-C for the length of the block; yields a list of those that came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        code = _run(app, arguments, debug)
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        code = _told(error, arguments, debug)
-    sys.exit(code)
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _run(app: typer.Typer, arguments: list[str], debug: bool) -> int:
@@ -71,7 +100,7 @@ def _told(error: BaseException, arguments: list[str], debug: bool) -> int:
     if isinstance(error, PostdiffError):
         return _line(str(error), error.exit_code)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _line("stopped", 130)
+        return _line(f"stopped: {error}" if str(error) else "stopped", _INTERRUPTED)
     if hasattr(error, "format_message"):
         return _usage(error, arguments)
     if isinstance(error, MemoryError):

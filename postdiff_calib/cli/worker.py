@@ -38,4 +38,4 @@ def worker_command(
         result = run_worker(job, progress)
     print_worker(result, as_json=as_json)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise KeyboardInterrupt("the trial in hand was given back with its scores; the same command joins again")

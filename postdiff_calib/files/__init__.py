@@ -5,9 +5,11 @@
 | ``parse`` | text, YAML and JSON of unknown origin: bounded in size, depth and numbers |
 | ``differences`` | the entries in which two mappings differ, in words |
 | ``write`` | one way to write a file, which paths are accepted as outputs, names that are safe in paths |
+| ``lock`` | one process at a time on a study's folder |
 | ``secrets`` | addresses and texts without their passwords |
 """
 
+from postdiff_calib.files.lock import StudyLock
 from postdiff_calib.files.parse import line_of, parse_json, read_json, read_text, read_yaml, undecodable_line
 from postdiff_calib.files.secrets import without_passwords
 from postdiff_calib.files.write import (
@@ -21,6 +23,7 @@ from postdiff_calib.files.write import (
 )
 
 __all__ = [
+    "StudyLock",
     "file_sha256",
     "line_of",
     "parse_json",

@@ -14,14 +14,14 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import OutputError, reason_of
 
 #: Names of the files in a study's folder, and what shows that a folder is one.
-STUDY_FILES = frozenset({"study.json", "study.db", "scores.jsonl", "held_out.jsonl", "other_seeds.jsonl"})
+STUDY_FILES = frozenset({"study.json", "study.db", "study.lock", "scores.jsonl", "held_out.jsonl", "other_seeds.jsonl"})
 _STUDY_SIGNS = ("study.json", "study.db")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
 _NAME_BYTES = 120
@@ -29,6 +29,8 @@ _NAME_MAX = 255
 #: Endings that matplotlib draws to without a display; without one it is PNG.
 _DRAWN = frozenset({"", ".png", ".svg", ".svgz", ".pdf", ".ps", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 _CANNOT = "choose another path"
+#: Name of a file while it is written: beginning and end.
+_BEGIN, _END = ".postdiff-", ".tmp"
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def replacing(path: str | Path, given: str | None = None, remedy: str = _CANNOT)
         target = Path(os.path.realpath(path))
         mode = _mode_of(target, given, remedy)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".postdiff-{secrets.token_hex(8)}.tmp"
+        temporary = target.parent / f"{_BEGIN}{secrets.token_hex(8)}{_END}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:
@@ -63,6 +65,14 @@ def replacing(path: str | Path, given: str | None = None, remedy: str = _CANNOT)
             temporary.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(given, f"it cannot be written ({reason_of(error)})", remedy) from error
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what killed processes left half written; only for folders in which nobody else writes now."""
+    for folder in folders:
+        for path in folder.glob(f"{_BEGIN}*{_END}"):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _mode_of(target: Path, given: str, remedy: str) -> int | None:

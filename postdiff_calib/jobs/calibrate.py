@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
+from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
+from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.scores.names import OTHER_SEEDS, STUDY_NAME
+from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
 from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.asked import Asked
@@ -36,11 +38,16 @@ if TYPE_CHECKING:
 
 #: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
 SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
+#: How often finalists that broke on held-out prompts are replaced by the next.
+REPLACEMENTS = 3
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """The profile, where it was written, and whether Ctrl-C ended the search early."""
+    """The profile, where it was written, and whether Ctrl-C ended the search early.
+
+    An interrupted run never replaces a confirmed profile; its own is then beside it.
+    """
 
     profile: Profile
     path: Path
@@ -51,12 +58,18 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
     """Find the best plan under the budget and write its profile.
 
     Raises:
-        PostdiffError: bad input, by one line; nothing already computed is lost.
+        PostdiffError: bad input, by one line; nothing already computed is lost. Another process at work on the study's
+            folder is one such.
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
-    progress = progress or Silent()
-    bench, prompt_set = load_stage(job, progress)
+    with StudyLock(job.folder, inside=(BASELINE,)) as lock:
+        return _calibrate(job, progress or Silent(), lock)
+
+
+def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> CalibrateResult:
+    bench, prompt_set = load_stage(job, progress, lock)
     table = price(bench, progress)
+    lock.take()
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if above := study.record.resolve().above_baseline:
         progress.note(above)
@@ -64,6 +77,7 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         study = study.with_earlier_searches()
     study = spread_stage(study, bench, progress, fresh=job.fresh)
     search = run_stage(study, bench, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
+    study = study.with_settings(bench.batch.within(study.record.settings))
     study = study.with_search(search.trials, search.failed, searched_budgets(search.searched))
     interrupted = search.interrupted
     if not interrupted:
@@ -77,10 +91,12 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         if interrupted:
             raise KeyboardInterrupt from None
         raise
-    return CalibrateResult(profile, profile.save(job.out), interrupted)
+    return CalibrateResult(
+        profile, profile.save(place_for_unfinished(job.out) if interrupted else job.out), interrupted
+    )
 
 
-def load_stage(job: CalibrateJob, progress: Progress) -> tuple[Workbench, str]:
+def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock) -> tuple[Workbench, str]:
     """Refuse what is wrong as soon as it can be known, and load the model, the scorer and the prompts.
 
     Returns the workbench and the prompt set's name.
@@ -88,6 +104,7 @@ def load_stage(job: CalibrateJob, progress: Progress) -> tuple[Workbench, str]:
     from postdiff_calib.models.load import load_pipeline
 
     check_job(job)
+    lock.take(make=False)
     if left_out := check_guards(job):
         progress.note(left_out)
     refuse_unreachable(job)
@@ -157,7 +174,7 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
     store = FileStore(study.folder / OTHER_SEEDS)
     if fresh:
         store.path.unlink(missing_ok=True)
-    book = ScoreBook(bench.evaluator(twice, seed, progress.advance), 2 * n, record.baseline, store)
+    book = ScoreBook(bench.evaluator(twice, seed, progress.advance, note=progress.note), 2 * n, record.baseline, store)
     for start in range(0, 2 * n, SPREAD_BLOCK):
         book.scores(record.baseline, range(start, min(start + SPREAD_BLOCK, 2 * n)))
     baseline, spreads = book.plan_scores(record.baseline, PlanCost(0.0, 0.0)), {}
@@ -197,7 +214,7 @@ def run_stage(
         space=bench.space,
         price=record.cost.price,
         limit=limit,
-        evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder),
+        evaluator=bench.evaluator(bench.calibration, record.seed, folder=study.folder, note=progress.note),
         num_prompts=len(record.calibration),
         further=further_limits(limit),
         objective=record.objective,
@@ -222,6 +239,7 @@ def run_stage(
         join=join,
         record=None if join else record.as_dict(),
         opened=None if join else study.save,
+        note=progress.note,
     )
 
 
@@ -239,14 +257,23 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
     """
     from postdiff_calib.search.confirm import confirm
 
-    chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
-    progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
-    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder)
-    broken = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder, progress.note)
+    broken: dict[str, tuple[str, str]] = {}
+    for _ in range(1 + REPLACEMENTS):
+        chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+        progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
+        found = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+        if not found:
+            break
+        broken |= {plan: (chosen[plan].describe(), reason) for plan, reason in found.items()}
+        for plan in found:
+            progress.note(f"{broken[plan][0]} is dropped, the next takes its place: {broken[plan][1]}")
+        search = search.without(broken)
     evidence = study.evidence()
     searched = search.after_judging(evidence.differences(evidence.held_out))
+    study = study.with_settings(bench.batch.within(study.record.settings))
     study = study.with_search(search.trials, search.failed, searched_budgets(searched))
-    return study.without({plan: (chosen[plan].describe(), reason) for plan, reason in broken.items()})
+    return study.without(broken)
 
 
 def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:
@@ -254,7 +281,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     from importlib.metadata import version
 
     from postdiff_calib.cost.store import device_name
-    from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
     from postdiff_calib.search.strategies import default_trials
 
     loaded = bench.loaded
@@ -290,6 +317,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             scheduler=type(pipe.scheduler).__name__,
             guidance_scale=float(card.guidance_scale),
             configuration=configuration_of(pipe),
+            tokenizer=fingerprint_tokenizers(pipe),
             notes=list(loaded.notes),
         ),
         evidence=EvidenceSection(

@@ -151,6 +151,8 @@ def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     ]
     if (configuration := match.configuration_fact(model, pipe)) is not None:
         told.append(("configuration", configuration, "a network or the scheduler is set up otherwise"))
+    if (tokenizer := match.tokenizer_fact(model, pipe)) is not None:
+        told.append(("tokenizer", tokenizer, "texts become other tokens; is a tokenizer's file missing?"))
     found = [checks.same(name, fact.wanted, fact.found, reason) for name, fact, reason in told]
     size = (f"{model.height}×{model.width}", f"{loaded.card.height}×{loaded.card.width}")
     found.append(checks.same("size", *size, "the model's own size is not the profile's"))

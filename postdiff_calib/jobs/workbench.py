@@ -6,13 +6,14 @@ Calibration and its workers all build this one object, so that a score means the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PromptError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.settings import GenerationSettings, Noise
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Workbench:
         calibration, held_out: the two disjoint prompt sets.
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
+        batch: how many images turned out to fit into memory at a time.
     """
 
     loaded: LoadedModel
@@ -47,6 +49,7 @@ class Workbench:
     held_out: PromptSet
     seed: int
     settings: GenerationSettings
+    batch: BatchSize = field(default_factory=BatchSize)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -86,6 +89,7 @@ class Workbench:
         base_seed: int,
         on_images: Callable[[int], None] | None = None,
         folder: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> PictureEvaluator:
         """Makes and scores the pictures of a prompt set.
 
@@ -95,6 +99,7 @@ class Workbench:
             on_images: hears of every batch's size.
             folder: of the study: there the unaccelerated model's pictures are kept, and others are measured against
                 them; without it, pictures are scored and judged only.
+            note: hears what a person should know, such as a batch that does not fit into memory.
         """
         from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
         from postdiff_calib.scores.names import BASELINE
@@ -104,7 +109,16 @@ class Workbench:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
             baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return PictureEvaluator(
-            self.loaded.pipe, self.scorer, prompts.prompts, base_seed, self.settings, on_images, baseline, self.judge
+            self.loaded.pipe,
+            self.scorer,
+            prompts.prompts,
+            base_seed,
+            self.settings,
+            on_images,
+            baseline,
+            self.judge,
+            note,
+            self.batch,
         )
 
     def fingerprint(self) -> dict[str, Any]:

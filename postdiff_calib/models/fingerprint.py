@@ -130,3 +130,34 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k and k not in _TYPES}
     found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return found
+
+
+#: What every tokenizer is asked: cases, digits, signs, accents, another script, a long word, a truncated text.
+_PROBE = ("A large RED circle, 2 cats & a naïve café – 猫; supercalifragilistic on a yellow background.", "word " * 400)
+_TOKENIZER_ROLES = ("tokenizer", "tokenizer_2", "tokenizer_3")
+
+
+def fingerprint_tokenizers(pipe: Any) -> str:
+    """Hash of what a pipeline's tokenizers make of text, 16 hexadecimal digits; empty where it has none.
+
+    Vocabulary and the tokens of a few texts enter, with the length at which texts are cut and what fills them up. Names
+    of files and versions do not, nor whether a tokenizer is of the fast or the slow kind.
+    """
+    digest, found = hashlib.sha256(), False
+    for role in _TOKENIZER_ROLES:
+        tokenizer = getattr(pipe, role, None)
+        if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+            continue
+        found = True
+        tokens = [
+            tokenizer(text, padding="max_length", truncation=True, max_length=_length(tokenizer)).input_ids
+            for text in _PROBE
+        ]
+        facts = [role, sorted(tokenizer.get_vocab().items()), tokens]
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:16] if found else ""
+
+
+def _length(tokenizer: Any) -> int:
+    """Tokens at which a text is cut; tokenizers that know no limit name an enormous one."""
+    return min(int(tokenizer.model_max_length), 512)

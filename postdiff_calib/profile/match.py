@@ -1,7 +1,8 @@
 """Is this the pipeline that a profile or a study was made for? Asked here and nowhere else.
 
 A pipeline is known by the classes of itself, its denoiser and its scheduler, by the configuration of its networks and
-scheduler, and by a hash of its weights (the loader's fingerprint, which a bare pipeline lacks). A study is known by
+scheduler, by a hash of its weights (the loader's fingerprint, which a bare pipeline lacks), and by what its tokenizers
+make of text. A study is known by
 everything that its scores depend on. What a difference means is the caller's: a refusal, a note or a failed check.
 """
 
@@ -73,6 +74,15 @@ def configuration_fact(model: ModelSection, pipe: Any) -> Fact | None:
     return Fact("the configuration of a network or the scheduler", model.configuration, configuration_of(pipe))
 
 
+def tokenizer_fact(model: ModelSection, pipe: Any) -> Fact | None:
+    """What the tokenizers make of text, as a hash; None where the profile does not state it."""
+    from postdiff_calib.models.fingerprint import fingerprint_tokenizers
+
+    if model.tokenizer is None:
+        return None
+    return Fact("its tokenizers", model.tokenizer, fingerprint_tokenizers(pipe))
+
+
 def weights_fact(model: ModelSection, loaded: LoadedModel) -> Fact:
     """The loader's fingerprint, which is of weights and networks."""
     return Fact("weights or configuration", model.fingerprint, loaded.fingerprint)
@@ -90,9 +100,14 @@ def pipeline_mismatches(model: ModelSection, pipe: Any) -> list[str]:
 
 
 def mismatches(model: ModelSection, loaded: LoadedModel) -> list[str]:
-    """As ``pipeline_mismatches``, and the weights."""
-    weights = weights_fact(model, loaded)
-    return [*pipeline_mismatches(model, loaded.pipe), *([] if weights.same else [str(weights)])]
+    """As ``pipeline_mismatches``, and the weights and the tokenizers."""
+    found, weights = pipeline_mismatches(model, loaded.pipe), weights_fact(model, loaded)
+    if not weights.same:
+        found.append(str(weights))
+    tokenizer = tokenizer_fact(model, loaded.pipe)
+    if tokenizer is not None and not tokenizer.same:
+        found.append(f"{tokenizer}; is a file of theirs missing?")
+    return found
 
 
 def other_settings(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:

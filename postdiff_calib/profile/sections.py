@@ -33,7 +33,8 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The pipeline that was calibrated; a profile refuses to run on another one.
 
-    ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings.
+    ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings,
+    ``tokenizer`` of what its tokenizers make of text; the last two are not in older profiles.
     """
 
     id: Address
@@ -48,6 +49,7 @@ class ModelSection(Section):
     scheduler: str
     guidance_scale: Annotated[float, Field(ge=0)]
     configuration: str | None = None
+    tokenizer: str | None = None
     notes: list[str]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from postdiff_calib.errors import PostdiffError
+from postdiff_calib.errors import PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ SATURATED_SHARE = 0.98
 JUMPING_SHARE = 0.1
 
 
-class HealthError(PostdiffError):
+class HealthError(PlanError):
     """Generated pictures are broken, so their scores would mean nothing."""
 
 

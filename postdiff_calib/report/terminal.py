@@ -224,7 +224,5 @@ def print_worker(result: WorkerResult, *, as_json: bool, console: Console | None
         f"seconds in the study: {whose}, never on a worker",
         *(f"failed: {knobs}: {reason}" for knobs, reason in result.failed),
     ]
-    if result.interrupted:
-        lines.append("stopped; the trial in hand was given back")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

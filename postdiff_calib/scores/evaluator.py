@@ -14,11 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.errors import PlanError, PostdiffError, one_line, reason_of
 from postdiff_calib.files import replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.pixels import rounded, to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.scores.memory import BatchSize, is_out_of_memory, release_memory
 from postdiff_calib.settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ class PictureEvaluator:
         on_images: called with the number of pictures after every batch.
         baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
         judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
+        note: hears in a line each what a person should know.
+        batch: how many images fit into memory at a time; found here where a batch does not fit.
     """
 
     def __init__(
@@ -102,9 +106,12 @@ class PictureEvaluator:
         on_images: Callable[[int], None] | None = None,
         baseline: BaselinePictures | None = None,
         judge: SceneJudge | None = None,
+        note: Callable[[str], None] = lambda _: None,
+        batch: BatchSize | None = None,
     ) -> None:
         self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
         self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
+        self.note, self.batch = note, batch or BatchSize()
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """One CLIP score (100 × cosine) per index.
@@ -121,35 +128,98 @@ class PictureEvaluator:
         the unaccelerated model's pictures, where these are kept.
 
         Raises:
-            HealthError: pictures are constant, saturated or not finite.
+            PlanError: pictures are constant, saturated or not finite, do not fit into memory even one at a time, or
+                cannot be scored.
             OutputError: the unaccelerated model's pictures cannot be kept.
         """
         import numpy as np
 
         from postdiff_calib.generate import generate
-        from postdiff_calib.quality.health import check_health
-        from postdiff_calib.quality.metrics import SCORE, quality_metrics
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
-        metrics = self._fidelity
-        judged = tuple(m for m in quality_metrics() if m.name != SCORE and (self.judge is not None or not m.judged))
-        scores: list[float] = []
-        measures: dict[str, list[float]] = {m.name: [] for m in (*judged, *metrics)}
-        features = []
-        for images in generate(self.pipe, knobs, prompts, seeds, self.settings):
-            batch = slice(len(scores), len(scores) + len(images))
-            check_health(images, prompts[batch])
-            embedded = self.scorer.image_features(images)
-            scores += self.scorer.score_features(embedded, prompts[batch])
-            features.append(embedded.numpy().astype(np.float16))
-            measured = self._judge(judged, images, prompts[batch])
-            measured |= self._compare(metrics, knobs, images, prompts[batch], seeds[batch])
-            for name, values in measured.items():
-                measures[name] += values
-            if self.on_images is not None:
-                self.on_images(len(images))
-        return Measured(scores, measures, np.concatenate(features) if features else None)
+        parts: list[Measured] = []
+        done = 0
+        while done < len(prompts):
+            try:
+                for images in generate(self.pipe, knobs, prompts[done:], seeds[done:], self._now):
+                    batch = slice(done, done + len(images))
+                    parts.append(self._measure(knobs, images, prompts[batch], seeds[batch]))
+                    done += len(images)
+                    if self.on_images is not None:
+                        self.on_images(len(images))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(knobs)
+            if done < len(prompts):
+                release_memory()
+        return Measured(
+            [score for part in parts for score in part.scores],
+            {name: [value for part in parts for value in part.measures[name]] for name in self._measure_names},
+            np.concatenate([part.features for part in parts if part.features is not None]) if parts else None,
+        )
+
+    @property
+    def _now(self) -> GenerationSettings:
+        """The settings, with no more images at a time than fit into memory."""
+        return self.batch.within(self.settings)
+
+    def _halve(self, knobs: Knobs) -> None:
+        """Remember that a batch is too large for the memory."""
+        size = self._now.batch_size
+        if size == 1:
+            raise PlanError(
+                knobs.describe(),
+                "it does not fit into memory even one image at a time",
+                "free memory, or use --dtype float16 or a device with more",
+            )
+        self.batch.size = size // 2
+        self.note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
+
+    @property
+    def _measure_names(self) -> list[str]:
+        return [m.name for m in (*self._judged, *self._fidelity)]
+
+    @property
+    def _judged(self) -> tuple[Metric, ...]:
+        """The quality metrics beside the score."""
+        from postdiff_calib.quality.metrics import SCORE, quality_metrics
+
+        return tuple(m for m in quality_metrics() if m.name != SCORE and (self.judge is not None or not m.judged))
+
+    def _measure(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
+        """Everything about one batch; a scorer that fails once is asked again."""
+        from postdiff_calib.quality.health import check_health
+
+        check_health(images, prompts)
+        try:
+            return self._ask(knobs, images, prompts, seeds)
+        except PostdiffError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.note(f"scoring images of {knobs.describe()} failed ({_said(error)}); trying once more")
+        try:
+            return self._ask(knobs, images, prompts, seeds)
+        except PostdiffError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            rule = f"its images cannot be scored ({_said(error)}, twice)"
+            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from error
+
+    def _ask(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
+        """The scores, the other measures and the embeddings of one batch."""
+        import numpy as np
+
+        embedded = self.scorer.image_features(images)
+        scores = self.scorer.score_features(embedded, prompts)
+        measured = self._judge(self._judged, images, prompts)
+        measured |= self._compare(self._fidelity, knobs, images, prompts, seeds)
+        return Measured(scores, measured, embedded.numpy().astype(np.float16))
 
     @cached_property
     def _fidelity(self) -> tuple[Metric, ...]:
@@ -194,8 +264,12 @@ class PictureEvaluator:
         absent = [i for i, picture in enumerate(kept) if picture is None]
         if absent:
             again, numbers = [prompts[i] for i in absent], [seeds[i] for i in absent]
-            made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self.settings)))
+            made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self._now)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
                 kept[i] = rounded(image)
         return torch.stack([picture for picture in kept if picture is not None])
+
+
+def _said(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {reason_of(error)}")

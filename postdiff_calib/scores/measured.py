@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.errors import PostdiffError
+from postdiff_calib.errors import PlanError
 
 Embeddings = npt.NDArray[np.float16]
 
@@ -43,7 +43,7 @@ class Measured:
             plan: the knobs in words.
 
         Raises:
-            PostdiffError: a score or measure is not finite; names prompt and plan.
+            PlanError: a score or measure is not finite; names prompt and plan.
             ValueError: the evaluator gave more or fewer values than prompts.
         """
         lists = {"score": self.scores, **self.measures}
@@ -54,9 +54,7 @@ class Measured:
                 raise ValueError(f"the evaluator gave {len(values)} {name}s for {len(indices)} prompts")
             for i, value in zip(indices, values, strict=True):
                 if not np.isfinite(value):
-                    raise PostdiffError(
-                        f"{name} of prompt {i} under {plan}", "it is not a finite number", "use float32"
-                    )
+                    raise PlanError(f"{name} of prompt {i} under {plan}", "it is not a finite number", "use float32")
 
     def as_block(self) -> dict[str, Any]:
         """Plain data for a store; the inverse of ``from_block``."""

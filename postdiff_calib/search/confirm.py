@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from postdiff_calib.errors import PlanError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import Evaluator, FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT
 
@@ -29,11 +29,12 @@ def confirm(
         block: prompts stored at once.
 
     Returns:
-        Plans whose images are broken, with the reason, by content hash; the others are scored on every prompt of which
-        the baseline's own image is sound.
+        Plans whose images are broken or cannot be scored, with the reason, by content hash; the others are scored on
+        every prompt of which the baseline's own image is sound.
 
     Raises:
         StudyError: too many of the baseline's own images are broken.
+        PlanError: the baseline cannot be scored.
     """
     book = ScoreBook(evaluator, num_prompts, baseline, FileStore(folder / HELD_OUT))
     blocks = [list(range(start, min(start + block, num_prompts))) for start in range(0, num_prompts, block)]
@@ -43,6 +44,8 @@ def confirm(
         try:
             for indices in blocks:
                 book.scores(knobs, indices)
-        except HealthError as error:
+        except PlanError as error:
+            if plan == book.baseline:
+                raise
             broken[plan] = str(error)
     return broken

@@ -5,8 +5,8 @@ A *problem* is the grid of knobs, the price of a plan, the budget and the evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -92,3 +92,15 @@ class SearchResult:
     def after_judging(self, held_out: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Searched, ...]:
         """``searched``, with what may not have been found as held-out differences (by plan id) tell it as well."""
         return self.searched if self.strategy is None else self.strategy.after_judging(self.searched, held_out)
+
+    def without(self, broken: Collection[str]) -> SearchResult:
+        """The same with the next best plans in the place of finalists (plan ids) that broke on held-out prompts."""
+        if self.strategy is None:
+            kept = [
+                replace(s, finalists=tuple(f for f in s.finalists if f.candidate.content not in broken))
+                for s in self.searched
+            ]
+            return replace(self, searched=tuple(kept))
+        names = {knobs for knobs, _ in self.failed}
+        failed = {c.content for c in self.strategy.candidates if c.knobs.describe() in names}
+        return replace(self, searched=self.strategy.searched({*failed, *broken}))

@@ -275,7 +275,8 @@ class Study:
         evidence = record.evidence.model_copy(
             update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
-        return Facts(record.model, evidence, environment, settings, notes=_table_notes(record, table))
+        notes = (*_table_notes(record, table), *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed))
+        return Facts(record.model, evidence, environment, settings, notes=notes)
 
     def with_search(
         self, trials: int, failed: Sequence[tuple[str, str]], searched: Sequence[SearchedBudget] = ()
@@ -287,6 +288,10 @@ class Study:
         study = replace(self, record=record)
         study.save()
         return study
+
+    def with_settings(self, settings: GenerationSettings) -> Study:
+        """The same study with images made in this way, such as fewer at a time; nothing is saved yet."""
+        return replace(self, record=replace(self.record, settings=settings))
 
     def with_objective(self, objective: Objective) -> Study:
         """The same study with what its search improves; nothing is saved yet."""

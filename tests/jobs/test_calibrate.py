@@ -63,7 +63,7 @@ class Bench:
         self.held_out = PromptSet(tuple(f"unseen {i}" for i in range(2 * size)), "h", name="others")
         self.apart, self.broken, self.size, self.asked = apart, set(broken), size, []
 
-    def evaluator(self, prompts, seed, on_images=None, folder=None):
+    def evaluator(self, prompts, seed, on_images=None, folder=None, note=None):
         self.asked.append((prompts.prompts, seed, folder))
         return self
 

@@ -10,6 +10,7 @@ from postdiff_calib.budget import Limit, parse_budget
 from postdiff_calib.errors import StudyError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.report.terminal import print_calibration
 from postdiff_calib.scores.names import HELD_OUT
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.search.unfound import Unfound
@@ -134,3 +135,14 @@ def test_the_made_up_studys_finalists_are_the_best_of_each_arm():
     plans = [Knobs(12, cache_interval=2), Knobs(20, cache_interval=5)]
     plans += [Knobs(20, cache_interval=10, guidance_fraction=0.25), Knobs(8), Knobs(5)]
     assert list(found) == [compile_plan(knobs).content for knobs in plans]
+
+
+def test_a_failed_plan_is_named_with_its_reason_in_the_profile_and_on_the_terminal(tmp_path, capsys):
+    study = make_study(tmp_path / "study").with_search(50, [("T=4 k=3", "10 of 10 images: are constant")])
+    profile = study.conclude(parse_budget("60%"))
+    line = "Failed: T=4 k=3: 10 of 10 images: are constant"
+    assert line in profile.evidence.notes
+    print_calibration(profile, tmp_path / "p.yaml", as_json=False)
+    assert f"note: {line}" in capsys.readouterr().out
+    print_calibration(profile, tmp_path / "p.yaml", as_json=True)
+    assert line in json.loads(capsys.readouterr().out)["evidence"]["notes"]

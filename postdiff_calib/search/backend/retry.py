@@ -14,17 +14,30 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 def recover(study: optuna.Study) -> int:
-    """Queue again the trials that a killed process left running; only for a storage that one process uses.
+    """Put back in the queue the trials that a stopped process left running; only for a storage that one process uses.
+
+    A trial keeps its number, and with it its place among the others and what it was proposed from; one that had not
+    chosen its plan yet chooses it anew, from the same scores. So a search that was stopped ends like any other.
 
     Returns:
         How many there were. Their scored blocks are remembered, so that they go on where they were.
     """
     stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in stale:
-        study.tell(trial.number, state=TrialState.FAIL)
-        if "plan" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
     return len(stale)
+
+
+class Left(BaseException):
+    """Ends Optuna's loop with the trial in hand as it stands, for ``recover``; Optuna itself would count it as failed.
+
+    Args:
+        cause: what ended the work.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 def retire_dead(study: optuna.Study) -> None:

@@ -28,6 +28,7 @@ from postdiff_calib.scores.book import FileStore, ScoreBook, ScoreStore
 from postdiff_calib.scores.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.backend import database, retry
+from postdiff_calib.search.backend.agree import restore_scores
 from postdiff_calib.search.backend.database import faults
 from postdiff_calib.search.backend.queue import TrialQueue
 from postdiff_calib.search.backend.sampler import make_sampler
@@ -60,6 +61,7 @@ def run_search(
     heartbeat: int | None = None,
     record: Mapping[str, Any] | None = None,
     opened: Callable[[], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> SearchResult:
     """Search for the best plan within the budget, or go on with the study in ``folder``.
 
@@ -76,6 +78,7 @@ def run_search(
         join: work on a study that a leader has made with the same arguments, instead of making it.
         heartbeat: seconds between a worker's signs of life, with a storage; ``database.HEARTBEAT`` by default.
         record: plain data kept with the study, from which workers learn what it is about.
+        note: hears in a line each what a person should know.
         opened: called once the study is open and its fingerprint agrees, before anything is scored.
 
     Returns:
@@ -91,6 +94,7 @@ def run_search(
         search = Search(
             problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store, join, heartbeat, record
         )
+        search.note = note or search.note
         try:
             if opened is not None:
                 opened()
@@ -118,6 +122,7 @@ class Search:
     join: bool = False
     heartbeat: int | None = None
     record: Mapping[str, Any] | None = None
+    note: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
         space, price = self.problem.space, self.problem.price
@@ -172,6 +177,7 @@ class Search:
             # One process scores the unaccelerated model first, so that a fault of the set-up ends the search here.
             for indices in self.runner.blocks(self.reference, self.settings.explore_prompts):
                 self.runner.score(self.reference, "baseline", indices)
+            restore_scores(self.queue, self.note)
         self.queue.enqueue(self.queue.first)
         if self.record is not None:
             self.study.set_user_attr(RECORD_ATTRIBUTE, dict(self.record))
@@ -220,6 +226,8 @@ class Search:
         self._trial_is_lost = False
         try:
             self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
+        except retry.Left as left:
+            raise left.cause from None
         except ValueError:  # Optuna's, when a trial is already finished
             # A process that was silent for too long (a sleeping laptop) comes back to a trial that others have been
             # given. Its blocks are kept, and it goes on with the next.
@@ -236,10 +244,15 @@ class Search:
             raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
         try:
             value = self.runner.run(trial)
-        except KeyboardInterrupt:
-            self._stopping = True
-            if not self.single and self.queue.is_running(trial.number):
-                retry.give_back(self.study, self.queue.trials()[trial.number])
+        except optuna.TrialPruned:
+            raise
+        except BaseException as error:
+            if self.single and (self.runner.fatal is not None or not isinstance(error, PostdiffError)):
+                raise retry.Left(error) from None
+            if isinstance(error, KeyboardInterrupt):
+                self._stopping = True
+                if self.queue.is_running(trial.number):
+                    retry.give_back(self.study, self.queue.trials()[trial.number])
             raise
         finally:
             self._trial_is_lost = not self.single and not self.queue.is_running(trial.number)

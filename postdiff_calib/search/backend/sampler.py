@@ -112,6 +112,17 @@ class ProposalSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Opt
         self.proposals[trial.number] = proposal
         return parameters(proposal.candidate.knobs, self._space)
 
+    def take(self, study: optuna.Study, number: int) -> Proposal | None:
+        """What was proposed to a trial; None for one whose knobs were enqueued.
+
+        It is proposed anew, from the same scores, where a kill came before the plan was stored but after the knobs
+        were, which Optuna then does not ask for again.
+        """
+        if number in self.proposals:
+            return self.proposals.pop(number)
+        fixed = "fixed_params" in study.get_trials(deepcopy=False)[number].system_attrs
+        return None if fixed else self._propose(study, number)
+
     def sample_independent(
         self,
         study: optuna.Study,

@@ -72,13 +72,14 @@ class TrialRunner:
         taken = self._take(trial)
         chosen, role = taken.candidate, taken.role
         for name, value in (
-            ("plan", chosen.content),
             ("role", role),
             ("arm", taken.arm),
             ("search", self.limits[0]),
             ("limit", self.limits[taken.budget]),
             ("knobs", chosen.knobs.as_dict()),
             ("worker", f"{platform.node()}:{os.getpid()}"),
+            # the last: whoever finds a plan finds all that belongs to it
+            ("plan", chosen.content),
         ):
             if trial.user_attrs.get(name) != value:
                 trial.set_user_attr(name, value)
@@ -113,8 +114,10 @@ class TrialRunner:
         if "plan" in attrs and attrs["plan"] in self.by_content:
             budget = self.limits.index(attrs["limit"]) if attrs.get("limit") in self.limits else 0
             return Proposal(self.by_content[attrs["plan"]], attrs["role"], attrs["arm"], budget)
-        if isinstance(sampler, ProposalSampler) and trial.number in sampler.proposals:
-            return sampler.proposals.pop(trial.number)
+        if isinstance(sampler, ProposalSampler):
+            proposed = sampler.take(trial.study, trial.number)
+            if proposed is not None:
+                return proposed
         return self.strategy.propose(0, trial.number, suggested=fit(values, self.problem.space, self.allowed))
 
     def _wanted(self, trial: optuna.Trial, chosen: Candidate, role: Role) -> int:

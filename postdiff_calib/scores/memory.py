@@ -1,0 +1,45 @@
+"""Out of memory in the middle of a batch: what it looks like, and how a smaller batch is found.
+
+PyTorch raises its own error on a GPU and a plain ``RuntimeError`` on a CPU, Python a ``MemoryError``. All mean the
+same: the batch is too large for this device, while half of it may fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from dataclasses import dataclass, replace
+
+from postdiff_calib.settings import GenerationSettings
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass
+class BatchSize:
+    """How many images fit into memory at a time, shared by all who make images of one study.
+
+    Args:
+        size: None as long as nothing smaller was found than what was asked for.
+    """
+
+    size: int | None = None
+
+    def within(self, settings: GenerationSettings) -> GenerationSettings:
+        """The settings with no more images at a time than fit."""
+        return settings if self.size is None else replace(settings, batch_size=min(settings.batch_size, self.size))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def release_memory() -> None:
+    """Give back what a failed batch left behind."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,52 @@
+"""A model folder whose tokenizer lost a file is another pipeline, although its networks are the same."""
+
+from types import SimpleNamespace
+
+import pytest
+from profiles import profile_data
+
+from postdiff_calib.deploy import mismatches
+from postdiff_calib.jobs.verify import identity_checks
+from postdiff_calib.models.fingerprint import fingerprint_tokenizers
+from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.profile import Profile
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return load_pipeline("shapes", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def broken(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    whole.pipe.save_pretrained(folder)
+    same = load_pipeline(str(folder), device="cpu", dtype="float32")
+    assert fingerprint_tokenizers(same.pipe) == fingerprint_tokenizers(whole.pipe)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    return load_pipeline(str(folder), device="cpu", dtype="float32")
+
+
+def profile(whole, **changes):
+    data = profile_data()
+    data["model"] |= {"fingerprint": whole.fingerprint, "tokenizer": fingerprint_tokenizers(whole.pipe), **changes}
+    return Profile.model_validate(data)
+
+
+def test_a_missing_tokenizer_file_is_told_by_verify_and_generate(whole, broken):
+    assert broken.fingerprint == whole.fingerprint
+    outcome = {check.name: check for check in identity_checks(profile(whole), broken)}
+    assert outcome["weights"].outcome == "passed"
+    assert outcome["tokenizer"].outcome == "failed"
+    assert any("its tokenizers (" in line for line in mismatches(profile(whole), broken))
+    assert not any("tokenizers" in line for line in mismatches(profile(whole), whole))
+
+
+def test_older_profiles_name_no_tokenizer(whole, broken):
+    old = profile(whole, tokenizer=None)
+    assert "tokenizer" not in {check.name for check in identity_checks(old, broken)}
+    assert not any("tokenizers" in line for line in mismatches(old, broken))
+
+
+def test_a_pipeline_without_a_tokenizer_has_none():
+    assert fingerprint_tokenizers(SimpleNamespace()) == ""
