@@ -377,7 +377,7 @@ def test_both_arms_are_searched_at_every_budget(tmp_path):
         assert all(step.allows(f.candidate.cost) for f in found)
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "nsga2"])
+@pytest.mark.parametrize("name", ["tpe", "gp", "random", "nsga2"])
 def test_optunas_samplers_run_within_the_budget(tmp_path, name):
     surface = Surface(N, space=SMALL)
     settings = SearchSettings(n_trials=10, sampler=name)
