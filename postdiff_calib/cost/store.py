@@ -43,7 +43,10 @@ def environment_of(loaded: LoadedModel, batch_size: int) -> dict[str, Any]:
         "diffusers": version("diffusers"),
         "python": platform.python_version(),
     }
-    if not loaded.device.startswith("cuda"):
+    if loaded.device.startswith("cuda"):
+        facts["tf32"] = [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+        facts["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+    else:
         facts["threads"] = torch.get_num_threads()
     return facts
 

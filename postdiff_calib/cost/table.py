@@ -57,7 +57,7 @@ class Latency:
         scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of reuse steps.
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: pictures per call.
-        memory: peak bytes per image by kind of step, where the device reports them.
+        memory: peak bytes per image beyond the weights by kind of step, where the device reports them.
         environment: device, driver, versions, type, threads.
     """
 

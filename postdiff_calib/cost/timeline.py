@@ -29,7 +29,8 @@ class Timeline:
         steps: each step, from its denoiser call to the next (to the decoder for the last).
         network: the denoiser's share of each step.
         after: from the decoder's start to the end.
-        peak_memory: highest allocation during each step in bytes; empty where the device does not tell.
+        peak_memory: highest allocation during each step beyond what was held before the call (the weights), in bytes;
+            empty where the device does not tell.
     """
 
     total: float
@@ -78,6 +79,12 @@ class Clock:
         elif self.kind == "mps":
             torch.mps.synchronize()
 
+    def held_memory(self) -> float:
+        """What is allocated now, in bytes; 0 where the device does not tell."""
+        import torch
+
+        return float(torch.cuda.memory_allocated(self.device)) if self.kind == "cuda" else 0.0
+
     def peak_memory(self) -> float:
         """The highest allocation since the last call of this, in bytes; on CUDA only."""
         import torch
@@ -96,6 +103,7 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
     clock = Clock(device)
     marks: dict[str, list[Any]] = {"text": [], "text_end": [], "step": [], "step_end": [], "decode": []}
     memory: list[float] = []
+    held = clock.held_memory()
 
     def note(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
@@ -103,7 +111,7 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
                 # A step ends where the next one starts; the peak before the first is of no step.
                 peak = clock.peak_memory()
                 if marks["step"]:
-                    memory.append(peak)
+                    memory.append(peak - held)
             marks[name].append(clock.mark())
 
         return hook

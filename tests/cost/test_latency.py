@@ -122,6 +122,20 @@ def test_the_file_name_follows_all_that_seconds_depend_on(loaded, cache) -> None
     assert len({path, *others}) == len(others) + 1
 
 
+def test_the_environment_names_what_changes_a_gpus_speed(loaded, monkeypatch) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setattr("postdiff_calib.cost.store.device_name", lambda device: "a GPU")
+    on_gpu = replace(loaded, device="cuda:1")
+    for owner, name in ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "benchmark")):
+        before, value = environment_of(on_gpu, 1), getattr(owner, name)
+        setattr(owner, name, not value)
+        try:
+            assert environment_of(on_gpu, 1) != before
+        finally:
+            setattr(owner, name, value)
+
+
 def test_a_timeline_has_all_parts(loaded) -> None:
     pipe = loaded.pipe
     times = timed_call(
