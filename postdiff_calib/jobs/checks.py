@@ -39,6 +39,8 @@ LATENCY_ALLOWANCE = 0.05
 PACKAGES = ("torch", "diffusers")
 #: (z at 97.5 % + z at 80 %): a loss of so many standard errors would be noticed in 4 of 5 cases.
 _NOTICEABLE = 2.8
+#: Standard errors by which the baseline's mean on other prompts does not fall short by chance.
+_FAR = 4.0
 #: Figures that are summed in another order differ by this share at most.
 _SLACK = 1e-6
 
@@ -215,6 +217,29 @@ def quality(metric: str, stated: StatedComparison, fresh: Comparison, on: str, m
         return Check(name, wanted, found, "failed", reason, figures)
     seen = f"a further loss of {_NOTICEABLE * error:.2f} {unit} would have been noticed" if error < math.inf else ""
     return Check(name, wanted, found, "passed", seen, figures)
+
+
+def baseline_score(metric: str, stated: float, num_prompts: int, fresh: Sequence[float], on: str) -> Check:
+    """The baseline's own mean on fresh prompts against the stated one: far below, the model itself is broken here.
+
+    Prompts differ, so it is judged by four standard errors, with the fresh prompts' spread for both.
+
+    Args:
+        metric: its name, of ``quality.METRICS``.
+        stated: the profile's mean of the baseline.
+        num_prompts: over so many prompts.
+        fresh: at least two values measured now.
+        on: what they were measured on, in words.
+    """
+    n = len(fresh)
+    mean, spread = statistics.fmean(fresh), statistics.stdev(fresh)
+    allowed = _FAR * spread * math.sqrt(1 / n + 1 / max(1, num_prompts)) + _SLACK
+    figures = {"metric": metric, "stated": stated, "fresh": mean, "allowed": allowed}
+    name, wanted, found = f"baseline {metric}", f"{stated:.2f}, or better", f"{mean:.2f} over {n} {on}"
+    if stated - mean > allowed:
+        reason = f"the baseline itself is worse than stated, by more than {allowed:.2f}: the model does not work here"
+        return Check(name, wanted, found, "failed", reason, figures)
+    return Check(name, wanted, found, "passed", "", figures)
 
 
 def guard_rail(guard: Guard, reading: Reading | None, on: str) -> Check:

@@ -267,9 +267,15 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
         ours, theirs = score(profile, loaded, scorer, fresh, progress)
     except HealthError as error:
         return [same, Check("quality", "sound pictures", "broken pictures", "failed", str(error))]
+    baselines = [
+        checks.baseline_score(m.metric, m.baseline_score, m.difference.num_prompts, values, fresh.what)
+        for m in profile.metric_results
+        if len(values := [float(v) for v in theirs.metric(m.metric) if np.isfinite(v)]) > 1
+    ]
     rails = [Guard(entry.metric, entry.limit) for entry in profile.budget.guards]
     return [
         same,
+        *baselines,
         *(
             checks.quality(m, stated[m], compare(ours.metric(m), theirs.metric(m)), fresh.what, len(stated))
             if np.isfinite(theirs.metric(m)).sum() > 1

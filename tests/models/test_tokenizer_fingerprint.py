@@ -6,6 +6,7 @@ import pytest
 from profiles import profile_data
 
 from postdiff_calib.deploy import mismatches
+from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.verify import identity_checks
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.load import load_pipeline
@@ -50,3 +51,14 @@ def test_older_profiles_name_no_tokenizer(whole, broken):
 
 def test_a_pipeline_without_a_tokenizer_has_none():
     assert fingerprint_tokenizers(SimpleNamespace()) == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "outcome"), [(60.0, "passed"), (64.0, "passed"), (75.0, "failed"), (40.0, "passed")]
+)
+def test_a_baseline_that_is_far_worse_than_stated_is_told(stated, outcome):
+    # mean 60, standard deviation 8.08: four standard errors over 50 and 100 prompts are 5.6 points
+    fresh = [52.0, 68.0] * 25
+    check = checks.baseline_score("clip", stated, 100, fresh, "fresh prompts")
+    assert (check.name, check.outcome) == ("baseline clip", outcome)
+    assert 5.5 < check.figures["allowed"] < 5.7
