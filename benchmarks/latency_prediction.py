@@ -46,7 +46,7 @@ def random_pipeline(card: Card, device: str, dtype: str) -> LoadedModel:
     device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype if dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
     # Only as many words as a padded prompt needs: the encoder's cost does not depend on the vocabulary.
-    words = {"a</w>": 0, "picture</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
+    words = {"a</w>": 0, "image</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
     words |= {letter: 4 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
     words |= {f"{letter}</w>": 30 + i for i, letter in enumerate("bcdefghijklmnopqrstuvwxyz")}
     tokenizer = CLIPTokenizer(vocab=words, merges=[], model_max_length=card.text_length)
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--random-weights", metavar="CARD", help="a Stable Diffusion card, with random weights")
     parser.add_argument("--plans", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=0, help="picture side in pixels; 0 is the model's own")
+    parser.add_argument("--side", type=int, default=0, help="image side in pixels; 0 is the model's own")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="the short measurement that calibrate makes")
     parser.add_argument("--interleaved", action="store_true", help="measure table and plans in the same rounds")

@@ -1,4 +1,4 @@
-"""The README's picture of a report: its first screens, light, as Chromium shows them.
+"""The README's image of a report: its first screens, light, as Chromium shows them.
 
     postdiff report STUDY --out report.html && python benchmarks/readme_report.py report.html docs/report.png
 

@@ -1,4 +1,4 @@
-"""Per-prompt scores of nearly five hundred plans of a model, to compare search strategies without making pictures.
+"""Per-prompt scores of nearly five hundred plans of a model, to compare search strategies without making images.
 
 The plans: the whole fewer-steps arm; at the default T the whole s × β grid, every k and every m; and mixed corners
 drawn evenly over the cost up to ``--dearest``. Every plan sees the same prompts with the same seeds. Scores are kept
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Pictures:
-    """The evaluator: makes the pictures of some prompts and scores them; the seed of prompt i is i."""
+    """The evaluator: makes the images of some prompts and scores them; the seed of prompt i is i."""
 
     def __init__(self, loaded, scorer, prompts, batch_size) -> None:
         self.loaded, self.scorer, self.prompts, self.batch_size = loaded, scorer, prompts, batch_size
@@ -148,7 +148,7 @@ def main() -> None:
         baseline=[c.content for c in plans].index(baseline),
         about=json.dumps(about),
     )
-    print(f"{options.out}: {len(plans)} plans × {len(prompts)} prompts, {book.images_made} pictures made")
+    print(f"{options.out}: {len(plans)} plans × {len(prompts)} prompts, {book.images_made} images made")
 
 
 if __name__ == "__main__":

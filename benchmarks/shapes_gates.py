@@ -1,4 +1,4 @@
-"""Prints the embedded model's gates: autoencoder, scorer on true pictures, and generated pictures read by the judge.
+"""Prints the embedded model's gates: autoencoder, scorer on true images, and generated images read by the judge.
 
     python benchmarks/shapes_gates.py [--num 1000] [--weights DIR] [--out benchmarks/results]
 
@@ -35,7 +35,7 @@ def drawn(recipe: Recipe) -> Iterator[list[Scene]]:
 
 
 def grid(pictures: torch.Tensor, captions: list[str], path: Path, columns: int = 8, zoom: int = 2) -> None:
-    """Pictures (N, 3, S, S) in [0, 1] with their captions below, as one PNG."""
+    """Images (N, 3, S, S) in [0, 1] with their captions below, as one PNG."""
     side, text = pictures.shape[-1] * zoom, 46
     rows = -(-len(captions) // columns)
     sheet = Image.new("RGB", (columns * (side + 8), rows * (side + text)), "white")
@@ -125,9 +125,9 @@ def main() -> int:
 
     line("autoencoder", psnr, gates.AUTOENCODER_GATE_DB, " dB")
     for key, value in result["judge_on_true"].items():  # type: ignore[attr-defined]
-        line(f"judge, true pictures, {key}", value, None)
+        line(f"judge, true images, {key}", value, None)
     for key, value in scorer.items():
-        line(f"scorer, true pictures, {key}", value, gates.EDITED_GATE if key == "edited" else gates.SCORER_GATE)
+        line(f"scorer, true images, {key}", value, gates.EDITED_GATE if key == "edited" else gates.SCORER_GATE)
     for key, value in drawn_right.items():
         line(f"generated (T={steps}), {key}", value, gates.GENERATED_GATES.get(key))
     args.out.mkdir(parents=True, exist_ok=True)

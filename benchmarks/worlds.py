@@ -90,7 +90,7 @@ class World:
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """Row by content hash."""
+        """Row by plan id."""
         return {c.content: i for i, c in enumerate(self.candidates)}
 
     @cached_property

@@ -1,7 +1,7 @@
 """Write shapes.jsonl: 2,000 distinct captions of the embedded model's world, in the order they are drawn.
 
 Half have one object, half have two, and at least one is striped. Flat shapes are so easy for the model that four steps
-draw them as well as twenty; fine texture is where plans differ, as it is in the pictures that people make with large
+draw them as well as twenty; fine texture is where plans differ, as it is in the images that people make with large
 models.
 
 python calib_sets/make_shapes.py

@@ -3,11 +3,11 @@
     pip install fastapi uvicorn
     python docs/serve_fastapi.py --profile profile.yaml --port 8000
     curl -s localhost:8000/image -H 'content-type: application/json' \
-         -d '{"prompt": "a red circle on a white background", "seed": 7}' -o picture.png
+         -d '{"prompt": "a red circle on a white background", "seed": 7}' -o image.png
 
 The model is loaded once and stays accelerated. An accelerated pipeline serves one call at a time, so one worker thread
 runs it; what arrives meanwhile waits and becomes the next batch, up to the batch size that the profile was measured at.
-A seed gives the picture that ``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
+A seed gives the image that ``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
 A request of more than ``BODY_BYTES`` is turned away before it is in memory.
 """
 
@@ -189,7 +189,7 @@ def create_app(painter: Painter, window: float = 0.02, room: int = 64) -> FastAP
 
     @app.post("/image", response_class=Response)
     async def image(wish: Wish) -> Response:
-        """A PNG picture of the prompt."""
+        """A PNG image of the prompt."""
         assert batcher is not None
         return Response(await batcher.ask(wish.prompt, wish.seed), media_type="image/png")
 

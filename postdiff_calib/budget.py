@@ -10,7 +10,7 @@ A budget is a number and a unit, always *per image*, and a hard limit: no profil
 | ``60%`` | that share of the baseline's MACs; ``60% time`` of its seconds | macs |
 | ``2x`` | twice as fast as the baseline, in seconds; ``2x macs`` half its MACs | seconds |
 
-The *baseline* is the unaccelerated model at its default number of steps. The two conventions of counting are those of
+The *baseline* is the baseline at its default number of steps. The two conventions of counting are those of
 PostDiff, arXiv 2508.06160 (convolutions and linear layers, ``paper``), and that plus attention's own products
 (``full``). No heavy import here.
 """
@@ -46,7 +46,7 @@ class PlanCost:
     Attributes:
         macs: multiply-accumulates of all network calls of the denoising loop, convention ``full``.
         macs_paper: the same in convention ``paper`` (convolutions and linear layers only).
-        seconds: median seconds per image, end to end (text encoding to picture); None where not measured.
+        seconds: median seconds per image, end to end (text encoding to image); None where not measured.
         seconds_p95: 95th percentile of the same.
     """
 
@@ -99,11 +99,11 @@ class Limit:
 
     @property
     def above_baseline(self) -> str | None:
-        """One sentence where the unaccelerated model is already within the budget, else None."""
+        """One sentence where the baseline is already within the budget, else None."""
         if self.baseline > self.value * (1 + _SLACK):
             return None
         return (
-            f"the budget of {self.show(self.value)} is not below the unaccelerated model's "
+            f"the budget of {self.show(self.value)} is not below the baseline's "
             f"{self.show(self.baseline)}: nothing needs to be saved"
         )
 
@@ -155,7 +155,7 @@ class Budget:
     amount: float
 
     def resolve(self, baseline_cost: PlanCost) -> Limit:
-        """The absolute limit, given what the unaccelerated model costs.
+        """The absolute limit, given what the baseline costs.
 
         Raises:
             BudgetError: the budget is about seconds, and the baseline's were not measured.

@@ -1,4 +1,4 @@
-"""A profile at work: check that it applies, then make images with it, optionally beside the unaccelerated ones."""
+"""A profile at work: check that it applies, then make images with it, optionally beside the baseline's."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tu
 
 
 def run_generate(job: GenerateJob) -> GenerateResult:
-    """Make one image per prompt with the profile's settings, and with ``baseline`` the unaccelerated one too.
+    """Make one image per prompt with the profile's settings, and with ``baseline`` the baseline too.
 
     Raises:
         HealthError: an image is black, saturated or not finite; nothing is written then.
@@ -123,7 +123,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
-    """An image of ``generate``, (3, H, W) in [0, 1], as an 8-bit picture."""
+    """An image of ``generate``, (3, H, W) in [0, 1], as an 8-bit image."""
     from PIL import Image
 
     return Image.fromarray(to_array(image))

@@ -59,7 +59,7 @@ class StepPlan:
 
     @property
     def is_identity(self) -> bool:
-        """True when every step is full resolution, guided, refreshed and live: the unaccelerated model."""
+        """True when every step is full resolution, guided, refreshed and live: the baseline."""
         return all(step.kind == StepKind(False, True, True, True) for step in self.steps)
 
     def kinds(self) -> Counter[StepKind]:
@@ -127,5 +127,5 @@ def compile_plan(knobs: Knobs) -> StepPlan:
 
 
 def plan_facts(plan: StepPlan) -> tuple[str, int, int, tuple[int, ...]]:
-    """What a profile states of a plan: content hash, low-resolution steps, gate step, refresh steps."""
+    """What a profile states of a plan: plan id, low-resolution steps, gate step, refresh steps."""
     return plan.content, plan.n_low, plan.gate_step, plan.refresh_steps

@@ -118,7 +118,7 @@ def quiet(pipe: Any) -> Any:
 def sd(
     scheduler_name: str = "ddim", *, seed: int = 0, scheduler_changes: dict[str, Any] | None = None, **unet_changes: Any
 ) -> Any:
-    """A StableDiffusionPipeline; pictures of 64, latents of 8 by default."""
+    """A StableDiffusionPipeline; images of 64, latents of 8 by default."""
     from diffusers import StableDiffusionPipeline
 
     torch.manual_seed(seed)
@@ -286,11 +286,11 @@ def img2img(pipe: Any) -> Any:
 
 
 def picture(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
-    """Random pictures in [0, 1], for pipelines that start from one."""
+    """Random images in [0, 1], for pipelines that start from one."""
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
-#: Every family: builder, and the arguments that a call needs besides the prompt. Pictures of 128, latents of 16.
+#: Every family: builder, and the arguments that a call needs besides the prompt. Images of 128, latents of 16.
 FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd": (lambda: sd("dpm"), {}),
     "sdxl": (lambda: sdxl("euler"), {}),

@@ -26,7 +26,7 @@ from postdiff_calib.study.searched import SearchedBudget, further_limits
 
 N, N_HELD_OUT = 80, 60
 BASELINE = Knobs(20)
-#: What each plan loses against the unaccelerated model on average; its share of the MACs in the comment.
+#: What each plan loses against the baseline on average; its share of the MACs in the comment.
 LOSSES = {
     BASELINE: 0.0,
     Knobs(5): 1.0,  # 25 %

@@ -1,7 +1,7 @@
 """A made-up model for tests of the search: losses, spreads and costs shaped like those measured on the embedded model.
 
 Scores are 100 × cosine. A plan's true loss is nearly additive in the knobs, with k × T and s × k interactions and a
-small private deviation; the spread of paired differences grows with the root of the loss. No pictures.
+small private deviation; the spread of paired differences grows with the root of the loss. No images.
 """
 
 import hashlib

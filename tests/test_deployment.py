@@ -152,7 +152,7 @@ def test_the_server_makes_the_pictures_that_generate_makes(server, shapes, path)
 
 
 class Stub:
-    """A painter without a model; each picture is its prompt and seed as bytes."""
+    """A painter without a model; each image is its prompt and seed as bytes."""
 
     notes = ()
 

@@ -16,6 +16,7 @@ from postdiff_calib.files import (
     without_passwords,
     write_atomically,
 )
+from postdiff_calib.files.lock import LOCK
 from postdiff_calib.files.write import STUDY_FILES
 from postdiff_calib.prompts.sample import Sample, write_set
 from postdiff_calib.scores import names
@@ -116,7 +117,8 @@ def test_inputs_and_study_files_are_no_outputs(tmp_path):
     with pytest.raises(OutputError, match="a file of the study"):
         refuse_output(tmp_path / "scores.jsonl")
     refuse_output(tmp_path / "profile.yaml", study=tmp_path)
-    assert {names.DATABASE, names.SCORES, names.HELD_OUT, names.OTHER_SEEDS, record.RECORD} == STUDY_FILES
+    known = {names.DATABASE, names.SCORES, names.HELD_OUT, names.OTHER_SEEDS, record.RECORD, LOCK}
+    assert known == STUDY_FILES
 
 
 def test_trying_a_folder_makes_nothing_and_follows_no_link(tmp_path):

@@ -66,7 +66,7 @@ class Scorer:
         return [50.0] * len(prompts)
 
 
-def generate(pipe, knobs, prompts, seeds, **settings):
+def generate(pipe, knobs, prompts, seeds, settings):
     """Noise of the seed, brighter with fewer steps."""
     for seed in seeds:
         noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
@@ -77,7 +77,7 @@ def study_with_toys(folder, **job):
     """A study whose plans are all brighter than the baseline by 2 points, and 0.1 away from its images."""
     study = make_study(folder, scene=False, **job)
     terms = (CLIP, Term("bright", 10.0, 1.0, 1.0))
-    study = replace(study, record=replace(study.record, objective=Objective(terms).as_data()))
+    study = replace(study, record=replace(study.record, objective=Objective(terms)))
     study.save()
     for name in (SCORES, HELD_OUT):
         store, blocks = FileStore(folder / name), []
@@ -138,7 +138,7 @@ def test_it_is_improved(tmp_path):
     study = study_with_toys(tmp_path / "study")
     calibration, _ = study.scored()
     plan, base = calibration.plans[1], calibration.baseline
-    found = plan.quality(study.record.quality) - base.quality(study.record.quality)
+    found = plan.quality(study.record.objective) - base.quality(study.record.objective)
     assert found == pytest.approx((plan.scores - base.scores) / CLIP.spread / 2 + 2.0 / 10.0 / 2, nan_ok=True)
 
 

@@ -1,6 +1,6 @@
 """A profile's conditions on the pipeline it runs on, held when it is enabled and again in every call.
 
-A profile's figures are of one pipeline: its class, its networks' configuration, its scheduler, one picture size, one
+A profile's figures are of one pipeline: its class, its networks' configuration, its scheduler, one image size, one
 guidance scale, one step count. A pipeline or a call that differs is refused. With an override it runs, and what differs
 is written into the run's summary. A LoRA or a control network that was added since leaves all of these as they were,
 so it is a warning, once.

@@ -42,7 +42,7 @@ class CostView:
 
     @property
     def baseline(self) -> Knobs:
-        """The unaccelerated model at its default number of steps."""
+        """The baseline at its default number of steps."""
         return Knobs(self.card.num_inference_steps)
 
     def facts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``postdiff generate``: images from a profile, optionally beside the unaccelerated model's."""
+"""``postdiff generate``: images from a profile, optionally beside the baseline's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def generate_command(
     profile: Annotated[Path, typer.Option("--profile", "-p", help="A profile written by calibrate.")] = Path(
         "profile.yaml"
     ),
-    baseline: Annotated[bool, typer.Option("--baseline", help="Also the unaccelerated model, same seeds.")] = False,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Also the baseline, same seeds.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the images.")] = Path("outputs"),
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first prompt; each next one adds 1.")

@@ -15,12 +15,12 @@ def report_command(
         str | None, typer.Option("--budget", help="60%, 1.2s, 4.2GMACs, 2x; per image.  [default: the study's own]")
     ] = None,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Leave the pictures out; no model is loaded then.")
+        bool, typer.Option("--no-images", help="Leave the images out; no model is loaded then.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="Where pictures are made: auto, cpu, cuda, mps …")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Where images are made: auto, cpu, cuda, mps …")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Write a study's report: one HTML file with verdict, plots, pictures and evidence, which needs nothing else.
+    """Write a study's report: one HTML file with verdict, plots, images and evidence, which needs nothing else.
 
     Example: postdiff report studies/shapes --out report.html
     """

@@ -11,7 +11,7 @@ import typer
 def verify_command(
     profile: Annotated[Path, typer.Argument(help="A profile.", show_default=False)],
     num_prompts: Annotated[
-        int, typer.Option("--prompts", min=10, help="Fresh prompts to judge quality on; two pictures each.")
+        int, typer.Option("--prompts", min=10, help="Fresh prompts to judge quality on; two images each.")
     ] = 100,
     model: Annotated[
         str | None,

@@ -22,7 +22,7 @@ def table_for_card(
 
     Args:
         card: the model.
-        height, width: picture size in pixels; the card's by default.
+        height, width: image size in pixels; the card's by default.
         guidance_scale: 1 or less switches guidance off; the card's by default.
 
     Raises:
@@ -68,7 +68,7 @@ def _count_once(count: Callable[..., Any], network: Any, inputs: dict[str, Any])
 
 
 def count_vae_decoder(card: Card, latent: tuple[int, int]) -> int:
-    """MACs of decoding one latent to a picture (``full``)."""
+    """MACs of decoding one latent to an image (``full``)."""
     import torch
 
     from postdiff_calib.cost.macs import count
@@ -97,15 +97,15 @@ def build_cost_table(
 
     Args:
         loaded: the model.
-        height, width: picture size in pixels.
+        height, width: image size in pixels.
         guidance_scale: as the deployment will use it.
-        batch_size: pictures per call; seconds are per image at this batch.
+        batch_size: images per call; seconds are per image at this batch.
         measure: measure seconds; otherwise prices are in MACs alone.
         scales: β values whose kinds of step are measured.
         branches: cache branches whose reuse steps are measured.
         quick: measure a few kinds for about ten seconds and predict the others.
         refresh: measure again even if this machine has measured this model before.
-        progress: is told of the stage and its rounds.
+        progress: is given the stage and its rounds.
 
     Raises:
         ModelError: a size that the model does not make.

@@ -70,7 +70,7 @@ def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit
 
     Raises:
         UsageError: matplotlib is not installed.
-        OutputError: the file cannot be written, or its ending is not a picture's.
+        OutputError: the file cannot be written, or its ending is not an image's.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

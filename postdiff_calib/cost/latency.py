@@ -54,7 +54,7 @@ def measured_latency(
         setting: how it is called.
         refresh: measure even if the cache has it.
         limit: seconds after which no further round is begun; by default ``QUICK_LIMIT`` or ``FULL_LIMIT``.
-        progress: is told of the stage and its rounds.
+        progress: is given the stage and its rounds.
     """
     environment = environment_of(loaded, setting.batch_size)
     path = latency_path(loaded, setting, environment)
@@ -163,7 +163,7 @@ def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: Step
             getattr(pipe, card.denoiser_role),
             loaded.device,
             lambda: pipe(
-                prompt=["a picture"] * setting.batch_size,
+                prompt=["an image"] * setting.batch_size,
                 generator=generators,
                 height=setting.height,
                 width=setting.width,
@@ -184,8 +184,8 @@ def summarise(
     Args:
         table: says which kinds the steps of a plan are.
         runs: (plan, timeline) of each measured run.
-        batch_size: pictures per run; results are per picture.
-        peak: peak memory per picture by kind, in bytes.
+        batch_size: images per run; results are per image.
+        peak: peak memory per image by kind, in bytes.
         environment: what it was measured on.
     """
     samples: dict[Any, list[float]] = defaultdict(list)

@@ -12,7 +12,7 @@ class Setting:
     Attributes:
         height, width: pixels.
         guidance_scale: as passed to the pipeline.
-        batch_size: pictures per call.
+        batch_size: images per call.
         scales: β values to measure.
         branches: cache branches to measure.
         quick: few kinds and little time; the others are predicted.

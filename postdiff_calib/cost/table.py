@@ -5,7 +5,7 @@ A plan's MACs are the sum over its steps, exact. Its seconds per image, end to e
     before + (scale + reuse_slope · r) · (Σ steps + switch, if it changes resolution) + after,
 
 where ``before`` is everything up to the first network call (text encoding, set-up) and ``after`` is decoding to a
-picture. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little less than the median
+image. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little less than the median
 of their sum, and a step's time depends a little on what ran before it (a processor's caches hold less of the deep
 blocks' weights after shallow steps), so it is linear in the share r of steps that reuse. A kind of step that was not
 measured is predicted from its MACs.
@@ -50,13 +50,13 @@ class Latency:
 
     Attributes:
         steps: measured kinds of step.
-        before, after: everything before the first network call, and from the decoder's start to the picture.
+        before, after: everything before the first network call, and from the decoder's start to the image.
         text: the text encoders' share of ``before``.
         step_overhead: share of a step outside the network (scheduler, guidance).
         switch: what the step that changes resolution takes beyond others of its kind.
         scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of reuse steps.
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
-        batch_size: pictures per call.
+        batch_size: images per call.
         memory: peak bytes per image beyond the weights by kind of step, where the device reports them.
         environment: device, driver, versions, type, threads.
     """
@@ -85,11 +85,11 @@ def reuse_share(plan: StepPlan) -> float:
 
 
 class CostTable:
-    """Prices of one model at one picture size.
+    """Prices of one model at one image size.
 
     Args:
         model: name of the model.
-        height, width: picture size in pixels.
+        height, width: image size in pixels.
         latent: latent (height, width).
         latent_multiple: low-resolution sides are multiples of this.
         guides: guidance doubles the batch.

@@ -112,7 +112,7 @@ def save_figure(figure: Any, path: Path, dpi: int) -> None:
     ending = path.suffix.removeprefix(".").lower() or "png"
     kinds = figure.canvas.get_supported_filetypes()
     if ending not in kinds:
-        rule = f"it cannot be written (no picture's ending is {path.suffix})"
+        rule = f"it cannot be written (no image's ending is {path.suffix})"
         raise OutputError(f"plot {path}", rule, "name a .png or .svg file")
     _require_folder(path, f"plot {path}")
     buffer = io.BytesIO()
@@ -153,7 +153,7 @@ def refuse_output(
     if what == "plot":
         _require_folder(path, given)
         if path.suffix.lower() not in _DRAWN:
-            rule = f"it cannot be written (no picture's ending is {path.suffix})"
+            rule = f"it cannot be written (no image's ending is {path.suffix})"
             raise OutputError(given, rule, "name a .png or .svg file")
     require_writable(path.parent, given)
     _check_names(path, given)

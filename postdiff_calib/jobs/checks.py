@@ -1,10 +1,10 @@
 """Judging a profile against what is found on a machine: pure functions from facts to checks, a line each.
 
 Symbols: L the budget's limit, t measured seconds per image, d₀ the stated and d₁ the fresh mean paired score difference
-to the unaccelerated model, with standard errors σ₀ and σ₁.
+to the baseline, with standard errors σ₀ and σ₁.
 
 Latency: t ≤ L passes, t > 1.05·L fails, and between the two is a warning. A relative budget (2x, 60% time) is judged
-relative to the unaccelerated seconds measured in the same minutes. Quality, a check for each metric: d₀ and d₁ come
+relative to the baseline's seconds measured in the same minutes. Quality, a check for each metric: d₀ and d₁ come
 from different prompts, so they are compared by Welch's interval of d₁ − d₀, in which σ₀ is taken from the lower end of
 the stated interval, since that end allows for d₀ having been the best of several. It fails when that interval lies
 below 0; the level is shared among the metrics, so a profile that holds fails in 1 of 40 choices of fresh prompts at
@@ -121,7 +121,7 @@ def budget_section(profile: Profile) -> Check:
         and math.isclose(section.share, limit.value / limit.baseline, rel_tol=_SLACK)
     )
     wanted = f"{section.text}: {limit.show(limit.value)}"
-    found = f"limit {limit.show(section.limit)}, {section.share:.4g} of the unaccelerated cost"
+    found = f"limit {limit.show(section.limit)}, {section.share:.4g} of the baseline's cost"
     reason = "text, limit and share contradict each other: the file was edited; export the profile again"
     figures = {"limit": section.limit, "share": section.share, "limit_of_text": limit.value}
     return Check("budget", wanted, found, "passed" if agree else "failed", "" if agree else reason, figures)
@@ -166,7 +166,7 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
         "batch_size": section.batch_size,
     }
     found = (
-        f"p50 {format_seconds(p50)}, p95 {format_seconds(p95)}, unaccelerated {format_seconds(base50)} "
+        f"p50 {format_seconds(p50)}, p95 {format_seconds(p95)}, baseline {format_seconds(base50)} "
         f"({len(accelerated)} calls of {section.batch_size})"
     )
     if section.kind == "macs":
@@ -175,7 +175,7 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
     name = "p50" if section.quantile == "median" else "p95"
     if parse_budget(section.text).relative:
         value, limit = measured / unaccelerated, section.share
-        wanted = f"{name} at most {limit:.3g} of the unaccelerated {name}"
+        wanted = f"{name} at most {limit:.3g} of the baseline {name}"
         found = f"{value:.3g}: {found}"
     else:
         value, limit = measured, section.limit

@@ -1,4 +1,4 @@
-"""A study's scores → profiles for other budgets and machines, and scripts that need no profile; no picture is made.
+"""A study's scores → profiles for other budgets and machines, and scripts that need no profile; no image is made.
 
 Quality does not depend on hardware: with the latency table of another machine the same scores give the profile that is
 best there. A budget near which few plans were tried, or whose best plans were never confirmed, is said in the profile's
@@ -107,7 +107,7 @@ def _table_for(study: Study, path: Path, budgets: list[Budget]) -> CostTable:
     given, remedy = f"latency table {path}", "measure the study's own model: postdiff cost --measure --out"
     for what, theirs, ours in (
         ("model", table.model, own.model),
-        ("picture size", f"{table.height}×{table.width}", f"{own.height}×{own.width}"),
+        ("image size", f"{table.height}×{table.width}", f"{own.height}×{own.width}"),
         ("latent size", f"{table.latent[0]}×{table.latent[1]}", f"{own.latent[0]}×{own.latent[1]}"),
         ("latent multiple", table.latent_multiple, own.latent_multiple),
     ):
@@ -132,7 +132,7 @@ def as_json(profile: Profile) -> str:
 
 
 def python_script(profile: Profile) -> str:
-    """A script that makes pictures as the profile says, through postdiff's own loader."""
+    """A script that makes images as the profile says, through postdiff's own loader."""
     return _script(
         profile,
         imports=("from postdiff_calib import Knobs, accelerated", LOADER),
@@ -208,8 +208,8 @@ def _script(
     d = e.difference
     constants = {
         "ABOUT": (
-            f"{profile.knobs.describe()}: {e.relative_macs:.0%} of the unaccelerated MACs for a budget of "
-            f"{profile.budget.text}, score {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}] against unaccelerated"
+            f"{profile.knobs.describe()}: {e.relative_macs:.0%} of the baseline's MACs for a budget of "
+            f"{profile.budget.text}, score {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}] against baseline"
         ),
         **constants,
         "HEIGHT": model.height,
@@ -218,9 +218,9 @@ def _script(
     }
     knobs = (f"    {name}={value!r}," for name, value in profile.knobs.as_dict().items())
     lines = [
-        '"""Makes a picture with settings that postdiff calibrated; needs postdiff installed, and no other file.',
+        '"""Makes an image with settings that postdiff calibrated; needs postdiff installed, and no other file.',
         "",
-        '    python THIS_FILE "a prompt" --seed 0 --out picture.png',
+        '    python THIS_FILE "a prompt" --seed 0 --out image.png',
         '"""',
         "",
         "import argparse",
@@ -236,7 +236,7 @@ def _script(
         "parser = argparse.ArgumentParser()",
         'parser.add_argument("prompt")',
         'parser.add_argument("--seed", type=int, default=0)',
-        'parser.add_argument("--out", default="picture.png")',
+        'parser.add_argument("--out", default="image.png")',
         "arguments = parser.parse_args()",
         "",
         *load,

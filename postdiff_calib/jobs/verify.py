@@ -5,7 +5,7 @@ What cannot be compared with the profile's pipeline (it is another one) is neith
 
 Fresh prompts come from the prompt set that the calibration drew from, without its calibration and held-out prompts;
 where too few of them are left, or the set is gone, the held-out prompts are drawn again with new seeds, and the check
-says so. Seeds count on behind those of the calibration, so no picture of it is made again.
+says so. Seeds count on behind those of the calibration, so no image of it is made again.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
         ("weights", match.weights_fact(model, loaded), "the weights or the networks differ"),
         ("pipeline", pipeline, other),
         ("denoiser", denoiser, other),
-        ("scheduler", scheduler, "another scheduler, other pictures"),
+        ("scheduler", scheduler, "another scheduler, other images"),
     ]
     if (configuration := match.configuration_fact(model, pipe)) is not None:
         told.append(("configuration", configuration, "a network or the scheduler is set up otherwise"))
@@ -204,7 +204,7 @@ def time_calls(
         generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
         with accelerated(pipe, knobs, strict=False), torch.inference_mode():
             start = time.perf_counter()
-            pipe(prompt=prompts, generator=generators, **size)  # finished pictures on the CPU: no device clock needed
+            pipe(prompt=prompts, generator=generators, **size)  # finished images on the CPU: no device clock needed
             return (time.perf_counter() - start) / batch
 
     judged = profile.budget.kind == "seconds"
@@ -229,7 +229,7 @@ def in_turn(
         rounds: at most so many.
         limit: seconds by ``clock`` after which no further round is begun, once there are ``LEAST_ROUNDS``.
         clock: returns seconds.
-        progress: is told of each round.
+        progress: is given each round.
     """
     for call in calls:
         call()
@@ -266,7 +266,7 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
     try:
         ours, theirs = score(profile, loaded, scorer, fresh, progress)
     except HealthError as error:
-        return [same, Check("quality", "sound pictures", "broken pictures", "failed", str(error))]
+        return [same, Check("quality", "sound images", "broken images", "failed", str(error))]
     baselines = [
         checks.baseline_score(m.metric, m.baseline_score, m.difference.num_prompts, values, fresh.what)
         for m in profile.metric_results
@@ -289,10 +289,10 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
 def score(
     profile: Profile, loaded: LoadedModel, scorer: ClipScorer, fresh: FreshPrompts, progress: Progress
 ) -> tuple[PlanScores, PlanScores]:
-    """The profile's plan and the unaccelerated model on fresh prompts, measured against each other for the guards.
+    """The profile's plan and the baseline on fresh prompts, measured against each other for the guards.
 
     Raises:
-        HealthError: pictures are constant, saturated or not finite.
+        HealthError: images are constant, saturated or not finite.
     """
     from postdiff_calib.budget import PlanCost
     from postdiff_calib.jobs.workbench import judge_for

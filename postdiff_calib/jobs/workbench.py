@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from postdiff_calib.scores.evaluator import PictureEvaluator
     from postdiff_calib.search.space import SearchSpace
 
-#: Latent sides up to this are small pictures, of which more go into a batch.
+#: Latent sides up to this are small images, of which more go into a batch.
 _SMALL_SIDE, _SMALL_BATCH, _LARGE_BATCH = 96, 10, 4
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What makes and scores pictures.
+    """What makes and scores images.
 
     Args:
         loaded: the model.
-        scorer: of pictures against prompts.
+        scorer: of images against prompts.
         calibration, held_out: the two disjoint prompt sets.
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
@@ -91,14 +91,14 @@ class Workbench:
         folder: Path | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> PictureEvaluator:
-        """Makes and scores the pictures of a prompt set.
+        """Makes and scores the images of a prompt set.
 
         Args:
             prompts: the set.
             base_seed: seed of prompt 0.
             on_images: hears of every batch's size.
-            folder: of the study: there the unaccelerated model's pictures are kept, and others are measured against
-                them; without it, pictures are scored and judged only.
+            folder: of the study: there the baseline's images are kept, and others are measured against
+                them; without it, images are scored and judged only.
             note: hears what a person should know, such as a batch that does not fit into memory.
         """
         from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator

@@ -46,9 +46,9 @@ class WorkerResult:
         study: the study's name.
         storage: where it is, without a password.
         trials: trials this worker finished.
-        images: pictures it made.
+        images: images it made.
         study_trials: finished trials of the study, whoever ran them.
-        failed: (knobs, reason) of the study's plans whose pictures were broken.
+        failed: (knobs, reason) of the study's plans whose images were broken.
         latency_of: the device whose seconds the study carries; None where none were measured.
         interrupted: stopped by Ctrl-C; its trial was given back.
     """
@@ -89,7 +89,7 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
     measured = f"measured on the leader's {device}" if device else "not measured: the study is priced in MACs alone"
     progress.note(f"seconds are {measured}; this worker times nothing")
 
-    # The unaccelerated model's pictures, which others are measured against; shared by all workers of this host.
+    # The baseline's images, which others are measured against; shared by all workers of this host.
     folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
     result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
     return WorkerResult(

@@ -44,12 +44,12 @@ class Card:
         hub_id: repository on the Hugging Face hub, or a local directory.
         revision: commit hash, or ``main``.
         pipeline_class: diffusers class that runs it.
-        height, width: native picture size in pixels.
+        height, width: native image size in pixels.
         num_inference_steps: default T, the baseline's.
         guidance_scale: default scale of classifier-free guidance.
         scheduler: scheduler class that postdiff runs it with.
         licence: of the weights.
-        vae_scale_factor: picture side over latent side.
+        vae_scale_factor: image side over latent side.
         latent_channels: C of the latent (B, C, H, W).
         latent_multiple: low-resolution latent sides are multiples of this.
         step_range: lowest and highest T of the search, both included.
@@ -107,7 +107,7 @@ class Card:
         return next((role for role in DENOISER_ROLES[::-1] if role in self.networks), DENOISER_ROLES[0])
 
     def latent_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-        """Latent (height, width) of a picture size in pixels; the native one by default.
+        """Latent (height, width) of an image size in pixels; the native one by default.
 
         Raises:
             ModelError: a side is not a positive multiple of what the model accepts.
@@ -124,7 +124,7 @@ class Card:
             near = [max(1, int(side / unit + 0.5)) * unit for side in (height, width)]
             raise ModelError(
                 f"size {height}×{width}",
-                f"{self.name} makes pictures whose sides are multiples of {unit}",
+                f"{self.name} makes images whose sides are multiples of {unit}",
                 f"take {near[0]}×{near[1]}",
             )
         return height // self.vae_scale_factor, width // self.vae_scale_factor

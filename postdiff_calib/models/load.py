@@ -201,7 +201,7 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
         importlib.import_module(module)
     options |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
     if "safety_checker" in index:
-        # It blacks out pictures at random times and sizes, which would be scored as if the plan had made them.
+        # It blacks out images at random times and sizes, which would be scored as if the plan had made them.
         options |= {"safety_checker": None, "requires_safety_checker": False}
     if unet is not None:
         options["unet"] = UNet2DConditionModel.from_pretrained(

@@ -22,7 +22,7 @@ _COMMENTS: dict[str, str] = {
     ),
     "budget": (
         "What one image may cost: text as it was asked for, limit as the hard upper bound it became, share as a part\n"
-        "of the unaccelerated model's cost. No plan over the limit was chosen. batch_size: images per call.\n"
+        "of the baseline's cost. No plan over the limit was chosen. batch_size: images per call.\n"
         "guards: what the plan had to keep beside; bound marks those that kept a plan of a higher score out."
     ),
     "plan": (
@@ -30,16 +30,16 @@ _COMMENTS: dict[str, str] = {
         "deep blocks run on refresh_steps. content is a hash of it. noise: how a seed's low-resolution start is made."
     ),
     "expected": (
-        "Cost per image and quality, with the same for the unaccelerated model. macs are multiply-accumulates of all\n"
+        "Cost per image and quality, with the same for the baseline. macs are multiply-accumulates of all\n"
         "denoising steps (macs_paper leaves out attention's own products), seconds are medians of a whole call.\n"
-        "difference: this plan minus the unaccelerated model on the same prompts and seeds, mean and 95 % interval;\n"
+        "difference: this plan minus the baseline on the same prompts and seeds, mean and 95 % interval;\n"
         "its lower end allows for the choice among finalists. verdict: better, equivalent (within delta), worse, or\n"
         "undecided, over all metrics. delta: a tenth of the spread, which is how much the baseline's own value moves\n"
         "with the seed. confirmed: on prompts that the search never saw."
     ),
     "tradeoff": (
         "Fewer steps, cheaper steps, or both? The best plan found of each arm at several budgets (share of the\n"
-        "unaccelerated cost), and between which budgets the better arm changes, if that is shown. A row that was not\n"
+        "baseline's cost), and between which budgets the better arm changes, if that is shown. A row that was not\n"
         "searched decides nothing. The interval of cheaper minus fewer covers the best plans of both arms."
     ),
     "evidence": (
@@ -59,7 +59,7 @@ def comment(section: str) -> str:
     if section == "expected":
         *above, last = _COMMENTS[section].splitlines()
         # the lines above stay as they are; the last one is filled up
-        compared = f"{last} {directions()} compare images with the unaccelerated model's."
+        compared = f"{last} {directions()} compare images with the baseline's."
         return "\n".join([*above, textwrap.fill(compared, 110)])
     return _COMMENTS[section]
 

@@ -166,7 +166,7 @@ class Cost(Section):
 
 
 class Comparison(Section):
-    """A paired difference, mostly to the unaccelerated model: mean over prompts and 95 % confidence interval.
+    """A paired difference, mostly to the baseline: mean over prompts and 95 % confidence interval.
 
     The interval allows for the choice among finalists: its lower end lies further from the mean than its upper end.
     """

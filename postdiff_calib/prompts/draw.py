@@ -44,7 +44,7 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
     Where the file marks held-out rows, those alone are used for it.
 
     Returns:
-        (calibration, held_out), each with its own content hash and the source and licence of the set.
+        (calibration, held_out), each with its own plan id and the source and licence of the set.
 
     Raises:
         PromptError: ``size`` is below 1, or the set holds too few prompts.

@@ -3,7 +3,7 @@
 Our format is one JSON object a line. The first may be a header: an object without ``prompt``, whose ``source`` and
 ``licence`` say where the prompts come from. The others are ``{"prompt": "…"}``; ``"split": "held_out"`` marks the rows
 that only confirmation may use. Prompts are trimmed and their inner white space is collapsed; empty ones and repeats
-(ignoring case) are dropped. Of a COCO captions file the first caption of each picture is taken, since its five captions
+(ignoring case) are dropped. Of a COCO captions file the first caption of each image is taken, since its five captions
 say nearly the same.
 """
 
@@ -35,7 +35,7 @@ class PromptSet:
 
     Attributes:
         prompts: distinct prompts, in the file's order.
-        sha256: content hash of ``prompts`` and ``held_out``; file format and header do not enter.
+        sha256: plan id of ``prompts`` and ``held_out``; file format and header do not enter.
         source: where the prompts come from, in words.
         licence: SPDX identifier, or ``unknown``.
         name: the shipped set's name, or the file's stem.

@@ -157,7 +157,7 @@ def write_set(path: Path, drawn: Sample, header: dict[str, Any]) -> None:
     Args:
         path: the file; its folder is made.
         drawn: the prompts.
-        header: where they come from and how they were drawn; sizes and the content hash are added.
+        header: where they come from and how they were drawn; sizes and the plan id are added.
 
     Raises:
         OutputError: the file cannot be written.

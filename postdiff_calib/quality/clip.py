@@ -1,8 +1,8 @@
-"""CLIP score per prompt with open_clip: 100 × cosine between a picture's and its prompt's embedding.
+"""CLIP score per prompt with open_clip: 100 × cosine between an image's and its prompt's embedding.
 
 The backbone is a setting, named ``ARCH::pretrained_tag`` (weights from the Hugging Face cache or hub) or
-``local-dir:/path`` (open_clip's own folder format). Only safetensors weights are read. Pictures stay tensors: they are
-rounded to 8 bits, as a saved picture is, and go through the very transforms that open_clip prescribes, in batches.
+``local-dir:/path`` (open_clip's own folder format). Only safetensors weights are read. Images stay tensors: they are
+rounded to 8 bits, as a saved image is, and go through the very transforms that open_clip prescribes, in batches.
 Scores are kept per prompt, since plans are compared by paired differences. Source: Hessel et al., CLIPScore,
 arXiv 2104.08718 (without its rescaling and clipping, as in PostDiff's tables).
 """
@@ -31,12 +31,12 @@ _WEIGHTS = "open_clip_model.safetensors"
 
 
 class ClipScorer:
-    """Scores pictures against prompts; text embeddings are computed once per prompt.
+    """Scores images against prompts; text embeddings are computed once per prompt.
 
     Args:
         name: ``ARCH::pretrained_tag``, e.g. ``ViT-B-32::laion2b_s34b_b79k``, or ``local-dir:/path``.
         device: a torch device; weights are used in float32 everywhere, so scores compare between machines.
-        batch_size: pictures and prompts per call of the network.
+        batch_size: images and prompts per call of the network.
 
     Attributes:
         name: as given.
@@ -55,7 +55,7 @@ class ClipScorer:
         self._texts: dict[str, torch.Tensor] = {}
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
-        """100 × cosine similarity of each picture with its own prompt.
+        """100 × cosine similarity of each image with its own prompt.
 
         Args:
             images: (B, 3, H, W) float, values in [0, 1], on any device.
@@ -65,18 +65,18 @@ class ClipScorer:
             B numbers in [−100, 100], higher is better.
         """
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} pictures for {len(prompts)} prompts")
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts")
         if not len(prompts):
             return []
         return self.score_features(self.image_features(images), prompts)
 
     def score_features(self, features: torch.Tensor, prompts: Sequence[str]) -> list[float]:
-        """``score`` from the pictures' embeddings, (B, D) as ``image_features`` gives them."""
+        """``score`` from the images' embeddings, (B, D) as ``image_features`` gives them."""
         scores = 100 * (features * self.text_features(prompts)).sum(-1)
         return [float(score) for score in scores]
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings of pictures: (B, 3, H, W) in [0, 1] → (B, D), float32 on the CPU."""
+        """Unit embeddings of images: (B, 3, H, W) in [0, 1] → (B, D), float32 on the CPU."""
         import torch
 
         with torch.inference_mode():
@@ -119,7 +119,7 @@ class ClipScorer:
             kind = type(transform).__name__
             if kind == "MaybeToTensor":
                 pictures = pictures.float() / 255
-            elif kind == "ResizeKeepRatio":  # reads a PIL picture's size; the resizing itself is torchvision's
+            elif kind == "ResizeKeepRatio":  # reads a PIL image's size; the resizing itself is torchvision's
                 pictures = _resize_keep_ratio(transform, pictures)
             elif kind != "MaybeConvertMode":
                 pictures = transform(pictures)

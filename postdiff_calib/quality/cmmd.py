@@ -22,7 +22,7 @@ CMMD_SCALE = 1000.0
 
 
 def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
-    """Unbiased CMMD between two independent sets of unit embeddings, such as pictures of different prompts.
+    """Unbiased CMMD between two independent sets of unit embeddings, such as images of different prompts.
 
     Args:
         features: (N, D), N ≥ 2.
@@ -32,7 +32,7 @@ def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
         ValueError: fewer than two embeddings in a set.
     """
     if len(features) < 2 or len(reference) < 2:
-        raise ValueError(f"CMMD needs at least two pictures a set, got {len(features)} and {len(reference)}")
+        raise ValueError(f"CMMD needs at least two images a set, got {len(features)} and {len(reference)}")
     x, y = (np.asarray(part, dtype=np.float64) for part in (features, reference))
 
     def within(a: npt.NDArray[np.float64]) -> float:
@@ -43,7 +43,7 @@ def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def paired_cmmd(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[float, float]:
-    """Unbiased CMMD between pictures of the same prompts and seeds, and its standard error by the jackknife.
+    """Unbiased CMMD between images of the same prompts and seeds, and its standard error by the jackknife.
 
     Equal sets give 0 exactly. With few prompts the estimate is noisy: look at the standard error.
 

@@ -15,7 +15,7 @@ PSNR_CAP = 100.0
 
 
 def ssim(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Structural similarity per picture, 1 for equal pictures (Wang et al. 2004, 11-pixel Gaussian window)."""
+    """Structural similarity per image, 1 for equal images (Wang et al. 2004, 11-pixel Gaussian window)."""
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -24,7 +24,7 @@ def ssim(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
 
 
 def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Peak signal-to-noise ratio per picture, in dB, at most ``PSNR_CAP``."""
+    """Peak signal-to-noise ratio per image, in dB, at most ``PSNR_CAP``."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     values = peak_signal_noise_ratio(images.float(), reference.float(), data_range=1.0, reduction="none", dim=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""LPIPS: distance of two pictures in the features of a trained network (Zhang et al. 2018, arXiv 1801.03924).
+"""LPIPS: distance of two images in the features of a trained network (Zhang et al. 2018, arXiv 1801.03924).
 
 The linear heads (version 0.1) and the arithmetic are torchmetrics'. The backbone is torchvision's AlexNet; its weights
 are published as a pickle only, hence never fetched by this tool and read with ``weights_only``, which builds tensors
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: torchvision's AlexNet_Weights.IMAGENET1K_V1, by the name that torch's hub cache gives it.
 BACKBONE_FILE = "alexnet-owt-7be5be79.pth"
-#: AlexNet's first layers leave nothing of smaller pictures.
+#: AlexNet's first layers leave nothing of smaller images.
 MIN_SIDE = 32
 
 
@@ -55,9 +55,9 @@ class Lpips:
         self._network: torch.nn.Module = network.float().eval().requires_grad_(False)
 
     def __call__(self, images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-        """Distance per picture: (B, 3, H, W) in [0, 1] twice → B numbers ≥ 0, 0 for equal pictures, lower is nearer.
+        """Distance per image: (B, 3, H, W) in [0, 1] twice → B numbers ≥ 0, 0 for equal images, lower is nearer.
 
-        Pictures under 32 pixels a side are enlarged to that first.
+        Images under 32 pixels a side are enlarged to that first.
         """
         import torch
 

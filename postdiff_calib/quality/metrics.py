@@ -60,7 +60,7 @@ class Pictures:
             ValueError: there is no reference.
         """
         if self.reference is None:
-            raise ValueError("a fidelity metric needs the baseline's pictures")
+            raise ValueError("a fidelity metric needs the baseline's images")
         return self.images, self.reference
 
 
@@ -104,7 +104,7 @@ class Metric:
         label: in words.
         direction: which values are better; a quality metric's are the higher ones.
         unit: of a value, in words.
-        function: maps ``Pictures`` to a number per prompt, or to a single number for a metric of the set.
+        function: maps ``Images`` to a number per prompt, or to a single number for a metric of the set.
         deviation: what surrogates of guards learn; of a quality metric's paired difference it is the loss.
         digits: shown after the point.
         difference_unit: of a difference of two values, in words; short, may be empty.

@@ -1,1 +1,1 @@
-"""Results as tables and pictures."""
+"""Results as tables and images."""

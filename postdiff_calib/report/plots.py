@@ -1,4 +1,4 @@
-"""Pictures of results, drawn by matplotlib without a display.
+"""Images of results, drawn by matplotlib without a display.
 
 Colours are Okabe and Ito's, which people who do not see all colours tell apart; shapes and dashes differ as well.
 """
@@ -38,11 +38,11 @@ _GREY = "#555555"
 
 
 def plot_tradeoff(tradeoff: Tradeoff, path: Path) -> None:
-    """Draw quality against cost for the three arms into a picture file.
+    """Draw quality against cost for the three arms into an image file.
 
     Raises:
         UsageError: matplotlib is not installed.
-        OutputError: the file cannot be written, or its ending is not a picture's.
+        OutputError: the file cannot be written, or its ending is not an image's.
     """
     try:
         figure = draw_tradeoff(tradeoff)
@@ -52,7 +52,7 @@ def plot_tradeoff(tradeoff: Tradeoff, path: Path) -> None:
 
 
 def draw_tradeoff(tradeoff: Tradeoff) -> Any:
-    """The picture as a matplotlib figure.
+    """The image as a matplotlib figure.
 
     Plans that were judged on held-out prompts are drawn with their intervals; the frontier of an arm is a staircase
     through them: at a budget, the best plan that costs at most that much. Other plans are pale.
@@ -121,7 +121,7 @@ def _judged(points: Sequence[PlanPoint]) -> list[PlanPoint]:
 
 
 def _title(model: str) -> str:
-    """A model in the picture's title: the end of a long path, and nothing that matplotlib takes for a formula."""
+    """A model in the image's title: the end of a long path, and nothing that matplotlib takes for a formula."""
     return (model if len(model) <= 40 else f"…{model[-39:]}").replace("$", r"\$")
 
 

@@ -1,11 +1,11 @@
 """Paired per-prompt scores: every plan sees the same prompts with the same seeds, and nothing is computed twice.
 
-An ``Evaluator`` makes the pictures of some prompts under some knobs and scores them; the seed of prompt i is the base
+An ``Evaluator`` makes the images of some prompts under some knobs and scores them; the seed of prompt i is the base
 seed + i in every plan, so that scores are compared prompt by prompt. ``ScoreBook`` remembers scores by the plan's
-content hash and writes each block of prompts to disk as soon as it is scored: a killed process loses at most the block
+plan id and writes each block of prompts to disk as soon as it is scored: a killed process loses at most the block
 in hand, and knobs that compile to the same plan share their scores.
 
-Beside scores, an evaluator may measure the pictures by other metrics and hand over their embeddings
+Beside scores, an evaluator may measure the images by other metrics and hand over their embeddings
 (``MeasuringEvaluator``); they are kept in the same block.
 
 File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``, and
@@ -43,7 +43,7 @@ SET_ASIDE_SHARE = 0.1
 
 
 class Evaluator(Protocol):
-    """Makes and scores pictures; the seed of prompt i is the same in every call."""
+    """Makes and scores images; the seed of prompt i is the same in every call."""
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """One score per index, higher is better.
@@ -53,17 +53,17 @@ class Evaluator(Protocol):
             indices: positions in the evaluator's prompt set.
 
         Raises:
-            PostdiffError: the pictures are broken or cannot be made; the trial fails under that name.
+            PostdiffError: the images are broken or cannot be made; the trial fails under that name.
         """
         ...
 
 
 @runtime_checkable
 class MeasuringEvaluator(Evaluator, Protocol):
-    """An evaluator that also measures pictures otherwise, such as against the unaccelerated model's."""
+    """An evaluator that also measures images otherwise, such as against the baseline's."""
 
     def measured(self, knobs: Knobs, indices: Sequence[int]) -> Measured:
-        """As ``scores``, with measures and embeddings of the same pictures."""
+        """As ``scores``, with measures and embeddings of the same images."""
         ...
 
 
@@ -165,17 +165,17 @@ class MemoryStore:
 
 
 class ScoreBook:
-    """An evaluator that remembers, and pairs every plan with the unaccelerated model.
+    """An evaluator that remembers, and pairs every plan with the baseline.
 
     Args:
-        evaluator: makes and scores pictures.
+        evaluator: makes and scores images.
         num_prompts: N, size of the prompt set.
-        baseline: knobs of the unaccelerated model.
+        baseline: knobs of the baseline.
         store: where blocks are kept; a file in the study's folder by default of ``study.run_search``.
         objective: what ``differences`` are of.
 
     Attributes:
-        images_made: pictures made by this process; remembered ones do not count.
+        images_made: images made by this process; remembered ones do not count.
         set_aside: prompts of which the baseline's own image is broken, with the reason; they are scored for no plan.
     """
 
@@ -284,7 +284,7 @@ class ScoreBook:
         return made
 
     def known(self, plan: str) -> Scores:
-        """Scores of a plan by its content hash: (N,), NaN where unknown."""
+        """Scores of a plan by its plan id: (N,), NaN where unknown."""
         row = self._scores.get(plan)
         return np.full(self.num_prompts, math.nan) if row is None else row
 
@@ -293,7 +293,7 @@ class ScoreBook:
         return self._measures.get(plan, {}).get(name, np.full(self.num_prompts, math.nan))
 
     def features(self, plan: str) -> Embeddings | None:
-        """Unit embeddings of a plan's pictures: (N, D), rows of NaN where unknown; None where there are none."""
+        """Unit embeddings of a plan's images: (N, D), rows of NaN where unknown; None where there are none."""
         return self._features.get(plan)
 
     def plan_scores(self, knobs: Knobs, cost: PlanCost) -> PlanScores:
@@ -314,7 +314,7 @@ class ScoreBook:
 
     @property
     def images_known(self) -> int:
-        """Pictures that have a score, whoever made them and when."""
+        """Images that have a score, whoever made them and when."""
         return sum(self._counts.values())
 
     def complete(self, plan: str) -> bool:
@@ -326,7 +326,7 @@ class ScoreBook:
         return self.objective.values(self.known(plan), self._measures.get(plan, {}))
 
     def differences(self, plan: str) -> Scores:
-        """Objective minus the unaccelerated model's, prompt by prompt: (N,), NaN where either is unknown."""
+        """Objective minus the baseline's, prompt by prompt: (N,), NaN where either is unknown."""
         return self.quality(plan) - self.quality(self.baseline)
 
     def blocks(self) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""The real evaluator: pictures by the attached pipeline that a deployment runs, checked, then scored by CLIP.
+"""The real evaluator: images by the attached pipeline that a deployment runs, checked, then scored by CLIP.
 
-The seed of prompt i is the base seed + i in every plan (common random numbers), so scores are paired. The same pictures
-are compared with the unaccelerated model's of the same prompt and seed, whose pictures are kept as PNG files; both are
-taken in 8 bits, as a deployment would write them, so that equal pictures are equal.
+The seed of prompt i is the base seed + i in every plan (common random numbers), so scores are paired. The same images
+are compared with the baseline's of the same prompt and seed, whose images are kept as PNG files; both are
+taken in 8 bits, as a deployment would write them, so that equal images are equal.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class BaselinePictures:
-    """The unaccelerated model's pictures, one PNG file each, shared by all processes that use the folder.
+    """The baseline's images, one PNG file each, shared by all processes that use the folder.
 
-    A file's name tells the seed and a hash of all that the picture depends on, so a file is never taken for another's.
+    A file's name tells the seed and a hash of all that the image depends on, so a file is never taken for another's.
 
     Args:
         folder: where the files are.
-        knobs: the unaccelerated model.
-        about: what pictures depend on besides prompt, seed and plan (model, dtype, size …): plain JSON values.
+        knobs: the baseline.
+        about: what images depend on besides prompt, seed and plan (model, dtype, size …): plain JSON values.
     """
 
     def __init__(self, folder: Path, knobs: Knobs, about: Mapping[str, Any]) -> None:
@@ -48,12 +48,12 @@ class BaselinePictures:
         self._about = json.dumps([self.content, dict(about)], sort_keys=True)
 
     def path(self, prompt: str, seed: int) -> Path:
-        """Where the picture of a prompt and seed is, or would be."""
+        """Where the image of a prompt and seed is, or would be."""
         key = hashlib.sha256(f"{self._about}\n{seed}\n{prompt}".encode()).hexdigest()[:16]
         return self.folder / f"{seed:06d}-{key}.png"
 
     def save(self, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> None:
-        """Keep pictures (B, 3, H, W) in [0, 1]; each file is written whole or not at all.
+        """Keep images (B, 3, H, W) in [0, 1]; each file is written whole or not at all.
 
         Raises:
             OutputError: the folder cannot be made or written.
@@ -62,12 +62,12 @@ class BaselinePictures:
 
         for image, prompt, seed in zip(images, prompts, seeds, strict=True):
             path = self.path(prompt, seed)
-            with replacing(path, f"picture {path}", "check the study folder") as temporary:
+            with replacing(path, f"image {path}", "check the study folder") as temporary:
                 # little compression: the file is written once and read for every plan
                 Image.fromarray(to_array(image)).save(temporary, format="PNG", compress_level=1)
 
     def load(self, prompt: str, seed: int) -> torch.Tensor | None:
-        """A picture, (3, H, W) in [0, 1]; None when it is not there or not whole."""
+        """An image, (3, H, W) in [0, 1]; None when it is not there or not whole."""
         import numpy as np
         import torch
         from PIL import Image
@@ -81,7 +81,7 @@ class BaselinePictures:
 
 
 class PictureEvaluator:
-    """Makes and scores the pictures of a prompt set.
+    """Makes and scores the images of a prompt set.
 
     Args:
         pipe: the stock pipeline.
@@ -89,9 +89,9 @@ class PictureEvaluator:
         prompts: the prompt set.
         base_seed: seed of prompt 0.
         settings: how images are made, whatever the plan.
-        on_images: called with the number of pictures after every batch.
-        baseline: the unaccelerated model's pictures, for SSIM, PSNR and LPIPS; without them there are none of these.
-        judge: of scenes; where there is one, every picture of every plan is judged, the baseline's own included.
+        on_images: called with the number of images after every batch.
+        baseline: the baseline's images, for SSIM, PSNR and LPIPS; without them there are none of these.
+        judge: of scenes; where there is one, every image of every plan is judged, the baseline's own included.
         note: hears in a line each what a person should know.
         batch: how many images fit into memory at a time; found here where a batch does not fit.
     """
@@ -117,7 +117,7 @@ class PictureEvaluator:
         """One CLIP score (100 × cosine) per index.
 
         Raises:
-            HealthError: pictures are constant, saturated or not finite.
+            HealthError: images are constant, saturated or not finite.
         """
         return list(self.measured(knobs, indices).scores)
 
@@ -125,12 +125,12 @@ class PictureEvaluator:
         """Scores, other measures, and embeddings; a batch in memory at a time.
 
         Measures are the other quality metrics, those of a judge where there is one, and the fidelity metrics, against
-        the unaccelerated model's pictures, where these are kept.
+        the baseline's images, where these are kept.
 
         Raises:
-            PlanError: pictures are constant, saturated or not finite, do not fit into memory even one at a time, or
+            PlanError: images are constant, saturated or not finite, do not fit into memory even one at a time, or
                 cannot be scored.
-            OutputError: the unaccelerated model's pictures cannot be kept.
+            OutputError: the baseline's images cannot be kept.
         """
         import numpy as np
 
@@ -243,7 +243,7 @@ class PictureEvaluator:
         prompts: Sequence[str],
         seeds: Sequence[int],
     ) -> dict[str, list[float]]:
-        """Each metric of a batch; the unaccelerated model's own pictures are kept, and equal to themselves."""
+        """Each metric of a batch; the baseline's own images are kept, and equal to themselves."""
         from postdiff_calib.quality.metrics import Pictures
 
         if self.baseline is None:
@@ -255,7 +255,7 @@ class PictureEvaluator:
         return {m.name: m.function(pictures) for m in metrics}
 
     def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """The unaccelerated model's pictures; those that this host does not have are made anew, with the same seed."""
+        """The baseline's images; those that this host does not have are made anew, with the same seed."""
         import torch
 
         from postdiff_calib.generate import generate

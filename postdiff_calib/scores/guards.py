@@ -1,6 +1,6 @@
 """Guard rails: what a chosen plan must keep beside the best CLIP score.
 
-A guard bounds one metric of a plan against the unaccelerated model, on the prompts both have. ``--max-drop`` is for
+A guard bounds one metric of a plan against the baseline, on the prompts both have. ``--max-drop`` is for
 quality metrics, ``--guard`` for fidelity metrics:
 
 | option | reading | rule |
@@ -9,7 +9,7 @@ quality metrics, ``--guard`` for fidelity metrics:
 | ``--max-drop scene=2`` | mean paired difference of the scenes right, in percentage points | at least −2 |
 | ``--guard ssim=0.8``, ``psnr=25`` | mean over prompts | at least |
 | ``--guard lpips=0.2`` | mean over prompts | at most |
-| ``--guard cmmd=0.05`` | unbiased CMMD of all pictures; noisy with few prompts | at most |
+| ``--guard cmmd=0.05`` | unbiased CMMD of all images; noisy with few prompts | at most |
 
 Names, directions and deviations are those of the metrics' entries (``quality.metrics``). A guard judges the *reading
 itself*, not its interval: it is the figure that the profile states, so a profile never contradicts its own guards. Who
@@ -19,7 +19,7 @@ that meet every guard by more.
 
 The budget does not change what a score means and neither do guards: one study serves any.
 
-Symbol: a *deviation* is 0 for the unaccelerated model and grows as pictures get worse, in units that average well
+Symbol: a *deviation* is 0 for the baseline and grows as images get worse, in units that average well
 (points of score lost, 1 − SSIM, root mean squared error for PSNR), so that the surrogate can learn it.
 """
 
@@ -158,7 +158,7 @@ def values(metric: str, plan: PlanScores) -> npt.NDArray[np.float64]:
 
 
 def read(metric: str, plan: PlanScores, baseline: PlanScores) -> Reading | None:
-    """A metric of a plan against the unaccelerated model; None where too little of it was measured."""
+    """A metric of a plan against the baseline; None where too little of it was measured."""
     of_set, quality = find_metric(metric).of_set, find_metric(metric).quality
     if of_set is not None:
         return _read_set(metric, of_set, plan, baseline)

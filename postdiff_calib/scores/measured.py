@@ -1,4 +1,4 @@
-"""What an evaluator tells of a block of pictures: scores, other measures, embeddings.
+"""What an evaluator tells of a block of images: scores, other measures, embeddings.
 
 In a store's block they are ``"scores": [numbers]``, ``"measures": {name: [numbers]}`` and ``"features"``, the (n, D)
 unit embeddings as base64 of little-endian float16, row by row. The last two are left out where nothing was measured.
@@ -22,13 +22,13 @@ Embeddings = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of n pictures, and what else was measured on them.
+    """Scores of n images, and what else was measured on them.
 
     Args:
         scores: n numbers, higher is better.
-        measures: by name, n numbers each: other quality metrics (``scene``) of the pictures themselves, and fidelity
-            metrics (``ssim``, ``psnr``, ``lpips``) against the unaccelerated model's pictures.
-        features: (n, D) unit embeddings of the pictures; None where there are none.
+        measures: by name, n numbers each: other quality metrics (``scene``) of the images themselves, and fidelity
+            metrics (``ssim``, ``psnr``, ``lpips``) against the baseline's images.
+        features: (n, D) unit embeddings of the images; None where there are none.
     """
 
     scores: Sequence[float]

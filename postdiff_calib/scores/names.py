@@ -4,6 +4,6 @@ STUDY_NAME = "postdiff"
 DATABASE, SCORES, HELD_OUT = "study.db", "scores.jsonl", "held_out.jsonl"
 #: The baseline's scores of some calibration prompts with other seeds.
 OTHER_SEEDS = "other_seeds.jsonl"
-#: Folder of the unaccelerated model's pictures, and what their names look like.
+#: Folder of the baseline's images, and what their names look like.
 BASELINE, BASELINE_FILES = "baseline", "*-????????????????.png"
 RECORD_ATTRIBUTE = "record"

@@ -30,8 +30,8 @@ Measure = Callable[[PlanCost], float]
 class PlanScores:
     """One plan with its cost and per-prompt scores: (N,), NaN where a prompt was not scored.
 
-    Beside them, where pictures were measured: ``measures`` by name (SSIM, PSNR, LPIPS against the unaccelerated
-    model's pictures), each (N,) like the scores, and ``features``, the unit CLIP embeddings, (N, D) with rows of NaN.
+    Beside them, where images were measured: ``measures`` by name (SSIM, PSNR, LPIPS against the baseline
+    model's images), each (N,) like the scores, and ``features``, the unit CLIP embeddings, (N, D) with rows of NaN.
     """
 
     knobs: Knobs
@@ -102,7 +102,7 @@ def best(
 
     Args:
         plans: what was scored.
-        baseline: the unaccelerated model.
+        baseline: the baseline.
         objective: what is compared.
         allows: the budget's test (``Limit.allows``); None for no budget.
         arm: which arm.

@@ -1,7 +1,7 @@
 """Means of paired differences that take account of which prompts each plan has seen.
 
-A plan's difference to the unaccelerated model on prompt i is modelled as d = a + g_i + e: its own mean a, an effect of
-the prompt that plans share (where the unaccelerated picture was unlucky, most other plans gain), and the rest. Removing
+A plan's difference to the baseline on prompt i is modelled as d = a + g_i + e: its own mean a, an effect of
+the prompt that plans share (where the baseline's image was unlucky, most other plans gain), and the rest. Removing
 g_i leaves less noise to each plan, and makes plans comparable that have seen different prompts. Both are estimated in
 turns by weighted least squares; g_i is shrunk towards 0, the more the fewer plans have seen the prompt.
 """
@@ -24,7 +24,7 @@ def observations(differences: Mapping[str, Array]) -> list[Observation]:
     """Adjusted mean and variance of every plan with at least two scored prompts.
 
     Args:
-        differences: paired differences of each plan by content hash: (N,), NaN where a prompt was not scored.
+        differences: paired differences of each plan by plan id: (N,), NaN where a prompt was not scored.
     """
     plans = [plan for plan, row in differences.items() if np.isfinite(row).sum() > 1]
     if not plans:

@@ -1,4 +1,4 @@
-"""Confirmation: the finalists and the unaccelerated model on prompts that the search never saw.
+"""Confirmation: the finalists and the baseline on prompts that the search never saw.
 
 The best of many noisy means is flattered by its noise; held-out prompts are not. The winner is chosen there.
 """
@@ -24,12 +24,12 @@ def confirm(
         evaluator: of the held-out prompts.
         num_prompts: how many they are.
         plans: the finalists.
-        baseline: the unaccelerated model.
+        baseline: the baseline.
         folder: the study's folder; scores are kept in ``held_out.jsonl``.
         block: prompts stored at once.
 
     Returns:
-        Plans whose images are broken or cannot be scored, with the reason, by content hash; the others are scored on
+        Plans whose images are broken or cannot be scored, with the reason, by plan id; the others are scored on
         every prompt of which the baseline's own image is sound.
 
     Raises:

@@ -1,6 +1,6 @@
 """Knob importance: how much of the differences between the scored plans each knob explains.
 
-Symbols: y_i mean paired difference of plan i to the unaccelerated model over n_i prompts; u its severities, one per
+Symbols: y_i mean paired difference of plan i to the baseline over n_i prompts; u its severities, one per
 knob, 0 where the knob does nothing; R² the share of the n_i-weighted variance of y that a least-squares fit on the
 columns u (and u², from 32 plans on) of some knobs explains.
 
@@ -68,7 +68,7 @@ def importance(plans: Sequence[PlanScores], baseline: PlanScores) -> Importance 
 
     Args:
         plans: scored plans, at any cost; those with fewer than 10 prompts in common with the baseline are left out.
-        baseline: the unaccelerated model.
+        baseline: the baseline.
     """
     rows: list[tuple[tuple[float, ...], float, int, float]] = []
     for plan in plans:

@@ -25,7 +25,7 @@ class Keeper:
     Args:
         guards: what a chosen plan must meet; with none, every plan does.
         candidates: M plans of the space.
-        reference: the unaccelerated model.
+        reference: the baseline.
         book: the scores.
         features, groups: of the candidates, as ``surrogate.Features`` makes them.
     """
@@ -72,7 +72,7 @@ class Keeper:
         return nearest
 
     def _reading(self, metric: str, plan: str) -> Reading | None:
-        """A guarded metric of a plan of the space, by content hash; None where too little is known."""
+        """A guarded metric of a plan of the space, by plan id; None where too little is known."""
         base = self._book.baseline
         key = (metric, plan, self._book.count(plan), self._book.count(base))
         if key not in self._readings:

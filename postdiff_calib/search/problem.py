@@ -28,7 +28,7 @@ class Problem:
         space: the grid of knobs.
         price: cost of a plan, e.g. ``CostTable.price``.
         limit: the budget.
-        evaluator: makes and scores pictures of the calibration prompts.
+        evaluator: makes and scores images of the calibration prompts.
         num_prompts: N of them.
         further: further budgets at which both arms are searched, for the trade-off; plans up to the largest of all
             budgets are run.
@@ -49,7 +49,7 @@ class Progress:
     """Where a search stands; ``best`` is the best plan within the budget so far: of the complete
     ones where there are any, else the one believed best.
 
-    ``images_made`` counts pictures since this call began, other workers' included; ``images_at_most`` bounds them when
+    ``images_made`` counts images since this call began, other workers' included; ``images_at_most`` bounds them when
     the search ends, and falls with every race that ends early.
     """
 
@@ -68,9 +68,9 @@ class SearchResult:
     """Everything that was scored; ``select`` reads the answer off it.
 
     Attributes:
-        baseline: the unaccelerated model.
-        plans: every scored plan of the space with its cost, the baseline included, by content hash.
-        images_made: pictures this call made; earlier calls' and other workers' are remembered.
+        baseline: the baseline.
+        plans: every scored plan of the space with its cost, the baseline included, by plan id.
+        images_made: images this call made; earlier calls' and other workers' are remembered.
         trials: finished trials of the study.
         failed: knobs and reason of the trials that failed.
         interrupted: stopped by Ctrl-C; the same call resumes.

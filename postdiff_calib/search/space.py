@@ -1,7 +1,7 @@
 """The search space: which values of the knobs are tried, and the distinct plans that they come to.
 
 The values are those of the table of knobs, narrowed to what a model has and its sizes allow. Knob settings that compile
-to the same step plan count once; each plan is known by its content hash. A plan over the budget is not part of the
+to the same step plan count once; each plan is known by its plan id. A plan over the budget is not part of the
 space that is searched at all.
 """
 
@@ -57,7 +57,7 @@ class Candidate:
 
     @property
     def content(self) -> str:
-        """The plan's content hash."""
+        """The plan's plan id."""
         return self.plan.content
 
     @property

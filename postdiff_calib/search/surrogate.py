@@ -1,14 +1,14 @@
 """The surrogate: losses of the knobs are nearly additive, and a few interactions carry most of the rest.
 
-A plan's true difference to the unaccelerated model is modelled as
+A plan's true difference to the baseline is modelled as
 
     f(x) = Σ knobs main effect + Σ pairs interaction + residual(x) + own(x),
 
-all Gaussian with mean 0, and 0 at the unaccelerated model:
+all Gaussian with mean 0, and 0 at the baseline:
 
 - main effects are piecewise linear in each knob, one increment per grid interval (a random walk), so neighbouring
   values help each other and no shape is imposed;
-- an offset that all plans but the unaccelerated model share, such as its luck on the prompts seen so far;
+- an offset that all plans but the baseline share, such as its luck on the prompts seen so far;
 - each knob also has a linear and a quadratic trend in its severity, which a few plans determine;
 - interactions are products of normalised severities u ∈ [0, 1], with squares for the strong ones (k × T, s × β);
 - the residual is a Gaussian process with a squared exponential kernel, by random Fourier features, so that the model is

@@ -2,7 +2,7 @@
 
 At each budget that was searched, the best plan found of each arm is named (PostDiff, arXiv 2508.06160, section 3):
 *fewer* steps, where only T varies; *cheaper* steps, where T stays the model's default; *both*, where everything varies.
-All differences are paired, plan minus unaccelerated model on the same held-out prompts and seeds, with 95 % intervals.
+All differences are paired, plan minus baseline on the same held-out prompts and seeds, with 95 % intervals.
 Rows, winners and sentences are those of the profile (``conclude.Evidence.row``).
 """
 
@@ -31,8 +31,8 @@ class PlanPoint:
 
     Attributes:
         knobs: in words.
-        share: its cost over the unaccelerated model's.
-        difference: its score minus the unaccelerated model's.
+        share: its cost over the baseline's.
+        difference: its score minus the baseline's.
         on_frontier: no plan of the same arm and the same prompts is both cheaper and better.
         arms: the arms it belongs to.
         held_out: the difference is of held-out prompts; else of the search's own.
@@ -52,10 +52,10 @@ class Tradeoff:
 
     Attributes:
         model: name of the model.
-        height, width: picture size in pixels.
-        scorer: what scored the pictures.
+        height, width: image size in pixels.
+        scorer: what scored the images.
         kind: what shares are of: seconds or MACs per image.
-        baseline: cost of the unaccelerated model.
+        baseline: cost of the baseline.
         budget_share: the study's own budget, as a share of it; None where it is of the other kind.
         metrics: names of the quality metrics, the score first.
         delta: the difference of the score that is cared about.

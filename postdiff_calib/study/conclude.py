@@ -43,10 +43,10 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Scored:
-    """Plans and the unaccelerated model on one set of prompts.
+    """Plans and the baseline on one set of prompts.
 
     Args:
-        baseline: the unaccelerated model.
+        baseline: the baseline.
         plans: every scored plan.
         set_aside: prompts that are scored for no plan, since the baseline's own image is broken.
     """
@@ -62,7 +62,7 @@ class Scored:
 
     @property
     def complete(self) -> list[PlanScores]:
-        """The plans that are scored wherever the unaccelerated model is."""
+        """The plans that are scored wherever the baseline is."""
         known = np.isfinite(self.baseline.scores)
         return [p for p in self.plans if known.any() and np.isfinite(p.scores[known]).all()]
 
@@ -235,7 +235,7 @@ def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where:
     Args:
         guards: what they must meet, by the reading on the prompts at hand.
         limit: the budget.
-        field: plans and the unaccelerated model.
+        field: plans and the baseline.
         where: on which prompts, in words that follow "no plan".
 
     Raises:

@@ -1,7 +1,7 @@
 """A study's record: what was asked, on which model, prompts and prices, kept beside its scores.
 
 ``study.json`` in the study's folder holds it; with the score files it is all that is needed to write a profile for any
-budget, to compare, verify and report, or to join the work from another host: no model is loaded, no picture is made.
+budget, to compare, verify and report, or to join the work from another host: no model is loaded, no image is made.
 
 Files of a study: ``study.json`` (this record), ``scores.jsonl`` and ``held_out.jsonl`` (per-prompt scores on the
 calibration and on the held-out prompts), ``study.db`` (Optuna's trials).
@@ -76,7 +76,7 @@ class StudyRecord:
 
     @property
     def baseline(self) -> Knobs:
-        """The unaccelerated model."""
+        """The baseline."""
         return Knobs(self.num_inference_steps)
 
     @property
@@ -213,7 +213,7 @@ class Study:
         """The study itself, once it is known to hold scores.
 
         Raises:
-            StudyError: the unaccelerated model, which is scored first, has no scores yet.
+            StudyError: the baseline, which is scored first, has no scores yet.
         """
         calibration, _ = self.scored()
         if calibration.baseline.n < 2:
@@ -310,7 +310,7 @@ class Study:
         """The same study without finalists whose images are broken, saved.
 
         Args:
-            broken: (knobs in words, reason) by content hash.
+            broken: (knobs in words, reason) by plan id.
         """
         if not broken:
             return self
@@ -333,7 +333,7 @@ class _NoPictures:
     """An evaluator for reading scores only."""
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        raise AssertionError("a study that is read back makes no picture")
+        raise AssertionError("a study that is read back makes no image")
 
 
 def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:

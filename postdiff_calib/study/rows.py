@@ -40,7 +40,7 @@ class Judged:
     """Finalists within one budget and the baseline, on the same prompts, all of them scored.
 
     Args:
-        baseline: the unaccelerated model.
+        baseline: the baseline.
         plans: scored on every prompt that the baseline is; within the budget.
         objective: what is compared.
         standing: mean difference of a plan over all prompts that it was scored on, the search's among them, by plan

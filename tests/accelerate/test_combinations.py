@@ -1,4 +1,4 @@
-"""Techniques together with what else a pipeline may carry: adapters, tiling, offloading, compilation, pictures."""
+"""Techniques together with what else a pipeline may carry: adapters, tiling, offloading, compilation, images."""
 
 import pipelines as P
 import pytest
@@ -36,7 +36,7 @@ def test_lora_before_and_after_enabling():
 
 
 def ip_adapter(pipe):
-    """Random weights of an IP-Adapter for every cross-attention layer, four tokens per picture."""
+    """Random weights of an IP-Adapter for every cross-attention layer, four tokens per image."""
     generator = torch.Generator().manual_seed(4)
     state, number = {}, 1
     for name, processor in pipe.unet.attn_processors.items():
@@ -60,7 +60,7 @@ def test_ip_adapter_embeddings_are_halved_with_the_batch():
     pipe = P.sd("ddim")
     without = P.latents(pipe, num_inference_steps=4, **SIZE)
     ip_adapter(pipe)
-    # One adapter; [negative, positive], which the pipeline repeats for three pictures.
+    # One adapter; [negative, positive], which the pipeline repeats for three images.
     embeddings = [torch.randn(2, 1, P.TEXT, generator=torch.Generator().manual_seed(1))]
     call = {**SIZE, "ip_adapter_image_embeds": embeddings}
     stock = P.latents(pipe, num_inference_steps=4, **call)
@@ -97,7 +97,7 @@ def test_image_to_image_plans_the_steps_that_run(build):
         assert len(summary(pipe).steps) == 8
         P.latents(pipe, strength=0.25, **call)
         assert len(summary(pipe).steps) == 2
-    with pytest.raises(UnsupportedError, match="image to image starts from a noised picture"):
+    with pytest.raises(UnsupportedError, match="image to image starts from a noised image"):
         enable(pipe, FULL)
 
 

@@ -102,7 +102,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     (["cost", "--table", "table.json", "--model", "sd15"], ("--table table.json", "of shapes, not sd15")),
     (["cost", "--grid", "--plot", "folder"], ("plot folder", "is a folder")),
     (["cost", "--grid", "--plot", "none/a.png"], ("plot none/a.png", "no folder none")),
-    (["cost", "--grid", "--plot", "a.strange"], ("plot a.strange", "no picture's ending")),
+    (["cost", "--grid", "--plot", "a.strange"], ("plot a.strange", "no image's ending")),
     (["cost", "--grid", "--table", "table.json", "--plot", "table.json"], ("plot table.json", "an input")),
     *((["cost", "--table", f"tables/{name}.json"], (f"tables/{name}.json", "")) for name in wrong_files.tables(
         {"steps": [{"step": {}, "macs": {}, "seconds": {}}], "latency": {}}
@@ -129,7 +129,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     (["compare", "study", "--plot", "folder"], ("plot folder", "is a folder")),
     (["compare", "study", "--plot", "fifo"], ("plot fifo", "a FIFO")),
     (["compare", "study", "--plot", "none/c.png"], ("plot none/c.png", "no folder none")),
-    (["compare", "study", "--plot", "c.doc"], ("plot c.doc", "no picture's ending")),
+    (["compare", "study", "--plot", "c.doc"], ("plot c.doc", "no image's ending")),
     (["compare", "study", "--plot", "study/scores.jsonl"], ("plot study/scores.jsonl", "a file of the study")),
     *((["compare", f"records/{name}"], (f"records/{name}", "")) for name in (
         "version", "budget", "budget_number", "seed", "seed_text", "noise", "delta", "guards", "batch", "steps",

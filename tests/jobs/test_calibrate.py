@@ -186,7 +186,7 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     with pytest.raises(StudyError, match="seed"):
         run_calibrate(CalibrateJob(num_prompts=12, trials=6, seed=1, study=job.folder, device="cpu"))
 
-    # A budget that nothing meets says what is reachable, before any picture is made.
+    # A budget that nothing meets says what is reachable, before any image is made.
     with pytest.raises(BudgetError, match="cheapest reachable plan"):
         run_calibrate(CalibrateJob(budget=parse_budget("1%"), num_prompts=12, study=tmp_path / "none", device="cpu"))
 
@@ -239,7 +239,7 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     with pytest.raises(UnsupportedError, match="EulerDiscreteScheduler"), accelerated(again.pipe, profile):
         pass
 
-    # And the command line runs it, with the unaccelerated picture beside.
+    # And the command line runs it, with the baseline's image beside.
     with pytest.raises(SystemExit) as stop:
         main(["generate", "a red circle on a white background", "--baseline", "--json", "--out", "pictures"])
     assert stop.value.code in (None, 0)

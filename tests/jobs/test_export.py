@@ -1,4 +1,4 @@
-"""A study's scores give a profile for any budget and machine, and scripts that make the very same pictures."""
+"""A study's scores give a profile for any budget and machine, and scripts that make the very same images."""
 
 import ast
 import json
@@ -138,7 +138,7 @@ def table_file(path, times, **changes):
 
 def test_another_machines_table_prices_the_same_scores(study):
     table = table_file(study.parent / "h100.json", latency(1e-9, "H100", dtype="float16"))
-    # The unaccelerated model's 40,000 MACs take 40 ms here and 40 µs there.
+    # The baseline's 40,000 MACs take 40 ms here and 40 µs there.
     with pytest.raises(BudgetError, match=r"costs 7.02 ms"):
         export(study, budget="0.024ms")
     (fast,) = export(study, budget="0.024ms", latency_table=table)

@@ -1,4 +1,4 @@
-"""The embedded world: captions and scenes are inverse to each other, pictures show what captions say."""
+"""The embedded world: captions and scenes are inverse to each other, images show what captions say."""
 
 from random import Random
 

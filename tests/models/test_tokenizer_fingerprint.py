@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from profiles import profile_data
 
-from postdiff_calib.deploy import mismatches
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.verify import identity_checks
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile
+from postdiff_calib.profile.match import mismatches
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def test_a_missing_tokenizer_file_is_told_by_verify_and_generate(whole, broken):
     outcome = {check.name: check for check in identity_checks(profile(whole), broken)}
     assert outcome["weights"].outcome == "passed"
     assert outcome["tokenizer"].outcome == "failed"
-    assert any("its tokenizers (" in line for line in mismatches(profile(whole), broken))
-    assert not any("tokenizers" in line for line in mismatches(profile(whole), whole))
+    assert any("its tokenizers (" in line for line in mismatches(profile(whole).model, broken))
+    assert not any("tokenizers" in line for line in mismatches(profile(whole).model, whole))
 
 
 def test_older_profiles_name_no_tokenizer(whole, broken):
     old = profile(whole, tokenizer=None)
     assert "tokenizer" not in {check.name for check in identity_checks(old, broken)}
-    assert not any("tokenizers" in line for line in mismatches(old, broken))
+    assert not any("tokenizers" in line for line in mismatches(old.model, broken))
 
 
 def test_a_pipeline_without_a_tokenizer_has_none():

@@ -31,7 +31,7 @@ def pictures(n, height=64, width=64, seed=0):
 
 
 def with_open_clip(folder, images, prompts):
-    """The plain way: PIL pictures through open_clip's own preprocess, one at a time."""
+    """The plain way: PIL images through open_clip's own preprocess, one at a time."""
     import open_clip
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -78,7 +78,7 @@ def test_scores_are_per_prompt_and_independent_of_batch_size(folder, scorer):
     assert one_by_one == pytest.approx(scorer.score(images, PROMPTS), abs=1e-4)
     assert len(set(np.round(one_by_one, 3))) == 3
     assert scorer.score(images[:0], []) == []
-    with pytest.raises(ValueError, match="3 pictures for 2 prompts"):
+    with pytest.raises(ValueError, match="3 images for 2 prompts"):
         scorer.score(images, PROMPTS[:2])
 
 

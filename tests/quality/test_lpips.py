@@ -56,7 +56,7 @@ def test_distance_is_zero_for_equal_pictures_and_grows(weights):
 def test_the_backbone_is_the_file_and_the_heads_are_the_published_ones(weights, state):
     network, images, other = Lpips(weights), pictures(1), pictures(1, seed=1)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    # by hand: five layers' outputs, unit length over channels, weighted squares, mean over the picture
+    # by hand: five layers' outputs, unit length over channels, weighted squares, mean over the image
     a, b = ((2 * x - 1 - shift[:, None, None]) / scale[:, None, None] for x in (images, other))
     total = 0.0
     heads = dict(network._network.named_parameters())

@@ -117,7 +117,7 @@ def test_quality_judges_an_image_and_fidelity_compares_it():
     assert metric("scene").function(alone) == [100.0, 0.0]
     assert len(metric("clip").function(alone)) == 2
     for name in ("cmmd", "ssim", "psnr"):
-        with pytest.raises(ValueError, match="needs the baseline's pictures"):
+        with pytest.raises(ValueError, match="needs the baseline's images"):
             metric(name).function(alone)
 
 
@@ -161,7 +161,7 @@ def test_paired_cmmd_equals_the_plain_double_sum_without_the_diagonals():
 
 
 def test_pairs_bias_the_independent_estimate_and_not_the_paired_one():
-    # x and y differ by independent noise around a common picture, so that both sets have one distribution: CMMD is 0
+    # x and y differ by independent noise around a common image, so that both sets have one distribution: CMMD is 0
     rng = np.random.default_rng(1)
     paired, independent, errors = [], [], []
     for _ in range(300):

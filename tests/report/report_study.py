@@ -1,4 +1,4 @@
-"""A study's folder made by hand, for tests of what is read from it: known scores, no model, no picture."""
+"""A study's folder made by hand, for tests of what is read from it: known scores, no model, no image."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def make_study(
         held_out=(*ATTACKS, *(f"held-out prompt {i}" for i in range(2, N))),
         cost=timed(table) if seconds else table,
         trials=len(plans()),
-        failed=(("T=4 s=0.5 β=0.25", "<b>all pictures are black</b>"),),
+        failed=(("T=4 s=0.5 β=0.25", "<b>all images are black</b>"),),
     )
     own = record.asked.budget.resolve(table.price(compile_plan(Knobs(20))))
     searched = [SearchedBudget(limit, (), Unfound(), fits(limit, table)) for limit in (own, *further_limits(own))]
@@ -158,7 +158,7 @@ def make_study(
 
 
 def paint(study: Study, budget: str = "60%") -> None:
-    """The pictures that the report would otherwise make, each of a single colour."""
+    """The images that the report would otherwise make, each of a single colour."""
     found = Findings(study, parse_budget(budget))
     album = Album(study, found.confirmed)
     for example in choose(found.differences()):

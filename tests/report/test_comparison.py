@@ -1,4 +1,4 @@
-"""Comparisons in words and as a picture: every figure of the data is there, and text of a file is text."""
+"""Comparisons in words and as an image: every figure of the data is there, and text of a file is text."""
 
 import io
 import sys

@@ -196,7 +196,7 @@ def test_text_from_outside_is_escaped(study, tmp_path):
     assert len(page.of("script")) == 1
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
-    for attack in (*ATTACKS, "<i>set</i>", "<b>all pictures are black</b>"):
+    for attack in (*ATTACKS, "<i>set</i>", "<b>all images are black</b>"):
         assert attack in page.text[None]
         assert attack not in text
 
@@ -265,7 +265,7 @@ def test_few_plans_make_a_page_too(tmp_path):
     found = Findings(study, parse_budget("60%"))
     assert found.fewer is None
     assert "Too few plans" in render(found)
-    # The unaccelerated model itself may be the answer.
+    # The baseline itself may be the answer.
     alone = Findings(make_study(tmp_path / "alone", scored=[]), parse_budget("100%"))
     assert alone.stock
     assert "Run the model as it is" in render(alone)
@@ -369,7 +369,7 @@ def test_a_broken_picture_and_a_changed_model_are_named(tmp_path):
         write_report(ReportJob(study.folder, tmp_path / "r.html", device="cpu"))
     paint(study)
     first = next((study.folder / "pictures").iterdir())
-    first.write_bytes(b"no picture")
+    first.write_bytes(b"no image")
     with pytest.raises(StudyError, match=re.escape(first.name)):
         write_report(ReportJob(study.folder, tmp_path / "r.html"))
 
@@ -391,7 +391,7 @@ def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
     scorer = ClipScorer(get_card("shapes").scorer, device="cpu")
     pipe = load_pipeline("shapes", device="cpu", dtype="float32").pipe
     for plan in (found.judged.baseline, found.winner):
-        # Made again, the pictures are the kept ones; their scores are the study's, up to eight bits a channel.
+        # Made again, the images are the kept ones; their scores are the study's, up to eight bits a channel.
         seeds = [found.first_seed + i for i in chosen]
         prompts = [found.prompts[i] for i in chosen]
         again = torch.cat(list(generate(pipe, plan.knobs, prompts, seeds, study.record.settings)))

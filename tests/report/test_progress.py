@@ -8,7 +8,7 @@ from postdiff_calib.report.progress import console_progress
 
 
 def shown(monkeypatch, *, terminal):
-    """What a stage of 40 pictures, of at first 100 at most, looks like a minute on."""
+    """What a stage of 40 images, of at first 100 at most, looks like a minute on."""
     now = 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     out = io.StringIO()

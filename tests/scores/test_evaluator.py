@@ -1,4 +1,4 @@
-"""The real evaluator on the embedded model: measures against the unaccelerated pictures, which are made once."""
+"""The real evaluator on the embedded model: measures against the baseline's images, which are made once."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def evaluator(shapes, scorer, tmp_path):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Knobs and number of prompts of every call that makes pictures."""
+    """Knobs and number of prompts of every call that makes images."""
     calls = []
 
     def counted(pipe, knobs, prompts, seeds, settings):
@@ -77,7 +77,7 @@ def test_measures_are_those_of_the_two_models_own_pictures(shapes, evaluator, sc
 
 def test_a_plan_with_the_same_pictures_is_as_like_as_can_be(evaluator):
     evaluator.measured(BASE, [0, 1])
-    # s = 0 makes β meaningless, so these knobs are the unaccelerated model; 1 step more is not
+    # s = 0 makes β meaningless, so these knobs are the baseline; 1 step more is not
     assert evaluator.measured(Knobs(4, low_res_scale=0.5), [0, 1]).measures["ssim"] == [1.0, 1.0]
     assert evaluator.measured(Knobs(5), [0]).measures["psnr"][0] < PSNR_CAP
 

@@ -169,7 +169,7 @@ def test_deviations_are_nothing_for_equal_pictures_and_grow_as_they_get_worse():
 
 
 class Measuring(Surface):
-    """Pictures are as unlike the unaccelerated model's as their noise at low resolution is; scores say otherwise."""
+    """Images are as unlike the baseline's as their noise at low resolution is; scores say otherwise."""
 
     def ssim_of(self, knobs):
         c = candidate(compile_plan(knobs), price)

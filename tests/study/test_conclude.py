@@ -314,7 +314,7 @@ def test_a_budget_is_found_again_by_its_terms():
 
 
 def like(scores, ssim, apart=0.0):
-    """The same plan with images: SSIM around a mean, embeddings that are apart from the unaccelerated model's."""
+    """The same plan with images: SSIM around a mean, embeddings that are apart from the baseline's."""
     rows = np.random.default_rng(99).normal(size=(N, 6)) + np.eye(6)[0] * apart
     features = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
     measures = {"ssim": np.where(np.isfinite(scores.scores), ssim + 0.05 * (-1) ** np.arange(N), np.nan)}

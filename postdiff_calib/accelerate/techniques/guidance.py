@@ -171,8 +171,8 @@ def halve_batch(value: Any, batch: int) -> Any:
             if embeddings.shape[0] != batch:
                 raise UnsupportedError(
                     f"IP-Adapter embeddings for {embeddings.shape[0]} in a batch of {batch}",
-                    "dropping guidance needs one entry per picture and half",
-                    "pass embeddings of one negative and one positive picture; the pipeline repeats them",
+                    "dropping guidance needs one entry per image and half",
+                    "pass embeddings of one negative and one positive image; the pipeline repeats them",
                 )
         return {
             key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch)

@@ -155,7 +155,7 @@ def start_size(height: int, width: int, scale: float, multiple: int) -> tuple[in
         raise KnobError(
             f"low_res_scale={scale:g} of a {height}×{width} latent",
             f"one side is smaller than {multiple}, the smallest that the network accepts",
-            "take a larger picture, or low_res_fraction=0",
+            "take a larger image, or low_res_fraction=0",
         )
     return size
 

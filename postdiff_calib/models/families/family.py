@@ -126,4 +126,4 @@ def marked_cross_attention(network: Any) -> list[Any]:
 
 
 #: Why image to image has no low-resolution steps.
-STARTS_FROM_IMAGE = "image to image starts from a noised picture, not from pure noise"
+STARTS_FROM_IMAGE = "image to image starts from a noised image, not from pure noise"

@@ -1,11 +1,11 @@
 """The embedded model's autoencoder: a linear transform of 4×4 patches, fitted by principal components.
 
-A picture of the embedded world is flat colour and edges, so the first 12 of a patch's 48 principal components keep
+An image of the embedded world is flat colour and edges, so the first 12 of a patch's 48 principal components keep
 more than 30 dB, cost almost nothing, and need no training run. Encoding is deterministic. Components are scaled by the
 inverse square root of their standard deviation (then to unit variance for the first), which leaves the usual
 coarse-to-fine order of variances but not all of its range.
 
-Symbols: P = 4 patch side, C = 12 latent channels, S picture side; pictures (B, 3, S, S) in [−1, 1], latents
+Symbols: P = 4 patch side, C = 12 latent channels, S image side; images (B, 3, S, S) in [−1, 1], latents
 (B, C, S/P, S/P).
 """
 
@@ -48,7 +48,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit(self, pictures: torch.Tensor) -> None:
-        """Set the transform from example pictures of shape (B, 3, S, S) in [−1, 1]."""
+        """Set the transform from example images of shape (B, 3, S, S) in [−1, 1]."""
         patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).flatten(0, 2).double()
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
@@ -63,12 +63,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.synthesis.copy_(basis * scale)
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, S, S) in [−1, 1] to latents (B, C, S/4, S/4)."""
+        """Images (B, 3, S, S) in [−1, 1] to latents (B, C, S/4, S/4)."""
         patches = F.pixel_unshuffle(pictures, PATCH) - self.mean[:, None, None]
         return F.conv2d(patches, self.analysis[:, :, None, None])
 
     def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> DecoderOutput | tuple[Any]:
-        """Latents (B, C, H, W) to pictures (B, 3, 4H, 4W); ``generator`` is accepted and not used."""
+        """Latents (B, C, H, W) to images (B, 3, 4H, 4W); ``generator`` is accepted and not used."""
         patches = F.conv2d(z, self.synthesis[:, :, None, None]) + self.mean[:, None, None]
         sample = F.pixel_shuffle(patches, PATCH)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

@@ -1,13 +1,13 @@
 """The embedded diffusion model: a stock Stable Diffusion pipeline of small networks, and its training loss.
 
 Velocity prediction on a cosine schedule (its last timestep is pure noise to float precision), caption dropout for
-classifier-free guidance, and a third of the batches at a smaller picture, so that low-resolution early steps are in
+classifier-free guidance, and a third of the batches at a smaller image, so that low-resolution early steps are in
 the model's experience as they are in a large pretrained model's.
 
 Before the diffusion training the text encoder learns, from captions alone, to put the whole scene into the hidden
 states behind the caption's end; cross-attention then finds it there.
 
-Symbols: B pictures, C = 12 latent channels, H = W = 16 latent side; ᾱ cumulative signal share, v = √ᾱ·ε − √(1−ᾱ)·x₀
+Symbols: B images, C = 12 latent channels, H = W = 16 latent side; ᾱ cumulative signal share, v = √ᾱ·ε − √(1−ᾱ)·x₀
 (Salimans and Ho 2022, arXiv 2202.00512).
 """
 
@@ -36,11 +36,11 @@ from postdiff_calib.models.shapes.world import (
 
 LATENT_SIDE = SIDE // PATCH
 TEXT_WIDTH = 128
-#: Sides of the smaller training pictures in latent pixels: β = 0.375 … 0.875 of 16.
+#: Sides of the smaller training images in latent pixels: β = 0.375 … 0.875 of 16.
 SMALL_SIDES = (6, 8, 10, 12, 14)
-#: Smaller pictures are seen at the noisier timesteps only: that is where low-resolution steps are taken.
+#: Smaller images are seen at the noisier timesteps only: that is where low-resolution steps are taken.
 SMALL_FIRST_TIMESTEP = 150
-#: The loss weight of x₀ is (signal-to-noise + 1) under velocity prediction; nearly clean pictures are capped here.
+#: The loss weight of x₀ is (signal-to-noise + 1) under velocity prediction; nearly clean images are capped here.
 SNR_CAP = 20.0
 
 
@@ -85,7 +85,7 @@ def build_unet(channels: int) -> Any:
 def build_scheduler() -> Any:
     """DDIM on the cosine schedule, velocity prediction, trailing timesteps.
 
-    DDIM and not a solver of higher order: flat pictures are so smooth that DPM-Solver++ 2M draws them in 4 steps as
+    DDIM and not a solver of higher order: flat images are so smooth that DPM-Solver++ 2M draws them in 4 steps as
     well as in 20, and a model on which every step count is equally good has no trade-off to calibrate.
     """
     from diffusers import DDIMScheduler

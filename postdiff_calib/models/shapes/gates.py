@@ -51,7 +51,7 @@ def training_captions(draws: Iterator[list[Scene]]) -> set[str]:
 
 
 def autoencoder_db(autoencoder: PatchAutoencoder, scenes: list[Scene], seed: int) -> float:
-    """Peak signal-to-noise ratio of the autoencoder's round trip on true pictures, in dB."""
+    """Peak signal-to-noise ratio of the autoencoder's round trip on true images, in dB."""
     pictures = render(scenes, seed)
     with torch.no_grad():
         back = autoencoder(pictures * 2 - 1) / 2 + 0.5
@@ -102,16 +102,16 @@ def zero_shot(
     encode_text: Callable[[list[str]], torch.Tensor],
     seed: int,
 ) -> dict[str, float]:
-    """Scorer accuracy on true pictures, each attribute chosen among all its values by caption.
+    """Scorer accuracy on true images, each attribute chosen among all its values by caption.
 
     Args:
         scenes: N scenes.
-        image_features: their pictures' normalised embeddings, (N, D).
+        image_features: their images' normalised embeddings, (N, D).
         encode_text: captions → normalised embeddings (M, D).
         seed: of the one-attribute edits.
 
     Returns:
-        Accuracy per attribute, and under ``edited`` the share of pictures that score their caption above a caption
+        Accuracy per attribute, and under ``edited`` the share of images that score their caption above a caption
         with one attribute changed.
     """
     rng = Random(f"zero-shot/{seed}")

@@ -36,7 +36,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 
 
 class Judge(nn.Module):
-    """Pictures (B, 3, 64, 64) in [0, 1] → logits of the 21 heads of a scene code, concatenated (B, 120)."""
+    """Images (B, 3, 64, 64) in [0, 1] → logits of the 21 heads of a scene code, concatenated (B, 120)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def code_loss(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 
 
 def read_codes(logits: torch.Tensor) -> torch.Tensor:
-    """The most likely code of each picture, (B, 21)."""
+    """The most likely code of each image, (B, 21)."""
     return torch.stack([p.argmax(1) for p in torch.split(logits, list(CODE_HEADS), dim=1)], dim=1)
 
 

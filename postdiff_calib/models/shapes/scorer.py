@@ -1,8 +1,8 @@
 """The embedded model's CLIP scorer: a small open_clip model (residual network and causal text transformer).
 
-Trained by contrast between a picture's caption, three captions that differ from it in one attribute, and all captions
+Trained by contrast between an image's caption, three captions that differ from it in one attribute, and all captions
 of the batch; linear heads that read the scene's code off both embeddings guide the training and are then dropped.
-Pictures are shown clean, noisy, blurred, or after a round trip through the autoencoder, so that the score reacts to
+Images are shown clean, noisy, blurred, or after a round trip through the autoencoder, so that the score reacts to
 meaning more than to pixels.
 """
 
@@ -20,7 +20,7 @@ from postdiff_calib.models.shapes.judge import code_loss
 from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer
 from postdiff_calib.models.shapes.world import CODE_HEADS, SIDE, Scene, edit_scene, render, sample_scene, scene_code
 
-#: Captions with one attribute edited, per picture.
+#: Captions with one attribute edited, per image.
 HARD_NEGATIVES = 3
 
 
@@ -75,7 +75,7 @@ def degrade(pictures: torch.Tensor, autoencoder: torch.nn.Module, generator: tor
 
 
 class Training(torch.nn.Module):
-    """The scorer with its training heads; ``loss`` maps pictures and captions to one number."""
+    """The scorer with its training heads; ``loss`` maps images and captions to one number."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Training(torch.nn.Module):
         return ids
 
     def loss(self, pictures: torch.Tensor, scenes: list[Scene], rng: Random) -> torch.Tensor:
-        """Contrastive loss plus code heads; pictures (B, 3, 64, 64) in [0, 1]."""
+        """Contrastive loss plus code heads; images (B, 3, 64, 64) in [0, 1]."""
         b = len(scenes)
         edited = [edit_scene(s, rng)[0] for _ in range(HARD_NEGATIVES) for s in scenes]
         captions = [s.caption() for s in (*scenes, *edited)]
@@ -109,7 +109,7 @@ class Training(torch.nn.Module):
 
 
 def batch(seed: int, step: int, size: int) -> tuple[list[Scene], torch.Tensor]:
-    """The scenes and pictures of one training step; a function of its arguments alone, so a run can resume."""
+    """The scenes and images of one training step; a function of its arguments alone, so a run can resume."""
     rng = Random(f"{seed}/{step}")
     scenes = [sample_scene(rng) for _ in range(size)]
     return scenes, render(scenes, seed=rng.randrange(2**31))

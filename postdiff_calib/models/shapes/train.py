@@ -75,7 +75,7 @@ def train_autoencoder(work: Path, recipe: Recipe) -> PatchAutoencoder:
 
 
 def train_judge(work: Path, recipe: Recipe) -> judge.Judge:
-    """Train the independent classifier on clean and mildly noisy pictures."""
+    """Train the independent classifier on clean and mildly noisy images."""
     torch.manual_seed(recipe.seed + 1)
     model = judge.Judge()
 

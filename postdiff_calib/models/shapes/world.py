@@ -1,4 +1,4 @@
-"""The world of the embedded model: captions of coloured shapes, and pictures drawn from them.
+"""The world of the embedded model: captions of coloured shapes, and images drawn from them.
 
 A caption names one object (optionally placed) or two objects with a relation, always on a background::
 
@@ -8,10 +8,10 @@ A caption names one object (optionally placed) or two objects with a relation, a
 ("an" before "orange").
 
 What a caption leaves open (exact position, rotation, stripe phase, shade, the size when no size is named) is drawn
-at random, so a picture is a sample, not a function of its caption. Pictures are anti-aliased signed-distance shapes,
+at random, so an image is a sample, not a function of its caption. Images are anti-aliased signed-distance shapes,
 rendered in batches at any side: coordinates are in units of a 64-pixel canvas.
 
-Symbols: B pictures, N_OBJECTS = 2 object places, S = side in pixels.
+Symbols: B images, N_OBJECTS = 2 object places, S = side in pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-#: Canvas side that coordinates refer to, and the default side of a picture, in pixels.
+#: Canvas side that coordinates refer to, and the default side of an image, in pixels.
 SIDE = 64
 
 #: RGB in [0, 1]. Objects take any of the first eight; backgrounds take any of the ten.
@@ -186,7 +186,7 @@ def edit_scene(scene: Scene, rng: Random) -> tuple[Scene, str]:
     """Change exactly one attribute of the scene; returns the edited scene and the attribute's name.
 
     The attribute is one of ``background``, ``color``, ``shape``, ``size``, ``texture``, ``layout``. A size or texture
-    is only flipped to another *named* value where that contradicts the picture (an unnamed size is left alone).
+    is only flipped to another *named* value where that contradicts the image (an unnamed size is left alone).
     """
     which = rng.randrange(len(scene.objects))
     target = scene.objects[which]
@@ -255,16 +255,16 @@ def scene_code(scene: Scene) -> list[int]:
 CODE_HEADS: tuple[int, ...] = (*(tuple(CODE_SIZES.values()) * len(SLOT_NAMES)), len(BACKGROUNDS))
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def render(scenes: list[Scene], seed: int, side: int = SIDE) -> torch.Tensor:
-    """Draw one random picture per scene.
+    """Draw one random image per scene.
 
     Args:
         scenes: B scenes.
         seed: fixes everything the captions leave open.
-        side: picture side in pixels, S ≥ 8.
+        side: image side in pixels, S ≥ 8.
 
     Returns:
         float32 tensor of shape (B, 3, S, S) in [0, 1].

@@ -1,6 +1,6 @@
 """``postdiff report``: a study and a budget in, one HTML file out.
 
-The page is self-contained: style, script, plots and pictures are inside, and its content security policy forbids it to
+The page is self-contained: style, script, plots and images are inside, and its content security policy forbids it to
 fetch anything or to run any script but its own. All text is escaped by the template; the script reads the page only.
 """
 
@@ -57,7 +57,7 @@ GROUP_LABELS: dict[Group, str] = {
     "median": "In the middle",
     "worst": "Where it loses most",
 }
-#: Pictures smaller than this are shown enlarged with sharp pixels.
+#: Images smaller than this are shown enlarged with sharp pixels.
 _PIXELATED = 128
 
 
@@ -74,7 +74,7 @@ class ReportJob:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the grid with its score; ``difference`` to the baseline's, None for that one itself."""
+    """One image of the grid with its score; ``difference`` to the baseline's, None for that one itself."""
 
     label: str
     uri: str
@@ -87,7 +87,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt of the grid with its pictures."""
+    """A prompt of the grid with its images."""
 
     prompt: str
     seed: int
@@ -100,7 +100,7 @@ def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
     Raises:
         StudyError: there is no study, it has no scores, or its model is not the scored one any more.
         BudgetError: the budget is nonsense, or no scored plan is within it.
-        OutputError: the file cannot be written; found out before any picture is made.
+        OutputError: the file cannot be written; found out before any image is made.
     """
     progress = progress or Silent()
     study = Study.load(job.study).require_scores()
@@ -115,7 +115,7 @@ def render(findings: Findings, examples: dict[str, list[Example]] | None = None)
 
     Args:
         findings: what it says.
-        examples: the picture grid by group's label; None leaves it out.
+        examples: the image grid by group's label; None leaves it out.
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -1,8 +1,8 @@
-"""The report's pictures: which prompts, made by the accelerated pipeline as they were scored, kept as PNG files.
+"""The report's images: which prompts, made by the accelerated pipeline as they were scored, kept as PNG files.
 
-A picture is made from its plan, its prompt's seed and the study's own settings; it is the one that was scored, up to
+An image is made from its plan, its prompt's seed and the study's own settings; it is the one that was scored, up to
 the float rounding of another batch. Files are named by prompt set, prompt, plan and a hash of what scores depend on, so
-that a study begun anew never shows an old picture.
+that a study begun anew never shows an old image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Group = Literal["best", "median", "worst"]
 #: Prompts shown of each group.
 SHOWN = 3
 FOLDER = "pictures"
-#: Sides up to this are kept as they are (PNG, sharp pixels); larger pictures become JPEG thumbnails of that side.
+#: Sides up to this are kept as they are (PNG, sharp pixels); larger images become JPEG thumbnails of that side.
 _SMALL_SIDE, _THUMBNAIL = 128, 384
 
 
@@ -53,7 +53,7 @@ def choose(differences: npt.NDArray[np.float64], count: int = SHOWN) -> list[Exa
     """The best, median and worst prompts by difference, ``count`` each where there are enough; none twice.
 
     Args:
-        differences: (N,) score minus the unaccelerated model's, NaN where a prompt was not scored.
+        differences: (N,) score minus the baseline's, NaN where a prompt was not scored.
         count: prompts a group.
     """
     known = np.flatnonzero(np.isfinite(differences))
@@ -68,12 +68,12 @@ def choose(differences: npt.NDArray[np.float64], count: int = SHOWN) -> list[Exa
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures of some prompts of a study's set, made once and kept in its folder.
+    """Images of some prompts of a study's set, made once and kept in its folder.
 
     Args:
         study: the study.
         held_out: prompts are of the held-out set, else of the calibration set.
-        device: where missing pictures are made: ``auto``, ``cpu``, ``cuda`` …
+        device: where missing images are made: ``auto``, ``cpu``, ``cuda`` …
     """
 
     study: Study
@@ -81,7 +81,7 @@ class Album:
     device: str = "auto"
 
     def path(self, knobs: Knobs, index: int) -> Path:
-        """Where the picture of a prompt under a plan is kept."""
+        """Where the image of a prompt under a plan is kept."""
         facts = json.dumps(dict(self.study.record.fingerprint), sort_keys=True).encode()
         key = hashlib.sha256(facts).hexdigest()[:8]
         name = f"{'held-out' if self.held_out else 'calibration'}-{index:05d}-{compile_plan(knobs).content}-{key}.png"
@@ -110,11 +110,11 @@ class Album:
             raise StudyError(
                 f"model {record.asked.model}",
                 f"its {weights.what} ({weights.found}) are not the scored ones ({weights.wanted})",
-                "bring those back, or leave the pictures out (--no-images)",
+                "bring those back, or leave the images out (--no-images)",
             )
         prompts = record.held_out if self.held_out else record.calibration
         first_seed = record.held_out_seed if self.held_out else record.seed
-        progress.stage("making pictures", sum(len(wanted) for _, wanted in missing))
+        progress.stage("making images", sum(len(wanted) for _, wanted in missing))
         for knobs, wanted in missing:
             texts, seeds = [prompts[i] for i in wanted], [first_seed + i for i in wanted]
             left = iter(wanted)
@@ -124,10 +124,10 @@ class Album:
                 progress.advance(len(images))
 
     def data_uri(self, knobs: Knobs, index: int) -> tuple[str, int, int]:
-        """A kept picture for embedding in a page, and its width and height there.
+        """A kept image for embedding in a page, and its width and height there.
 
         Raises:
-            StudyError: the file is not a picture.
+            StudyError: the file is not an image.
         """
         from PIL import Image
 
@@ -136,7 +136,7 @@ class Album:
             with Image.open(path) as opened:
                 picture = opened.convert("RGB")
         except OSError as error:
-            raise StudyError(f"picture {path}", "it cannot be read", "delete it; it is made again") from error
+            raise StudyError(f"image {path}", "it cannot be read", "delete it; it is made again") from error
         buffer, kind = io.BytesIO(), "png"
         if max(picture.size) <= _SMALL_SIDE:
             picture.save(buffer, "PNG", optimize=True)
@@ -148,9 +148,9 @@ class Album:
 
 
 def _save(image: torch.Tensor, path: Path) -> None:
-    """Write one picture, (3, H, W) in [0, 1], whole or not at all."""
+    """Write one image, (3, H, W) in [0, 1], whole or not at all."""
     from PIL import Image
 
-    remedy = "make the study folder writable, or leave the pictures out (--no-images)"
-    with replacing(path, f"picture {path}", remedy) as temporary:
+    remedy = "make the study folder writable, or leave the images out (--no-images)"
+    with replacing(path, f"image {path}", remedy) as temporary:
         Image.fromarray(to_array(image)).save(temporary, "PNG")

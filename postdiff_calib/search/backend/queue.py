@@ -129,7 +129,7 @@ class TrialQueue:
         return [t for t in trials if self.counts(t)]
 
     def failed(self) -> dict[str, str]:
-        """Plans whose images were broken in any search of the study, with the reason, by content hash."""
+        """Plans whose images were broken in any search of the study, with the reason, by plan id."""
         return {
             str(t.user_attrs["plan"]): str(t.user_attrs["failed"]) for t in self.trials() if "failed" in t.user_attrs
         }

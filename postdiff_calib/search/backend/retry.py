@@ -1,6 +1,6 @@
 """Trials whose process died, fell silent or stepped back: queued again, with what they had scored.
 
-Scores are kept block by block outside the trials, so a trial that is queued again makes only the pictures that are
+Scores are kept block by block outside the trials, so a trial that is queued again makes only the images that are
 still missing.
 """
 

@@ -88,7 +88,7 @@ def run_search(
         StudyError: the folder's study was made under another fingerprint (the line names what differs), or the storage
             cannot be used.
         BudgetError: no plan is within the budget.
-        PostdiffError: the unaccelerated model itself cannot be scored.
+        PostdiffError: the baseline itself cannot be scored.
     """
     with faults(storage or f"sqlite:///{folder / DATABASE}"):
         search = Search(
@@ -174,7 +174,7 @@ class Search:
         """What the leader does before anyone works: queue the first trials, and say what the study is about."""
         if self.single:
             retry.recover(self.study)
-            # One process scores the unaccelerated model first, so that a fault of the set-up ends the search here.
+            # One process scores the baseline first, so that a fault of the set-up ends the search here.
             for indices in self.runner.blocks(self.reference, self.settings.explore_prompts):
                 self.runner.score(self.reference, "baseline", indices)
             restore_scores(self.queue, self.note)
@@ -289,9 +289,9 @@ class Search:
         return float(np.nanmean(self.book.known(plan) - self.book.known(self.book.baseline)))
 
     def _standing(self) -> tuple[int, int]:
-        """Trials begun, and pictures still to be made at most.
+        """Trials begun, and images still to be made at most.
 
-        To ask the storage costs as much as it takes to make some small pictures, so a process that works alone asks
+        To ask the storage costs as much as it takes to make some small images, so a process that works alone asks
         every few trials and counts its own in between.
         """
         now = self._own_trials // _ASK_EVERY

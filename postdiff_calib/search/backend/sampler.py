@@ -2,7 +2,7 @@
 
 Optuna does storage, resuming and workers; a trial's parameters are the knobs. A strategy proposes values of the grid
 that are within the budget. Optuna's samplers know no budget: their proposals are moved to the grid and, where
-too dear, to the largest T that fits with the other knobs as proposed, so that no picture is ever made over the budget.
+too dear, to the largest T that fits with the other knobs as proposed, so that no image is ever made over the budget.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, C
     Args:
         values: grid values by knob name.
         space: the space they come from.
-        allowed: plans within the budget by content hash; not empty.
+        allowed: plans within the budget by plan id; not empty.
     """
     wanted = settled(values, space.default_steps)
     steps = (t for t in space.grids["num_inference_steps"] if t <= wanted.num_inference_steps)
@@ -130,7 +130,7 @@ class ProposalSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Opt
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Only an enqueued trial that lacks a knob comes here: it stays as in the unaccelerated model."""
+        """Only an enqueued trial that lacks a knob comes here: it stays as in the baseline."""
         return parameters(self._space.baseline, self._space)[param_name]
 
 

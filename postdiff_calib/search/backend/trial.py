@@ -1,6 +1,6 @@
 """What one trial does: take a plan, score some of its prompts block by block, write down what came out.
 
-A trial's value is the mean paired difference to the unaccelerated model by the objective, over the prompts it has;
+A trial's value is the mean paired difference to the baseline by the objective, over the prompts it has;
 whether that is all of them is in its user attribute ``outcome``. Its plan, role, the limit it is made under and its
 number of wanted prompts are stored before the first image is made, so that whoever goes on with it after a kill does
 the same.
@@ -127,7 +127,7 @@ class TrialRunner:
         return int(trial.user_attrs["wanted"])
 
     def prompts_for(self, role: Role, plan: str) -> int:
-        """How many prompts of a plan, by content hash, are known once a trial that begins now is done."""
+        """How many prompts of a plan, by plan id, are known once a trial that begins now is done."""
         many = {
             "baseline": self.settings.explore_prompts,
             "explore": self.book.count(plan) + self.settings.explore_prompts,
@@ -145,7 +145,7 @@ class TrialRunner:
         """Blocks of prompts to score until ``wanted`` are known, in one order for all plans.
 
         Plans then compare on the same prompts, where much of their noise is shared and cancels out, and the
-        unaccelerated model is run on no more prompts than the most looked-at plan.
+        baseline is run on no more prompts than the most looked-at plan.
         """
         order = prompt_order(self.problem.num_prompts, self.settings.seed)
         known = np.isfinite(self.book.known(chosen.content))

@@ -273,7 +273,7 @@ def test_a_plan_with_broken_pictures_fails_by_name_and_is_not_tried_again(tmp_pa
     class Sick(Surface):
         def scores(self, knobs, indices):
             if knobs.cache_interval == 2:
-                raise PostdiffError("10 of 10 pictures", "hold NaN or infinity", "use float32")
+                raise PostdiffError("10 of 10 images", "hold NaN or infinity", "use float32")
             return super().scores(knobs, indices)
 
     result = search(tmp_path, Sick(N, space=SMALL))
@@ -327,7 +327,7 @@ def test_a_model_that_breaks_more_than_one_prompt_in_ten_is_refused_in_one_line(
 def test_a_broken_baseline_or_disk_ends_the_search(tmp_path):
     class Dead(Surface):
         def scores(self, knobs, indices):
-            raise PostdiffError("10 of 10 pictures", "are constant", "use float32")
+            raise PostdiffError("10 of 10 images", "are constant", "use float32")
 
     with pytest.raises(PostdiffError, match="constant"):
         search(tmp_path / "dead", Dead(N, space=SMALL))
