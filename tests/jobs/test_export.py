@@ -295,7 +295,7 @@ def run_script(script, folder, *arguments):
     command = [sys.executable, "-W", "error::SyntaxWarning", path.name, *arguments]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stderr
-    return np.array(Image.open(folder / "picture.png"))
+    return np.array(Image.open(folder / "image.png"))
 
 
 def pixels(pipe, profile, prompt, seed):
