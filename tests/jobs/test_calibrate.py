@@ -224,13 +224,14 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert "too low" in said
     assert said.count("\n") == 1
 
-    # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone.
+    # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone; more evaluations, so that some plan
+    # is scored on all of them.
     def stop_here(*_, **__):
         raise KeyboardInterrupt
 
     (job.folder / "held_out.jsonl").unlink()
     monkeypatch.setattr("postdiff_calib.search.confirm.confirm", stop_here)
-    stopped = run_calibrate(replace(job, out=tmp_path / "stopped.yaml"))
+    stopped = run_calibrate(replace(job, trials=40, out=tmp_path / "stopped.yaml"))
     assert stopped.interrupted
     assert not load_profile(stopped.path).expected.confirmed
     assert load_profile(stopped.path).evidence.num_held_out == 0
