@@ -28,6 +28,8 @@ Array = npt.NDArray[np.float64]
 #: prompts of which that says something.
 _DRAWS, _REDRAWN = 20_000, 6_000
 _LEAST_REDRAWN = 30
+#: A draw's variance counts as at least this share of the variance of the differences themselves.
+_LEAST_VARIANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def _redrawn(rows: Array, share: float) -> float:
     centred = rows - rows.mean(1, keepdims=True)
     often = _how_often(n)
     mean = often @ centred.T / n
-    variance = np.maximum(often @ (centred**2).T / n - mean**2, 1e-12 * rows.var(1)) / (n - 1)
+    # where few prompts differ at all, a draw may hold hardly any of them, and then its error means nothing
+    variance = np.maximum(often @ (centred**2).T / n - mean**2, _LEAST_VARIANCE * rows.var(1)) / (n - 1)
     return float(np.quantile((mean / np.sqrt(variance)).max(1), share))
 
 

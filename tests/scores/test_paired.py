@@ -125,6 +125,16 @@ def test_a_skewed_loss_needs_a_larger_quantile_at_its_lower_end():
     assert normal / 400 > 0.08
 
 
+@pytest.mark.parametrize("changed", [1, 2, 5])
+def test_a_metric_that_few_prompts_change_has_a_sane_quantile(changed):
+    rows = np.zeros((3, 120))
+    rows[0, :changed] = 100.0
+    rows[1, 50 : 50 + changed] = -100.0
+    rows[2] = np.random.default_rng(0).normal(size=120)
+    for sign in (1, -1):
+        assert 1.9 < largest_t(sign * rows) < 4.5
+
+
 # --- verdicts ------------------------------------------------------------------------------------------------------
 
 
