@@ -87,7 +87,7 @@ def compare(first: Array, second: Array, low: float | None = None, high: float |
     )
 
 
-def largest_t(differences: Array, share: float = 0.975) -> float:
+def largest_t(differences: Array, share: float = 0.975, *, skewed: bool = True) -> float:
     """The quantile of the largest of several t statistics whose true means are all 0.
 
     The larger of two: for normal differences of the rows' correlation, and for differences as they are, by drawing the
@@ -98,6 +98,7 @@ def largest_t(differences: Array, share: float = 0.975) -> float:
         differences: (K, n) paired differences, a row per comparison, for a lower end; their negatives for an upper one.
             Columns with a NaN are left out, and so are rows that do not vary.
         share: of the quantile.
+        skewed: False leaves out the second, for an end that the choice of the best does not flatter.
 
     Returns:
         At least Student's own quantile for one row.
@@ -114,7 +115,7 @@ def largest_t(differences: Array, share: float = 0.975) -> float:
     normal = rng.standard_normal((_DRAWS, len(rows))) @ root.T
     scale = np.sqrt(rng.chisquare(n - 1, _DRAWS) / (n - 1))
     found = max(float(np.quantile(normal.max(1) / scale, share)), float(stats.t.ppf(share, n - 1)))
-    return found if n < _LEAST_REDRAWN else max(found, _redrawn(rows, share))
+    return max(found, _redrawn(rows, share)) if skewed and n >= _LEAST_REDRAWN else found
 
 
 def _redrawn(rows: Array, share: float) -> float:

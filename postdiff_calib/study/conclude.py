@@ -210,7 +210,7 @@ def choose(limit: Limit, evidence: Evidence, guards: Sequence[Guard] = ()) -> Ch
     bound = [] if free is winner else rails.broken(guards, free, baseline)
     names = objective.metrics
     low = stats.largest_t(np.array([p.metric(m) - baseline.metric(m) for p in inside for m in names]))
-    high = stats.largest_t(np.array([baseline.metric(m) - winner.metric(m) for m in names]))
+    high = stats.largest_t(np.array([baseline.metric(m) - winner.metric(m) for m in names]), skewed=False)
     comparisons = tuple(stats.compare(winner.metric(m), baseline.metric(m), low, high) for m in names)
     verdict = stats.overall(comparisons, [term.delta for term in objective.terms])
     if not confirmed and verdict.kind in ("better", "equivalent"):
@@ -452,7 +452,7 @@ def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, lo
     if plan is None:
         return None
     names = objective.metrics
-    high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]))
+    high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]), skewed=False)
     metrics = {m: comparison_section(stats.compare(plan.metric(m), baseline.metric(m), low, high)) for m in names}
     return ArmResult(
         knobs=plan.knobs.describe(),
