@@ -224,8 +224,8 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert "too low" in said
     assert said.count("\n") == 1
 
-    # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone; more evaluations, so that some plan
-    # is scored on all of them.
+    # Ctrl-C while confirming keeps the best so far, on the calibration prompts alone. More evaluations, so that some
+    # plan is scored on all of them.
     def stop_here(*_, **__):
         raise KeyboardInterrupt
 
