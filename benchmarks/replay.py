@@ -39,7 +39,7 @@ from postdiff_calib.jobs import checks
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.paired import compare
 from postdiff_calib.study.conclude import choose, comparison_section
-from postdiff_calib.study.record import FURTHER_SHARES
+from postdiff_calib.study.searched import FURTHER_SHARES
 from postdiff_calib.study.rows import crossover
 
 RESULTS = Path(__file__).parent / "results"

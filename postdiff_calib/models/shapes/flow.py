@@ -102,7 +102,7 @@ def load_text_encoders(folder: Path) -> TextEncoders:
     """Both encoders from the ``text_encoder`` folder of the ``shapes`` pipeline, in float32."""
     from transformers import CLIPTextModel
 
-    shapes = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+    shapes = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)  # nosec B615: a folder of this package, nothing is downloaded
     sentence = _with_layers(shapes, shapes.config.num_hidden_layers + 1)
     return TextEncoders(build_tokenizer(), sentence, _with_layers(shapes, 1), AbsentTextEncoder(JOINT_WIDTH))
 
