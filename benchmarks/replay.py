@@ -39,8 +39,8 @@ from postdiff_calib.jobs import checks
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.paired import compare
 from postdiff_calib.study.conclude import choose, comparison_section
-from postdiff_calib.study.searched import FURTHER_SHARES
 from postdiff_calib.study.rows import crossover
+from postdiff_calib.study.searched import FURTHER_SHARES
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.25, 0.4, 0.6, 0.8)
