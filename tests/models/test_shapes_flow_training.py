@@ -54,6 +54,10 @@ def noise(n, side=16):
     return torch.randn(n, 12, side, side, generator=torch.Generator().manual_seed(0))
 
 
+def drawn(latents, seed=0):
+    return flow.draw(latents, torch.Generator().manual_seed(seed))
+
+
 def loaded(folder):
     """The exported folder through the stock class, in float32."""
     from diffusers import StableDiffusion3Pipeline
@@ -92,6 +96,12 @@ def test_a_run_repeats_and_a_stopped_one_resumes_to_the_bit(parts, whole, tmp_pa
     for other in states[1:]:
         assert states[0].keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in states[0].items())
+
+
+def test_worker_processes_change_nothing(parts, whole, tmp_path):
+    flow_training.train_flow(tmp_path, TINY, parts, CPU, workers=2)
+    one, other = (load_file(folder / "flow.safetensors") for folder in (whole[0], tmp_path))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_the_judge_reads_images_on_the_way(whole, parts, capsys):
@@ -187,7 +197,7 @@ def test_the_loss_of_a_network_that_says_nothing_is_that_of_the_velocity():
     hidden, pooled = torch.zeros(64, 25, 256), torch.zeros(64, 256)
     for side in (6, 16):
         latents = torch.full((64, 12, side, side), 3.0)
-        loss = training.loss(latents, hidden, pooled, torch.Generator().manual_seed(0))
+        loss = training.loss(latents, hidden, pooled, drawn(latents))
         assert loss.item() == pytest.approx(10, rel=0.02)
 
 
@@ -198,7 +208,8 @@ def test_noise_levels_are_logit_normal_at_every_size(monkeypatch):
     monkeypatch.setattr(training.transformer, "forward", lambda x, **kw: seen.append(kw["timestep"]) or real(x, **kw))
     hidden, pooled = torch.zeros(512, 25, 256), torch.zeros(512, 256)
     for side in (6, 16):
-        training.loss(torch.zeros(512, 12, side, side), hidden, pooled, torch.Generator().manual_seed(1))
+        latents = torch.zeros(512, 12, side, side)
+        training.loss(latents, hidden, pooled, drawn(latents, 1))
     for t in seen:
         logit = torch.logit(t / 1000)
         assert float(logit.mean()) == pytest.approx(0, abs=0.15)
@@ -213,7 +224,7 @@ def test_half_precision_follows_full_precision_and_leaves_no_setting_behind(part
     hidden, pooled = parts.text(CAPTIONS)
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     full, half = (
-        training.loss(noise(2), hidden, pooled, torch.Generator().manual_seed(0), dtype).item()
+        training.loss(noise(2), hidden, pooled, drawn(noise(2)), dtype).item()
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half != full
@@ -236,7 +247,7 @@ def test_smaller_sizes_take_their_share_of_the_batches(parts, monkeypatch):
 def test_the_stages_are_run_by_name_and_take_no_part_in_those_of_shapes(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(flow_training, "load_parts", lambda weights: calls.append(weights))
-    monkeypatch.setattr(flow_training, "train_flow", lambda work, recipe, parts, device: calls.append((work, recipe)))
+    monkeypatch.setattr(flow_training, "train_flow", lambda work, recipe, parts, device, workers: calls.append((work, recipe)))
     monkeypatch.setattr(flow_training, "export_flow", lambda work, recipe, parts, out, device: calls.append(out))
     monkeypatch.setattr(train, "train_autoencoder", lambda *given: pytest.fail("not of this model"))
     train.main(["--stage", "flow", "--stage", "flow-export", "--work", str(tmp_path), "--samples", "128"])

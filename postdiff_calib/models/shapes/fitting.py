@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from postdiff_calib.models.shapes import checkpoint
 
@@ -46,15 +47,15 @@ class Progress:
         self.stage, self.total, self.first = stage, total, done
         self.start = time.monotonic()
         self.before = seconds
-        self.average: float | None = None
+        self.average: torch.Tensor | None = None
         self.last_print = -1e9
 
     def seconds(self) -> float:
         """Training time so far, earlier runs included."""
         return self.before + time.monotonic() - self.start
 
-    def update(self, done: int, loss: float) -> None:
-        """Count a step; prints at most every 20 s."""
+    def update(self, done: int, loss: torch.Tensor) -> None:
+        """Count a step; prints at most every 20 s, and only then reads the loss, which a device must wait for."""
         self.average = loss if self.average is None else 0.99 * self.average + 0.01 * loss
         now = time.monotonic()
         if now - self.last_print < 20 and done < self.total:
@@ -63,7 +64,7 @@ class Progress:
         rate = (done - self.first) / max(now - self.start, 1e-9)
         left = (self.total - done) / max(rate, 1e-9)
         print(
-            f"{self.stage}: {done}/{self.total} loss {self.average:.4f} {rate:.1f}/s, {left / 60:.0f} min left",
+            f"{self.stage}: {done}/{self.total} loss {float(self.average):.4f} {rate:.1f}/s, {left / 60:.0f} min left",
             flush=True,
         )
 
@@ -108,11 +109,10 @@ def fit(
         if average is not None:
             keep = min(recipe.ema, (step + 1) / (step + 10))
             with torch.no_grad():
-                for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - keep)
-        progress.update((step + 1) * unit, float(loss.detach()))
+                get_ema_multi_avg_fn(keep)(list(average.parameters()), list(module.parameters()), step)
+        progress.update((step + 1) * unit, loss.detach())
         if time.monotonic() - saved > 120 or step + 1 == steps:
-            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": progress.average}
+            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": float(progress.average)}
             checkpoint.save(path, modules, optimizer, counters)
             saved = time.monotonic()
         if after_step is not None:

@@ -87,11 +87,25 @@ class TextEncoders:
     words: Any
     absent: AbsentTextEncoder
 
+    def to(self, device: torch.device) -> TextEncoders:
+        """Copies of the encoders on a device."""
+        moved = (copy.deepcopy(encoder).to(device) for encoder in (self.sentence, self.words, self.absent))
+        return TextEncoders(self.tokenizer, *moved)
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """Captions to token numbers, (B, 24)."""
+        encoded = self.tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
+        ids: torch.Tensor = encoded.input_ids
+        return ids
+
     def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions to hidden states (B, L, D) and pooled embeddings (B, D)."""
-        encoded = self.tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
+        return self.encode(self.tokens(captions))
+
+    def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token numbers (B, 24) to hidden states (B, L, D) and pooled embeddings (B, D), on the encoders' device."""
         with torch.no_grad():
-            ids = encoded.input_ids.to(self.sentence.device)
+            ids = ids.to(self.sentence.device)
             read = [encoder(ids, output_hidden_states=True) for encoder in (self.sentence, self.words)]
             hidden = torch.cat([r.hidden_states[-2] for r in read], dim=-1)
             hidden = torch.cat([hidden, self.absent(ids)[0]], dim=1)
@@ -129,9 +143,13 @@ def _with_layers(encoder: Any, layers: int) -> Any:
 
 @contextmanager
 def precision(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Matrix products in ``dtype``; in bfloat16 attention is plain products too, faster on a CPU than its kernel."""
+    """Matrix products in ``dtype``; on a CPU attention is plain products too, faster in bfloat16 than its kernel."""
     if dtype == torch.float32:
         yield
+        return
+    if device.type != "cpu":
+        with torch.autocast(device.type, dtype):
+            yield
         return
     before: bool = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
@@ -140,6 +158,12 @@ def precision(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def draw(latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise levels (B,) and noise (B, C, h, w) of a training batch."""
+    sigma = torch.randn(len(latents), generator=generator).sigmoid()
+    return sigma, torch.randn(latents.shape, generator=generator)
 
 
 class Training(torch.nn.Module):
@@ -171,14 +195,12 @@ class Training(torch.nn.Module):
         latents: torch.Tensor,
         hidden: torch.Tensor,
         pooled: torch.Tensor,
-        generator: torch.Generator,
+        drawn: tuple[torch.Tensor, torch.Tensor],
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        """Mean squared error of the velocity; latents (B, C, h, w) of any even side, the caption's encoding."""
+        """Mean squared error of the velocity; latents (B, C, h, w) of any even side, the caption's encoding, ``draw``."""
         device = self.text_mean.device
-        sigma = torch.randn(len(latents), generator=generator).sigmoid().to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        latents = latents.to(device)
+        latents, hidden, pooled, sigma, noise = (x.to(device) for x in (latents, hidden, pooled, *drawn))
         s = sigma[:, None, None, None]
         with precision(dtype, device):
             predicted = self.transformer(
@@ -206,6 +228,7 @@ def sample(
 ) -> torch.Tensor:
     """Latents (B, C, H, W) from noise of that shape by Euler steps with guidance; ``network`` takes raw text."""
     hidden, pooled = (torch.cat(pair) for pair in zip(text([""] * len(captions)), text(captions), strict=True))
+    hidden, pooled = hidden.to(noise.device), pooled.to(noise.device)
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps)
     x = noise
@@ -214,10 +237,10 @@ def sample(
             torch.cat([x, x]),
             encoder_hidden_states=hidden,
             pooled_projections=pooled,
-            timestep=t.expand(2 * len(x)),
+            timestep=t.expand(2 * len(x)).to(x.device),
         ).sample
         without, given = velocity.chunk(2)
-        x = x + (following - sigma) * (without + guidance_scale * (given - without))
+        x = x + float(following - sigma) * (without + guidance_scale * (given - without))
     return x
 
 

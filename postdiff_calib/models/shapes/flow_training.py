@@ -9,6 +9,7 @@ folder and goes on where it was stopped.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ class FlowRecipe:
 
     seed: int = 0
     latent_channels: int = 12
-    samples: int = 1_000_000
-    batch: int = 64
+    samples: int = 4_000_000
+    batch: int = 256
     rate: float = 1e-3
-    warmup_samples: int = 25_600
+    warmup_samples: int = 51_200
     decay_share: float = 0.25
     weight_decay: float = 0.01
-    ema: float = 0.9992
+    ema: float = 0.998
     caption_dropout: float = 0.1
     #: Captions that the hidden states' mean and spread are taken from.
     text_captions: int = 2048
@@ -47,7 +48,7 @@ class FlowRecipe:
     small_share: float = 0.35
     small_sides: tuple[int, ...] = diffusion.SMALL_SIDES
     precision: str = "bfloat16"
-    evaluate_every: int = 100_000
+    evaluate_every: int = 400_000
     evaluate_images: int = 60
     evaluate_steps: int = 20
     evaluate_guidance: float = 3.0
@@ -69,10 +70,50 @@ def load_parts(weights: Path) -> Parts:
     return Parts(text, autoencoder, SceneJudge(weights / "judge" / "model.safetensors"))
 
 
+class Batches(torch.utils.data.Dataset[tuple[torch.Tensor, ...]]):
+    """Step → latents (B, C, h, w), token numbers (B, L), noise levels (B,) and noise (B, C, h, w)."""
+
+    def __init__(self, seed: int, steps: int, recipe: FlowRecipe, parts: Parts) -> None:
+        self.seed, self.steps, self.recipe, self.parts = seed, steps, recipe, parts
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
+        r = self.recipe
+        latents, captions, generator = diffusion.batch(
+            self.seed, step, r.batch, self.parts.autoencoder, r.caption_dropout, r.small_share, r.small_sides
+        )
+        return latents, self.parts.text.tokens(captions), *flow.draw(latents, generator)
+
+
+class Feed:
+    """Batches in order, made ahead by worker processes where there are any."""
+
+    def __init__(self, batches: Batches, workers: int) -> None:
+        self.batches, self.workers = batches, workers
+        self._next = -1
+        self._ahead: Iterator[Any] = iter(())
+
+    def at(self, step: int) -> tuple[torch.Tensor, ...]:
+        """The batch of a step."""
+        if self._next != step:
+            steps = range(step, len(self.batches))
+            self._ahead = iter(
+                torch.utils.data.DataLoader(self.batches, batch_size=None, sampler=steps, num_workers=self.workers)
+            )
+        self._next = step + 1
+        batch: tuple[torch.Tensor, ...] = next(self._ahead)
+        return batch
+
+
 def train_flow(
-    work: Path, recipe: FlowRecipe, parts: Parts, device: torch.device
+    work: Path, recipe: FlowRecipe, parts: Parts, device: torch.device, workers: int = 0
 ) -> tuple[flow.Training, dict[str, Any]]:
-    """Train the transformer, or go on with it; returns the averaged one and the counters."""
+    """Train the transformer, or go on with it; returns the averaged one and the counters.
+
+    ``workers`` processes make the batches ahead; they change nothing about them.
+    """
     seed = recipe.seed + 4
     training = flow.Training(seed, recipe.latent_channels)
     training.standardise(parts.text, seed, recipe.text_captions)
@@ -80,18 +121,13 @@ def train_flow(
     average = copy.deepcopy(training).requires_grad_(False)
     dtype = getattr(torch, recipe.precision)
 
+    steps = recipe.samples // recipe.batch
+    batches = Feed(Batches(seed, steps, recipe, parts), workers)
+    text = parts.text.to(device)
+
     def loss_at(step: int) -> torch.Tensor:
-        latents, captions, generator = diffusion.batch(
-            seed,
-            step,
-            recipe.batch,
-            parts.autoencoder,
-            recipe.caption_dropout,
-            recipe.small_share,
-            recipe.small_sides,
-        )
-        hidden, pooled = (part.to(device) for part in parts.text(captions))
-        return training.loss(latents, hidden, pooled, generator, dtype)
+        latents, ids, *drawn = batches.at(step)
+        return training.loss(latents, *text.encode(ids), (drawn[0], drawn[1]), dtype)
 
     every = max(1, recipe.evaluate_every // recipe.batch)
 
@@ -104,7 +140,7 @@ def train_flow(
         work,
         training,
         [{"params": list(training.transformer.parameters()), "lr": recipe.rate}],
-        recipe.samples // recipe.batch,
+        steps,
         recipe.warmup_samples // recipe.batch,
         recipe,
         loss_at,
@@ -127,14 +163,15 @@ def report(work: Path, seen: int, recipe: FlowRecipe, parts: Parts, average: flo
 
 
 def generate(recipe: FlowRecipe, parts: Parts, average: flow.Training, scenes: list[Scene]) -> torch.Tensor:
-    """Images (N, 3, 64, 64) in [0, 1] of the scenes' captions, on the CPU in float32."""
-    network = average.folded().to("cpu")
+    """Images (N, 3, 64, 64) in [0, 1] of the scenes' captions, on the CPU; the network runs where it is, in float32."""
+    network = average.folded()
     side = diffusion.LATENT_SIDE
     noise = torch.randn(
         len(scenes), recipe.latent_channels, side, side, generator=torch.Generator().manual_seed(recipe.seed)
     )
     captions = [s.caption() for s in scenes]
-    latents = flow.sample(network, parts.text, captions, noise, recipe.evaluate_steps, recipe.evaluate_guidance)
+    noise = noise.to(network.device)
+    latents = flow.sample(network, parts.text, captions, noise, recipe.evaluate_steps, recipe.evaluate_guidance).cpu()
     decoded: torch.Tensor = parts.autoencoder.decode(latents, return_dict=False)[0]
     return (decoded / 2 + 0.5).clamp(0, 1)
 

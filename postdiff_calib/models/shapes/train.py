@@ -198,8 +198,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the diffusion stage"
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the diffusion and flow stages"
     )
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the flow stage's batches ahead")
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -210,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         flow_recipe = flow_training.FlowRecipe(seed=args.seed, **length)
         parts = flow_training.load_parts(WEIGHTS)
         if "flow" in stages:
-            flow_training.train_flow(args.work, flow_recipe, parts, device)
+            flow_training.train_flow(args.work, flow_recipe, parts, device, args.workers)
         if "flow-export" in stages:
             flow_training.export_flow(args.work, flow_recipe, parts, args.out or FLOW_WEIGHTS, device)
     if not set(stages) & set(STAGES):
