@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
@@ -47,6 +47,7 @@ class Knob:
         inverse: quality depends on it through 1/x, as on the step size 1/T.
         interacts: knobs with which its effect is far from additive.
         binding: cost falls with it whatever the others are.
+        idle: its value beside ``needs`` for a model that lacks it, where that is not the neutral one.
         per_model: its neutral value is the model's own (T), and it is always shown.
         optional: files written before it was known lack it, and mean its neutral value.
     """
@@ -66,6 +67,7 @@ class Knob:
     card_grid: Callable[[Any], tuple[float, ...]] | None = None
     needs: str = ""
     usual: Any = None
+    idle: Any = None
     paper: float | None = None
     family_paper: Callable[[Any], float] | None = None
     severity: Callable[[Any], float] | None = None
@@ -177,7 +179,7 @@ class Knobs:
     cross_attention_cache: CrossAttentionCache = _knob(
         "cond", symbol="cross", flag="--cross-attention-cache", choices=("cond", "mean", "off"),
         meaning="what stands in for cross-attention once guidance has ended", remedy="the paper's choice is cond",
-        needs="guidance_fraction",
+        needs="guidance_fraction", idle="off",
     )  # fmt: skip
     more: tuple[tuple[str, Any], ...] = ()
 
@@ -284,13 +286,14 @@ def searched() -> tuple[Knob, ...]:
     return tuple(row for row in table() if row.searched)
 
 
-def settled(values: Mapping[str, Any], default_steps: int) -> Knobs:
+def settled(values: Mapping[str, Any], default_steps: int, lacks: Collection[str] = ()) -> Knobs:
     """Knobs from values by name, some of which do nothing beside the others.
 
     Args:
         values: by field; what is missing or None is neutral. A knob whose ``needs`` is neutral becomes neutral too; one
             that is left out beside a ``needs`` that is set takes its usual value.
         default_steps: T where it is missing.
+        lacks: fields that do nothing for the model; of these, one with an ``idle`` value takes that.
 
     Raises:
         KnobError: a value that is refused.
@@ -302,7 +305,7 @@ def settled(values: Mapping[str, Any], default_steps: int) -> Knobs:
             value = default_steps if row.per_model else row.neutral
             if row.needs and row.usual is not None:
                 value = row.usual
-        found[row.field] = value
+        found[row.field] = row.idle if row.idle is not None and row.field in lacks else value
     for row in table():
         if row.needs and found[row.needs] == _row(row.needs).neutral:
             found[row.field] = row.neutral

@@ -1,7 +1,7 @@
 """Tiny random-weight pipelines of the real diffusers classes, built offline; importable from any test.
 
-Four-level U-Nets of Stable Diffusion's and SDXL's kinds, a two-level LCM, PixArt transformers of six blocks. Every
-builder takes a seed; the same seed gives the same weights.
+Four-level U-Nets of Stable Diffusion's and SDXL's kinds, a two-level LCM, PixArt and Stable Diffusion 3 transformers of
+six blocks. Every builder takes a seed; the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -47,7 +48,7 @@ def text_encoder(projection: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def vae(scale: int = 8) -> Any:
+def vae(scale: int = 8, **changes: Any) -> Any:
     """An AutoencoderKL with 4 latent channels that shrinks by ``scale`` (2, 4 or 8)."""
     from diffusers import AutoencoderKL
 
@@ -60,6 +61,7 @@ def vae(scale: int = 8) -> Any:
         norm_num_groups=2,
         layers_per_block=1,
         sample_size=64,
+        **changes,
     ).eval()
 
 
@@ -92,6 +94,8 @@ def scheduler(name: str = "ddim", **changes: Any) -> Any:
         "lcm": diffusers.LCMScheduler,
         "pndm": diffusers.PNDMScheduler,
     }
+    if name == "flow":
+        return diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **changes})
     settings: dict[str, Any] = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -221,10 +225,24 @@ def lcm(*, seed: int = 0) -> Any:
     )
 
 
+def t5(width: int = TEXT) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(tokenizer()),
+        d_model=width,
+        d_kv=8,
+        d_ff=TEXT,
+        num_layers=1,
+        num_heads=2,
+        tie_word_embeddings=True,
+    )
+    return T5EncoderModel(config).eval()
+
+
 def pixart(scheduler_name: str = "dpm", *, seed: int = 0, sigma: bool = False, depth: int = 6) -> Any:
     """PixArt-α (with resolution and aspect ratio conditions, as at 1024²) or PixArt-Σ, six blocks."""
     from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(seed)
     transformer = PixArtTransformer2DModel(
@@ -239,23 +257,46 @@ def pixart(scheduler_name: str = "dpm", *, seed: int = 0, sigma: bool = False, d
     # The trained model's output layer is not zero.
     torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
     torch.nn.init.normal_(transformer.scale_shift_table)
-    t5 = T5Config(
-        vocab_size=len(tokenizer()),
-        d_model=TEXT,
-        d_kv=8,
-        d_ff=TEXT,
-        num_layers=1,
-        num_heads=2,
-        tie_word_embeddings=True,
-    )
     return quiet(
         (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
             vae=vae(),
             # Any tokenizer will do for random weights.
             tokenizer=tokenizer(),
-            text_encoder=T5EncoderModel(t5).eval(),
+            text_encoder=t5(),
             transformer=transformer,
             scheduler=scheduler(scheduler_name),
+        )
+    )
+
+
+def sd3(*, seed: int = 0, scheduler_changes: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """Stable Diffusion 3: six joint blocks on 64 image tokens, two CLIP encoders and a T5."""
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 6,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 2 * TEXT,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 2 * TEXT,
+        "pos_embed_max_size": 12,
+    }
+    return quiet(
+        StableDiffusion3Pipeline(
+            vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=text_encoder(projection=True),
+            text_encoder_2=text_encoder(projection=True),
+            text_encoder_3=t5(2 * TEXT),
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer(),
+            tokenizer_3=tokenizer(),
+            transformer=SD3Transformer2DModel(**{**settings, **changes}).eval(),
+            scheduler=scheduler("flow", **(scheduler_changes or {})),
         )
     )
 
@@ -297,12 +338,21 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "lcm": (lcm, {}),
     "pixart-alpha": (pixart, {"use_resolution_binning": False, "clean_caption": False}),
     "pixart-sigma": (lambda: pixart(sigma=True), {"use_resolution_binning": False, "clean_caption": False}),
+    "sd3": (sd3, {"max_sequence_length": LENGTH}),
     "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
         {"image": picture(3, 128, 128)},
     ),
 }
+
+
+def suited(pipe: Any, knobs: Any) -> Any:
+    """Knobs with ``cross_attention_cache="off"`` where the network has no cross-attention."""
+    from postdiff_calib.models.families import family_of
+
+    lacks = "cross_attention_cache" in family_of(pipe).network.lacks
+    return replace(knobs, cross_attention_cache="off") if lacks else knobs
 
 
 def without_forward_attributes(pipe: Any) -> None:

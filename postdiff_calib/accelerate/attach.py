@@ -49,9 +49,8 @@ def _accelerated_class(base: Any) -> Any:
 
     @functools.wraps(stock)
     def prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
-        latents = stock(self, *args, **kwargs)
-        generator = signature.bind(self, *args, **kwargs).arguments.get("generator")
-        return self.__dict__[_ATTRIBUTE].start(self, latents, generator)
+        made = stock(self, *args, **kwargs)
+        return self.__dict__[_ATTRIBUTE].start(self, made, signature.bind(self, *args, **kwargs).arguments)
 
     body = {
         "__call__": call,

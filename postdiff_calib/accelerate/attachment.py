@@ -12,11 +12,14 @@ import functools
 import inspect
 import threading
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.network import NetworkAttachment, Run, claim, give_back, unwrapped
+from postdiff_calib.accelerate.layout import held, latent_size, spatial
+from postdiff_calib.accelerate.network import NetworkAttachment, claim, give_back, unwrapped
+from postdiff_calib.accelerate.run import Run
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
 from postdiff_calib.accelerate.techniques import techniques
@@ -74,7 +77,7 @@ class Attachment:
 
     def _attach(self, pipe: Any) -> NetworkAttachment:
         control = getattr(pipe, self.family.control) if self.family.control else None
-        return NetworkAttachment(getattr(pipe, self.family.denoiser), self.plan, control)
+        return NetworkAttachment(getattr(pipe, self.family.denoiser), self.plan, control, self.family.guidance)
 
     def _refresh_networks(self, pipe: Any) -> None:
         """Follow a pipeline whose network was replaced or compiled since."""
@@ -170,13 +173,41 @@ class Attachment:
             )
         return kwargs
 
-    def start(self, pipe: Any, full: Any, generator: Any) -> Any:
-        """Begin the run when the pipeline has made its starting latent (B, C, H, W); return the one to start from."""
+    def start(self, pipe: Any, made: Any, given: Mapping[str, Any]) -> Any:
+        """Begin the run when the pipeline has made its starting latents; return what it goes on with.
+
+        Args:
+            pipe: the pipeline.
+            made: what its ``prepare_latents`` made: latents in its own layout, or a tuple that begins with them.
+            given: the arguments of that call, by name.
+        """
         if not self.active:
-            return full
-        plan = self.plan
-        height, width = int(full.shape[-2]), int(full.shape[-1])
-        total = len(pipe.scheduler.timesteps)
+            return made
+        full, layout = made[0] if isinstance(made, tuple) else made, self.family.latents
+        size = latent_size(pipe, full, layout, given)
+        if not self.family.latents_first:
+            self._check_count(pipe)
+        self._generator = given.get("generator")
+        run = Run(self.plan, int(full.shape[0]), size, self._plan_at_first_call(pipe))
+        if self.plan.n_low:
+            run.low_size = self._low_size(size)
+            scale = getattr(pipe.scheduler, "init_noise_sigma", 1.0)
+            noise = spatial(full, size, layout)
+            low = held(low_res_start(noise, run.low_size, self.noise, scale, self._generator), layout)
+            if self.family.latents_first:
+                run.start = low
+            else:
+                made = low
+        self._run = self.networks.begin(run)
+        return made
+
+    def _low_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        own = self.family.network.latent_multiple(unwrapped(self.networks.network).config)
+        return start_size(*size, self.plan.knobs.low_res_scale, self.latent_multiple or own)
+
+    def _check_count(self, pipe: Any) -> None:
+        """Refuse a schedule of another number of steps than the plan has."""
+        plan, total = self.plan, len(pipe.scheduler.timesteps)
         if total != len(plan) and self._sigmas is not None:
             raise UsageError(
                 f"sigmas with {len(self._sigmas)} entries",
@@ -189,17 +220,16 @@ class Attachment:
                 "a step plan needs one call per step",
                 "replace it: pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
             )
-        latents = full
-        if plan.n_low:
-            multiple = self.latent_multiple or self.family.network.latent_multiple(
-                unwrapped(self.networks.network).config
-            )
-            size = start_size(height, width, plan.knobs.low_res_scale, multiple)
-            latents = low_res_start(full, size, self.noise, pipe.scheduler.init_noise_sigma, generator)
-        self._generator = generator
-        partial = functools.partial(self._plan_of_the_rest, pipe) if self.family.partial_schedule else None
-        self._run = self.networks.begin(Run(plan, int(full.shape[0]), (height, width), partial))
-        return latents
+
+    def _plan_at_first_call(self, pipe: Any) -> Callable[[], StepPlan] | None:
+        """What says the plan, or refuses the schedule, once the pipeline has set its timesteps; None where it has."""
+        if self.family.partial_schedule:
+            return functools.partial(self._plan_of_the_rest, pipe)
+        return functools.partial(self._checked_plan, pipe) if self.family.latents_first else None
+
+    def _checked_plan(self, pipe: Any) -> StepPlan:
+        self._check_count(pipe)
+        return self.plan
 
     def _plan_of_the_rest(self, pipe: Any) -> StepPlan:
         """Image to image: the knobs' fractions apply to the steps that the strength leaves."""
@@ -213,23 +243,29 @@ class Attachment:
         @functools.wraps(stock)
         def step(*args: Any, **kwargs: Any) -> Any:
             run = self._run
+            if run is not None and run.start is not None:
+                bound = signature.bind(*args, **kwargs)
+                bound.arguments["sample"] = run.start
+                args, kwargs = bound.args, bound.kwargs
             if run is None or not run.step.switch:
                 result = stock(*args, **kwargs)
                 if run is not None:
                     run.complete_step()
                 return result
             given = signature.bind(*args, **kwargs).arguments
-            switch, index, sample = switch_of(scheduler), run.step.index, given["sample"]
-            assert run.full_size is not None  # set in ``start``, which every low-resolution run passes
-            clean = predicted_clean(scheduler, switch, index, given["model_output"], given["timestep"], sample)
+            switch, index, layout = switch_of(scheduler), run.step.index, self.family.latents
+            assert run.full_size is not None  # both set in ``start``, which every low-resolution run passes
+            assert run.low_size is not None
+            sample, output = (spatial(given[name], run.low_size, layout) for name in ("sample", "model_output"))
+            clean = predicted_clean(scheduler, switch, index, output, given["timestep"], sample)
             clean = upsample(clean, run.full_size)
             # The stock step still counts the step; its low-resolution sample is dropped.
             result = stock(*args, **kwargs)
             switch.forget(scheduler)
             noise = fresh_noise(sample, run.full_size, self._generator)
-            latents = noised(scheduler, switch, index + 1, clean, noise).to(sample.dtype)
+            latents = noised(scheduler, switch, index + 1, clean, noise)
             run.complete_step(switched=True)
-            return _with_sample(result, latents, clean.to(sample.dtype))
+            return _with_sample(result, *(held(x, layout).to(sample.dtype) for x in (latents, clean)))
 
         return step
 

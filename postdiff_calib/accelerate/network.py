@@ -1,4 +1,4 @@
-"""The hooks on the networks, and the state of one run.
+"""The hooks on the networks.
 
 ``NetworkAttachment`` owns every hook on a denoiser (and on a control network beside it). Between ``begin`` and ``end``
 it follows a step plan: each network call passes the parts of all techniques, from the last in the list to the first,
@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
 from typing import Any
 
-from postdiff_calib.accelerate.run_summary import RunSummary, StepRecord
+from postdiff_calib.accelerate import layout
+from postdiff_calib.accelerate.run import Run
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
+from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
 from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
 from postdiff_calib.accelerate.techniques.uncopied import Uncopied
+from postdiff_calib.accelerate.two_calls import SecondCall
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
-from postdiff_calib.plan import Step, StepPlan
+from postdiff_calib.models.families.family import Guidance
+from postdiff_calib.plan import StepPlan
 
 #: Denoisers and schedulers that are inside an accelerated call now: one call at a time may drive them.
 _BUSY: set[int] = set()
@@ -60,56 +63,6 @@ def sample_of(argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return args[0] if args else kwargs[argument]
 
 
-class Run:
-    """The state of one call: where in the plan it is, and what has happened so far.
-
-    Args:
-        plan: the plan to follow.
-        batch: images, b.
-        full_size: full latent size (height, width); needed where a control network sees low-resolution steps.
-        plan_at_first_call: asked at the first network call for the plan to follow instead, or None.
-    """
-
-    def __init__(
-        self,
-        plan: StepPlan,
-        batch: int,
-        full_size: tuple[int, int] | None = None,
-        plan_at_first_call: Callable[[], StepPlan] | None = None,
-    ) -> None:
-        self.batch, self.full_size, self.plan_at_first_call = batch, full_size, plan_at_first_call
-        self.thread = threading.get_ident()
-        self.record = StepRecord(0)
-        self.follow(plan)
-
-    def follow(self, plan: StepPlan) -> None:
-        """Take ``plan`` for this run; only before its first step."""
-        self.plan, self.summary = plan, RunSummary(plan)
-
-    @property
-    def step(self) -> Step:
-        """The plan's row for the present step."""
-        if self.record.index >= len(self.plan):
-            raise UsageError(
-                f"step {self.record.index}",
-                f"the plan has {len(self.plan)} steps",
-                "call the pipeline with the step count of the knobs",
-            )
-        return self.plan[self.record.index]
-
-    def complete_step(self, switched: bool = False) -> None:
-        """Count one finished step; the scheduler has moved on."""
-        if self.record.network_calls != 1:
-            raise UnsupportedError(
-                f"{self.record.network_calls} network calls in step {self.record.index}",
-                "a step plan prices and runs one call a step",
-                "use a scheduler and options that call the network once per step",
-            )
-        self.record.switched = switched
-        self.summary.steps.append(self.record)
-        self.record = StepRecord(self.record.index + 1)
-
-
 class NetworkAttachment(Uncopied):
     """Every hook on one denoiser for one plan.
 
@@ -117,13 +70,16 @@ class NetworkAttachment(Uncopied):
         network: a denoiser of a supported family, bare or wrapped by ``torch.compile``.
         plan: techniques that it never uses are not attached at all.
         control: a control network called before the denoiser with the same batch, or None.
+        guidance: where the two halves of guidance are.
 
     Raises:
         UnsupportedError: the network lacks what the plan needs.
     """
 
-    def __init__(self, network: Any, plan: StepPlan, control: Any = None) -> None:
-        self.network, self.control, self.plan = network, control, plan
+    def __init__(
+        self, network: Any, plan: StepPlan, control: Any = None, guidance: Guidance = "unconditional first"
+    ) -> None:
+        self.network, self.control, self.plan, self.guidance = network, control, plan, guidance
         self.run: Run | None = None
         self.parts: dict[str, Part] = {}
         self._handles: list[Any] = []
@@ -131,7 +87,12 @@ class NetworkAttachment(Uncopied):
         self._visitors: set[int] = set()
         name, bare = f"postdiff-{id(self)}", unwrapped(network)
         self.kind, self.layers = denoiser_of(bare), count_network_layers(bare)
+        self._second: SecondCall | None = None
+        self._second_name = f"{name}-second-call"
         try:
+            if guidance == "two calls" and any(not step.guided for step in plan):
+                self._second = SecondCall()
+                add_hook(bare, self._second, self._second_name)
             for technique in techniques():
                 if technique.acts(plan.steps):
                     own = f"{name}-{technique.name}"
@@ -158,7 +119,9 @@ class NetworkAttachment(Uncopied):
             handle.remove()
         for part in self.parts.values():
             part.detach()
-        self._handles, self.parts, self.run = [], {}, None
+        if self._second is not None:
+            remove_hook(unwrapped(self.network), self._second_name)
+        self._handles, self.parts, self.run, self._second = [], {}, None, None
         self._invalidate()
 
     def begin(self, run: Run) -> Run:
@@ -172,6 +135,7 @@ class NetworkAttachment(Uncopied):
         # First the run, then the look around, as ``_before`` does it the other way round: one of the two always sees
         # the other, without a lock in the network's hook.
         self.run = run
+        run.calls = 2 if self.guidance == "two calls" else 1
         living = {thread.ident for thread in threading.enumerate()}
         if self._visitors & living - {run.thread}:
             self.end()
@@ -198,6 +162,8 @@ class NetworkAttachment(Uncopied):
         if self.run is not None:
             give_back(unwrapped(self.network))
         self.run = None
+        if self._second is not None:
+            self._second.clear()
         for part in self.parts.values():
             part.clear()
 
@@ -243,36 +209,67 @@ class NetworkAttachment(Uncopied):
             for part in self.parts.values():
                 part.start(run.plan.steps)
         step, record = run.step, run.record
+        if run.start is not None:
+            args, kwargs = self._with_start(run.start, args, kwargs)
         sample = sample_of(self.kind.sample, args, kwargs)
-        guides = self._halves(run, sample.shape[0])
-        if record.network_calls:
-            record.network_calls += 1
-            run.complete_step()  # refuses the second call
-        call = self._call(run, sample, args, kwargs, guides)
+        stacked = self._halves(run, layout.entries(sample))
+        run.seen += 1
+        if run.seen > run.calls:
+            run.complete_step()  # refuses the call
+        second = run.seen == 2
+        run.summary.guides |= stacked or second
+        if second and not step.guided and self._second is not None:
+            self._second.answers = True
+            return None
+        call = self._call(run, sample, args, kwargs, run.summary.guides if self.guidance == "two calls" else stacked)
         for part in reversed(self.parts.values()):
             part.begin(call)
-        run.summary.guides |= guides
         record.network_calls += 1
-        record.batch = call.batch
-        record.guided = guides and step.guided
-        record.latent_size = (int(sample.shape[-2]), int(sample.shape[-1]))
+        record.batch += call.batch
+        record.guided = step.guided and (stacked or second)
+        record.latent_size = run.size if self._packed(sample) and run.size else _size_of(sample)
         return call.args, call.kwargs
 
+    @staticmethod
+    def _packed(sample: Any) -> bool:
+        """True where the latent is a row of tokens, which do not tell its height and width."""
+        return not isinstance(sample, list) and sample.ndim == 3
+
+    def _with_start(self, start: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The first step's call with the latents that take the place of the pipeline's."""
+        latents = layout.replaced(sample_of(self.kind.sample, args, kwargs), start)
+        return ((latents, *args[1:]), kwargs) if args else (args, {**kwargs, self.kind.sample: latents})
+
     def _call(self, run: Run, sample: Any, args: tuple[Any, ...], kwargs: dict[str, Any], guides: bool) -> NetworkCall:
-        plan = run.plan
         return NetworkCall(
-            run.step, plan.steps, plan.knobs, sample, args, kwargs, sample.shape[0], guides, run.full_size
+            run.step,
+            run.plan.steps,
+            run.plan.knobs,
+            sample,
+            args,
+            kwargs,
+            layout.entries(sample),
+            guides,
+            run.full_size,
+            run.size,
+            self.guidance,
+            half=run.seen - 1 if self.guidance == "two calls" else 0,
         )
 
     def _after(self, module: Any, args: Any, output: Any) -> Any:
         run = self.run
         if run is None or run.thread != threading.get_ident():
             return None
+        if self._second is not None and self._second.answers:
+            self._second.clear()
+            return None
         result = output
         for part in self.parts.values():
             result = part.end(result)
             part.note(run.record)
         run.record.layers_executed = self.layers - run.record.layers_skipped
+        if self._second is not None and not run.step.guided:
+            self._second.output = result
         return None if result is output else result
 
     def _before_control(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -288,3 +285,9 @@ class NetworkAttachment(Uncopied):
         for part in reversed(self.parts.values()):
             part.begin_control(call)
         return call.args, call.kwargs
+
+
+def _size_of(sample: Any) -> tuple[int, int]:
+    """Latent (height, width) of a network's sample."""
+    shape = (sample[0] if isinstance(sample, list) else sample).shape
+    return int(shape[-2]), int(shape[-1])

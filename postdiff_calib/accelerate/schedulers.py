@@ -1,6 +1,6 @@
 """Schedulers at the switch: the predicted clean latent, noising to the next timestep, and forgetting old sizes.
 
-A scheduler's sample at step i is x = α_i·x0 + σ_i·ε. Three ways of writing α and σ cover those supported:
+A scheduler's sample at step i is x = α_i·x0 + σ_i·ε. Four ways of writing α and σ cover those supported:
 
 | scheduler | α, σ | history that holds old sizes |
 | --- | --- | --- |
@@ -9,6 +9,7 @@ A scheduler's sample at step i is x = α_i·x0 + σ_i·ε. Three ways of writing
 | DPM-Solver++ multistep | from sigmas[i], variance preserving | past outputs, order reached |
 | UniPC | the same | the same, and the last sample |
 | Euler | 1, sigmas[i] | none |
+| Euler of flow matching | 1 − sigmas[i], sigmas[i] | none |
 
 All is computed in float32 from the scheduler's own tables, by the count of completed steps and never by looking a
 timestep up (timesteps may repeat). The latent is noised to the timestep on which the network is called next,
@@ -41,6 +42,11 @@ def _levels_from_sigmas(scheduler: Any, index: int) -> Levels:
 def _levels_exploding(scheduler: Any, index: int) -> Levels:
     sigma = scheduler.sigmas[index].float()
     return torch.ones_like(sigma), sigma
+
+
+def _levels_of_flow(scheduler: Any, index: int) -> Levels:
+    sigma = scheduler.sigmas[index].float()
+    return 1 - sigma, sigma
 
 
 def _forget_multistep(scheduler: Any) -> None:
@@ -82,6 +88,7 @@ SWITCHES: dict[str, Switch] = {
     "DPMSolverMultistepScheduler": Switch(_levels_from_sigmas, _forget_multistep),
     "UniPCMultistepScheduler": Switch(_levels_from_sigmas, _forget_unipc),
     "EulerDiscreteScheduler": Switch(_levels_exploding),
+    "FlowMatchEulerDiscreteScheduler": Switch(_levels_of_flow),
 }
 
 
@@ -96,9 +103,15 @@ def switch_of(scheduler: Any) -> Switch:
         raise UnsupportedError(
             f"low_res_fraction with {name}",
             f"changing resolution is defined for {', '.join(SWITCHES)}",
-            "replace the scheduler: pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+            _replacement(name),
         )
     return SWITCHES[name]
+
+
+def _replacement(name: str) -> str:
+    """What to do about a scheduler: models of flow matching take a scheduler of their own."""
+    other = "FlowMatchEulerDiscreteScheduler" if name.startswith("FlowMatch") else "DPMSolverMultistepScheduler"
+    return f"replace the scheduler: pipe.scheduler = {other}.from_config(pipe.scheduler.config)"
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -112,7 +125,7 @@ def check_scheduler(scheduler: Any) -> None:
         raise UnsupportedError(
             f"scheduler {name}",
             "it calls the network more than once in some steps, so a step plan does not fit it",
-            "replace it: pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)",
+            _replacement(name).replace("the scheduler", "it"),
         )
 
 
@@ -122,7 +135,8 @@ def predicted_clean(
     """x̂0 of a step, float32, (B, C, H, W): the network's ``output`` at ``sample``, read as the scheduler reads it."""
     alpha, sigma = switch.levels(scheduler, index)
     output, sample = output.float(), sample.float()
-    kind = scheduler.config.prediction_type
+    # Schedulers of flow matching alone name no kind: v = ε − x0 is what they take.
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
     if kind == "epsilon":
         clean = (sample - sigma * output) / alpha
     elif kind in ("sample", "original_sample"):

@@ -11,7 +11,7 @@ from postdiff_calib.cli.knobs import with_knobs
 
 if TYPE_CHECKING:
     from postdiff_calib.cost import CostTable
-    from postdiff_calib.models.cards import Card
+    from postdiff_calib.models.card import Card
 
 
 @with_knobs
@@ -51,7 +51,7 @@ def cost_command(
     """
     from postdiff_calib.cli.cost_output import CostView
     from postdiff_calib.files import refuse_output
-    from postdiff_calib.knobs import settled
+    from postdiff_calib.knobs import names, settled
 
     _check_options(convention, grid, budget, plot, measure, out, table)
     inputs = [table] if table is not None else []
@@ -62,7 +62,7 @@ def cost_command(
     card, costs = _table(
         model, height, width, guidance_scale, measure, quick, refresh, branch, batch_size, device, dtype, table
     )
-    view = CostView(card, costs, settled(knobs, card.num_inference_steps), convention, as_json)
+    view = CostView(card, costs, settled(knobs, card.num_inference_steps, names() - card.knobs), convention, as_json)
     if out is not None:
         _write(out, costs)
     if grid:

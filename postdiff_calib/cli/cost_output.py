@@ -17,7 +17,7 @@ from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
 from postdiff_calib.cost.macs import Convention
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.cards import Card
+from postdiff_calib.models.card import Card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.report.console import make_console
 

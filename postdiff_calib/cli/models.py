@@ -14,15 +14,18 @@ def models_command(
 ) -> None:
     """List the supported models: where they are, how they run, and which knobs apply.
 
-    Any other Stable Diffusion, SDXL, LCM or PixArt pipeline works too, by local directory or hub id.
+    Any other pipeline of the same classes works too, by local directory or hub id.
 
     Example: postdiff models
     """
-    from postdiff_calib.models.cards import CARDS, DPM
+    from postdiff_calib.models.card import DPM
+    from postdiff_calib.models.cards import CARDS
 
+    cards = [card for card in CARDS if card.available]
     if as_json:
-        rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name != "networks"} for card in CARDS]
-        for row, card in zip(rows, CARDS, strict=True):
+        left_out = ("networks", "text_lengths", "train")
+        rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name not in left_out} for card in cards]
+        for row, card in zip(rows, cards, strict=True):
             row["knobs"] = sorted(card.knobs)
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -34,9 +37,9 @@ def models_command(
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
         table.add_column(heading, no_wrap=heading not in ("from", "licence"), overflow="fold")
-    for card in CARDS:
+    for card in cards:
         symbols = [row.symbol for row in knob_table() if row.field in card.knobs and len(row.symbol) == 1]
-        source = "this package" if card.name == "shapes" else f"{card.hub_id}@{card.revision[:8]}"
+        source = "this package" if card.embedded else f"{card.hub_id}@{card.revision[:8]}"
         table.add_row(
             card.name,
             f"{card.height}×{card.width}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.cost.table import CostTable
-from postdiff_calib.models.cards import Card
+from postdiff_calib.models.card import Card
 from postdiff_calib.models.families import family_named
 from postdiff_calib.progress import Progress
 
@@ -58,7 +58,7 @@ def count_text_encoders(card: Card, guides: bool) -> int:
     for role in card.networks:
         if role.startswith("text_encoder"):
             network = build(card.network_config(role))
-            inputs = text_inputs(1, card.text_length)
+            inputs = text_inputs(1, card.text_lengths.get(role, card.text_length))
             total += _count_once(count, network, inputs)
     return sequences * total
 

@@ -23,7 +23,7 @@ from postdiff_calib.cost.store import environment_of, latency_path, load_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
 from postdiff_calib.cost.timeline import Timeline, timed_call
 from postdiff_calib.errors import KnobError, UnsupportedError
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, names, settled
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.progress import Progress
 
@@ -128,7 +128,7 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     plans: list[StepPlan] = []
     kinds: set[Any] = set()
     for knobs in wanted:
-        plan = compile_plan(knobs)
+        plan = compile_plan(settled(knobs.as_dict(), knobs.num_inference_steps, names() - applicable))
         try:
             own = set(table.keys(plan))
             table.price(plan)

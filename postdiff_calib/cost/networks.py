@@ -35,6 +35,10 @@ def build(config: Mapping[str, Any]) -> Any:
             from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 
             network: Any = PatchAutoencoder.from_config(values)
+        elif name == "AbsentTextEncoder":
+            from postdiff_calib.models.shapes.absent_text import AbsentTextEncoder
+
+            network = AbsentTextEncoder.from_config(values)
         elif "_class_name" in values and hasattr(diffusers, name):
             # Transformer2DModel is how PixArt's network was called before it had a class.
             network = getattr(diffusers, name).from_config(values)
@@ -74,4 +78,5 @@ def text_inputs(batch: int, text_length: int, device: str = "meta") -> dict[str,
 
 def is_guided_by_batch(config: Mapping[str, Any], guidance_scale: float) -> bool:
     """Whether guidance doubles the batch: it is on, and not an input of the network as in LCM."""
-    return guidance_scale > 1 and not denoiser_of(config["_class_name"]).embeds_guidance(config)
+    kind = denoiser_of(config["_class_name"])
+    return kind.guides_by_default and guidance_scale > kind.guided_above and not kind.embeds_guidance(config)

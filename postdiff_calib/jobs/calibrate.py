@@ -305,7 +305,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         fingerprint=bench.fingerprint(),
         num_inference_steps=card.num_inference_steps,
         model=ModelSection(
-            id=known if known == "shapes" else loaded.source,
+            id=card.name if card.embedded else loaded.source,
             card=known,
             revision=loaded.revision or "local",
             pipeline_class=type(pipe).__name__,
@@ -327,7 +327,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             num_held_out=0,
             held_out_sha256=bench.held_out.sha256,
             seed=job.seed,
-            scorer="shapes" if known == "shapes" else bench.scorer.name,
+            scorer="shapes" if card.embedded else bench.scorer.name,
             scorer_sha256=bench.scorer.weights_sha256,
             sampler=job.sampler,
             trials=0,

@@ -144,10 +144,12 @@ def python_script(profile: Profile) -> str:
 
 def diffusers_script(profile: Profile) -> str:
     """A script of plain diffusers, plus the one import that accelerates its pipeline."""
+    from postdiff_calib.models.cards import get_card
+
     model = profile.model
     imports: tuple[str, ...] = ("from postdiff_calib import Knobs, enable",)
     constants: dict[str, Any] = {"MODEL": model.id}
-    if model.card == "shapes":
+    if model.card is not None and get_card(model.card).embedded:
         # Its autoencoder's class is postdiff's own, which diffusers alone would not find.
         imports += (LOADER,)
         constants["DTYPE"] = model.dtype

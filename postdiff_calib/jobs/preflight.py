@@ -29,7 +29,7 @@ from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
 
 if TYPE_CHECKING:
-    from postdiff_calib.models.cards import Card
+    from postdiff_calib.models.card import Card
     from postdiff_calib.models.load import LoadedModel
 
 

@@ -17,7 +17,7 @@ from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.settings import GenerationSettings, Noise
 
 if TYPE_CHECKING:
-    from postdiff_calib.models.cards import Card
+    from postdiff_calib.models.card import Card
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.prompts import PromptSet

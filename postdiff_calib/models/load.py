@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError, PostdiffError, reason_of
-from postdiff_calib.models.cards import CARDS, DPM, Card, get_card
+from postdiff_calib.models.card import DPM, Card
+from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.models.families import denoiser_in, denoiser_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
 
@@ -70,8 +71,8 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
     card, source, revision = _resolve(model)
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
-    if card is not None and card.name == "shapes" and not os.path.isdir(source):
-        raise ModelError("model 'shapes'", f"its weights are not in {source}", "reinstall postdiff, or train them")
+    if card is not None:
+        card.require()
     read = functools.partial(_from_pretrained, model, source, revision, unet=card.unet_hub_id if card else None)
     try:
         # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
@@ -99,11 +100,11 @@ def _resolve(model: str) -> tuple[Card | None, str, str]:
     """(card if there is one, directory or hub id, revision)."""
     for card in CARDS:  # a folder of a card's name is meant by ./NAME
         if model == card.name:
-            return card, card.hub_id, "" if card.name == "shapes" else card.revision
+            return card, card.hub_id, "" if card.embedded else card.revision
     if model and os.path.isdir(model):
-        shapes = get_card("shapes")
-        own = Path(model).resolve() == Path(shapes.hub_id).resolve()
-        return shapes if own else None, str(Path(model)), ""
+        folder = Path(model).resolve()
+        own = [card for card in CARDS if card.embedded and folder == Path(card.hub_id).resolve()]
+        return own[0] if own else None, str(Path(model)), ""
     for card in CARDS:
         if model == card.hub_id and card.unet_hub_id is None:
             return card, card.hub_id, card.revision

@@ -16,7 +16,7 @@ from pydantic_core import PydanticKnownError, core_schema
 
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
-from postdiff_calib.models.cards import MAX_SIDE
+from postdiff_calib.models.card import MAX_SIDE
 from postdiff_calib.quality.metrics import comparisons, metrics
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError
-from postdiff_calib.knobs import Knobs, searched, settled
+from postdiff_calib.knobs import Knobs, names, searched, settled
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
 
@@ -94,11 +94,13 @@ class SearchSpace:
         given: values to try by field; what is left out has the table's own grid. The neutral value stands first, but
             for knobs that another one needs to be set (β) the neutral value is left out.
         paper_values: the paper's setting by field; what is left out is the table's.
+        lacks: fields of ``Knobs`` that do nothing for the model.
     """
 
     default_steps: int
     given: Mapping[str, tuple[float, ...]] = field(hash=False)
     paper_values: Mapping[str, float] = field(default_factory=dict, hash=False)
+    lacks: frozenset[str] = frozenset()
 
     @classmethod
     def from_card(cls, card: CardLike, latent_size: tuple[int, int] | None = None) -> SearchSpace:
@@ -123,7 +125,11 @@ class SearchSpace:
         family = family_named(card.pipeline_class)
         rows = searched() if family is not None else ()
         paper = {row.field: row.family_paper(family) for row in rows if row.family_paper is not None}
-        return cls(card.num_inference_steps, grids, paper)
+        return cls(card.num_inference_steps, grids, paper, names() - frozenset(knobs))
+
+    def settled(self, values: Mapping[str, Any]) -> Knobs:
+        """Knobs from values by field, as ``knobs.settled`` has it, for this space's model."""
+        return settled(values, self.default_steps, self.lacks)
 
     @cached_property
     def grids(self) -> dict[str, tuple[float, ...]]:
@@ -147,7 +153,7 @@ class SearchSpace:
                 values[row.field] = nearest(grid, wanted)
             elif wanted in grid:
                 values[row.field] = wanted
-        return settled(values, self.default_steps)
+        return self.settled(values)
 
     def as_dict(self) -> dict[str, list[float]]:
         """The values by name, for the record."""
@@ -160,7 +166,7 @@ class SearchSpace:
             chosen: dict[str, Any] = {row.field: value for row, value in zip(rows, values, strict=True)}
             idle = [row for row in rows if row.needs and chosen[row.needs] == self.grids[row.needs][0]]
             if all(chosen[row.field] == (self.grids[row.field] or (row.neutral,))[0] for row in idle):
-                yield settled(chosen, self.default_steps)
+                yield self.settled(chosen)
 
     @cached_property
     def plans(self) -> tuple[StepPlan, ...]:
@@ -201,7 +207,7 @@ def require_reachable(space: SearchSpace, price: Price, limit: Limit) -> None:
         BudgetError: as ``within``.
     """
     least = {row.field: tuple(sorted(space.grids[row.field])[:1]) for row in searched() if row.binding}
-    corner = SearchSpace(space.default_steps, {**space.grids, **least})
+    corner = SearchSpace(space.default_steps, {**space.grids, **least}, lacks=space.lacks)
     within(corner.candidates(price), limit)
 
 

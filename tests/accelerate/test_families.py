@@ -86,7 +86,7 @@ def test_every_combination_follows_its_plan(name, family):
     before = P.fingerprint(pipe)
     images = [P.latents(pipe, num_inference_steps=8, **call)]
     for changes in COMBINATIONS:
-        knobs = Knobs(8, **changes)
+        knobs = P.suited(pipe, Knobs(8, **changes))
         with accelerated(pipe, knobs):
             images.append(P.latents(pipe, **call))
             follows(summary(pipe), compile_plan(knobs), guides=family_of(pipe).guides)

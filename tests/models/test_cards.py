@@ -7,13 +7,13 @@ import pytest
 from postdiff_calib.cost.networks import build
 from postdiff_calib.errors import ModelError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.cards import CARDS, get_card
+from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
 from postdiff_calib.plan import low_res_size
 from postdiff_calib.quality import metric
 
 NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
-NAMES += ["pixart-alpha", "pixart-sigma"]
-PRETRAINED = [card for card in CARDS if card.name != "shapes"]
+NAMES += ["pixart-alpha", "pixart-sigma", "shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"]
+PRETRAINED = [card for card in CARDS if not card.embedded]
 
 #: Millions of parameters, as the models' authors or their checkpoints state them.
 PUBLISHED = {
@@ -30,6 +30,12 @@ PUBLISHED = {
     ("pixart-alpha", "transformer"): 611.35,
     ("pixart-sigma", "transformer"): 610.86,
     ("pixart-sigma", "text_encoder"): 4762.31,
+    # With the table of positions, which the checkpoints hold: 2, 2.5 and 8.1 billion, as Stability AI states them.
+    ("sd3-medium", "transformer"): 2084.95,
+    ("sd35-medium", "transformer"): 2469.66,
+    ("sd35-large", "transformer"): 8146.28,
+    ("sd3-medium", "text_encoder"): 123.65,
+    ("sd3-medium", "vae"): 83.82,
 }
 
 
@@ -49,14 +55,15 @@ def test_a_card_is_consistent(card) -> None:
     sizes = {low_res_size(*latent, scale, card.latent_multiple) for scale in card.low_res_scales}
     assert len(sizes) == 5, "each β of the search must be a different size"
     assert hash(card) == hash(get_card(card.name))
-    assert card.metrics == (("clip", "scene") if card.name == "shapes" else ("clip",))
+    assert card.metrics == (("clip", "scene") if card.embedded else ("clip",))
     assert all(metric(name).quality for name in card.metrics)
 
 
 @pytest.mark.parametrize(("name", "role"), sorted(PUBLISHED))
 def test_configurations_build_networks_of_the_published_size(name: str, role: str) -> None:
     network = build(get_card(name).network_config(role))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    held = network.state_dict() if name.startswith("sd3") else dict(network.named_parameters())
+    parameters = sum(tensor.numel() for tensor in held.values())
     assert parameters / 1e6 == pytest.approx(PUBLISHED[name, role], abs=0.006)
 
 
@@ -72,8 +79,27 @@ def test_configurations_agree_with_the_card(card) -> None:
         assert card.latent_multiple == config["patch_size"]
 
 
+def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
+    for name in ("shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"):
+        assert "guidance_fraction" in get_card(name).knobs
+        assert "cross_attention_cache" not in get_card(name).knobs
+        # Without guidance there is nothing that m could end.
+        assert "guidance_fraction" not in dataclasses.replace(get_card(name), guidance_scale=1.0).knobs
+
+
+def test_a_model_of_this_package_without_weights_is_said_in_one_line(tmp_path) -> None:
+    card = get_card("shapes-flow")
+    assert card.networks["transformer"] == str(SHAPES_FLOW_FOLDER / "pipeline" / "transformer" / "config.json")
+    absent = dataclasses.replace(card, hub_id=str(SHAPES_FLOW_FOLDER / "nothing"))
+    assert not absent.available
+    with pytest.raises(ModelError, match=r"model 'shapes-flow': its weights are not in .*nothing.*--stage flow"):
+        absent.network_config("transformer")
+    assert get_card("shapes").available
+    assert get_card("sd15").available
+
+
 def test_an_unknown_name_lists_the_cards() -> None:
-    with pytest.raises(ModelError, match=r"'sd16'.*shapes, sd15.*pixart-sigma"):
+    with pytest.raises(ModelError, match=r"'sd16'.*shapes,.*sd15.*pixart-sigma"):
         get_card("sd16")
 
 

@@ -7,7 +7,8 @@ the boundary, returns the kept feature.
 
 Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
 reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
-2 + 2 of PixArt's 28 for branch 1, whose reuse step then costs about as large a share as a U-Net's.
+2 + 2 of PixArt's 28 for branch 1, whose reuse step then costs about as large a share as a U-Net's. Blocks on image and
+text have a residual for each of the two; where guidance is two calls of the network, each call has its own.
 
 Symbols: k cache interval, b cache branch, N transformer blocks.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.accelerate.techniques.span import Flags, Residual, Span, span_of
 from postdiff_calib.accelerate.techniques.step import StepKind
 from postdiff_calib.accelerate.techniques.technique import (
     Columns,
@@ -34,10 +36,9 @@ from postdiff_calib.accelerate.techniques.unet_cut import cut_of
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import denoiser_of
+from postdiff_calib.models.families.family import BlockOutput
 
 _LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
-#: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
-_REFERENCE_DEPTH = 28
 
 
 class BlockCaching(Technique):
@@ -86,24 +87,11 @@ class BlockCaching(Technique):
         return None if key.refresh else Knobs(2, cache_interval=2, cache_branch=key.branch)
 
 
-@dataclass
-class Flags:
-    """What the hooks do at the present step; both False outside an accelerated call.
-
-    Attributes:
-        reuse: deep blocks return what was kept.
-        keep: deep blocks run, and their output is kept.
-    """
-
-    reuse: bool = False
-    keep: bool = False
-
-
-def conditional_half(value: Any) -> Any:
-    """The second half of every tensor in a (nested) module output, copied so that the first half can be freed."""
+def conditional_half(value: Any, half: int = 1) -> Any:
+    """One half of every tensor in a (nested) module output, copied so that the other half can be freed."""
     if isinstance(value, (tuple, list)):
-        return type(value)(conditional_half(item) for item in value)
-    return value.chunk(2)[1].clone()
+        return type(value)(conditional_half(item, half) for item in value)
+    return value.chunk(2)[half].clone()
 
 
 def count_layers(module: Any) -> int:
@@ -160,36 +148,6 @@ class _Keep:
         return output
 
 
-class _Residual:
-    """What a span of transformer blocks added to its input."""
-
-    def __init__(self) -> None:
-        self.entry: Any | None = None
-        self.held: Any = None
-
-
-class _Span:
-    """One block of the reused span; the first adds the kept residual, the others pass their input on."""
-
-    def __init__(self, flags: Flags, residual: _Residual, first: bool, last: bool) -> None:
-        self.flags, self.residual, self.first, self.last = flags, residual, first, last
-        self.weight, self.ran = 1, False
-
-    def forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if self.flags.reuse:
-            self.ran = False
-            return hidden + self.residual.held if self.first else hidden
-        if self.first and self.flags.keep:
-            self.residual.entry = hidden
-        output = original(*args, **kwargs)
-        self.ran = True
-        if self.last and self.flags.keep:
-            self.residual.held = output - self.residual.entry
-            self.residual.entry = None
-        return output
-
-
 def empty_like(hidden: Any) -> Any:
     """A tensor without elements that can be added to and concatenated with its like, shape (1, 0, 1, 1)."""
     return hidden.new_empty((1, 0, 1, 1))
@@ -222,11 +180,14 @@ class BlockCache(Part):
     def begin(self, call: NetworkCall) -> None:  # noqa: D102
         # Kept on every refresh, needed next or not: fewer kinds of step, so fewer graphs for a compiled network.
         self.flags.reuse, self.flags.keep = not call.step.refresh, call.step.refresh
+        self.flags.half = call.half
+        if call.guidance == "two calls" and not call.step.guided:
+            self.holders[1].held = None  # of the unconditional call, which is not made any more
         if self.flags.keep:
             self.kept_batch = call.batch
             return
         if self.kept_batch == 2 * call.batch:
-            self.keep_conditional()
+            self.keep_conditional(call.conditional)
             self.kept_batch = call.batch
         call.kwargs = self.drop_residuals(call.kwargs, call.sample)
 
@@ -245,6 +206,7 @@ class BlockCache(Part):
 
     def rest(self) -> None:  # noqa: D102
         self.flags.reuse = self.flags.keep = False
+        self.flags.half = 0
 
     def check(self) -> None:
         """Refuse what has been switched on in the network since, and does not go with skipped layers.
@@ -265,10 +227,11 @@ class BlockCache(Part):
         """Layers that did not run in the last network call."""
         return sum(hook.weight for _, hook in self.hooks if not hook.ran)
 
-    def keep_conditional(self) -> None:
-        """Forget the unconditional half of the kept feature."""
+    def keep_conditional(self, half: int = 1) -> None:
+        """Forget the unconditional half of the kept feature; ``half`` is the other one's place in the batch."""
         for holder in self.holders:
-            holder.held = conditional_half(holder.held)
+            if holder.held is not None:
+                holder.held = conditional_half(holder.held, half)
 
     def clear(self) -> None:
         """Drop every tensor."""
@@ -276,7 +239,7 @@ class BlockCache(Part):
         self.kept_batch = 0
         for holder in self.holders:
             holder.held = None
-            if isinstance(holder, _Residual):
+            if isinstance(holder, Residual):
                 holder.entry = None
 
     def drop_residuals(self, kwargs: dict[str, Any], sample: Any) -> dict[str, Any]:
@@ -308,14 +271,8 @@ def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
     flags = Flags()
     kind = denoiser_of(network)
     chain = kind.blocks(network)
-    if chain and kind.block_output != "hidden":
-        raise UnsupportedError(
-            f"cache_interval with {type(network).__name__}",
-            f"its blocks return ({kind.block_output}), and reuse is defined for blocks that return hidden states alone",
-            "set cache_interval=1 for this model",
-        )
     if chain:
-        cache = _span_cache(chain, branch, flags, name)
+        cache = _span_cache(chain, kind.block_output, branch, flags, name)
     else:
         cache = _unet_cache(network, branch, flags, name)
     for module, hook in cache.hooks:
@@ -323,23 +280,11 @@ def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
     return cache
 
 
-def span_of(depth: int, branch: int) -> range:
-    """Indices of the transformer blocks that a reuse step skips."""
-    ends = max(1, round((branch + 1) * depth / _REFERENCE_DEPTH))
-    if 2 * ends >= depth:
-        raise UnsupportedError(
-            f"cache_branch={branch} of a transformer of {depth} blocks",
-            f"{ends} blocks at each end stay live, which leaves none to reuse",
-            "take a smaller cache_branch, or cache_interval=1",
-        )
-    return range(ends, depth - ends)
-
-
-def _span_cache(chain: list[Any], branch: int, flags: Flags, name: str) -> BlockCache:
+def _span_cache(chain: list[Any], output: BlockOutput, branch: int, flags: Flags, name: str) -> BlockCache:
     span = span_of(len(chain), branch)
-    residual = _Residual()
-    hooks = [(chain[i], _Span(flags, residual, first=i == span[0], last=i == span[-1])) for i in span]
-    return BlockCache(name, flags, hooks, [residual])
+    residuals = [Residual(), Residual()]
+    hooks = [(chain[i], Span(flags, residuals, output, first=i == span[0], last=i == span[-1])) for i in span]
+    return BlockCache(name, flags, hooks, residuals)
 
 
 def _unet_cache(network: Any, branch: int, flags: Flags, name: str) -> BlockCache:

@@ -1,10 +1,13 @@
 """Guidance, m: classifier-free guidance on the first m·T steps; after that the conditional half runs alone.
 
 Two parts. The batch: pipelines stack [unconditional, conditional] and compute u + w·(c − u); running only the
-conditional half and handing it back twice makes that collapse to c. The cross-attention (T-GATE, arXiv 2404.02747;
-PostDiff, arXiv 2508.06160, section 2.6): once guidance is dropped, each cross-attention layer returns the output it
-captured on the last guided step on which it ran: its conditional half (``cond``) or the mean of both (``mean``).
-Where a model does not guide (LCM, or a guidance scale of 1) the whole output is captured, under either name.
+conditional half and handing it back twice makes that collapse to c. Where there is a call for each half, the second is
+answered with the first one's output and not computed (``accelerate.two_calls``).
+
+The cross-attention (T-GATE, arXiv 2404.02747; PostDiff, arXiv 2508.06160, section 2.6): once guidance is dropped, each
+cross-attention layer returns the output it captured on the last guided step on which it ran: its conditional half
+(``cond``) or the mean of both (``mean``). Where a model does not guide (LCM, or a guidance scale of 1) the whole output
+is captured, under either name. Networks whose image and text attend jointly have none, and take ``off``.
 
 Symbols: m guidance fraction, w guidance scale, b images in the batch, B = 2b network batch.
 """
@@ -88,16 +91,9 @@ class GuidanceDropping(Technique):
         return f"guidance on the first {_count_guided(steps)}" if self.acts(steps) and guides else ""
 
     def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
-        given = f"guidance_fraction={knobs.guidance_fraction:g} with"
-        if family.guidance in ("conditional first", "two calls"):
-            raise UnsupportedError(
-                f"{given} {family.pipeline_class}",
-                f"its guidance is {family.guidance}, and dropping it is defined for one batch, unconditional first",
-                "set guidance_fraction=1 for it",
-            )
         if not family.guides and knobs.cross_attention_cache == "off":
             raise UnsupportedError(
-                f"{given} cross_attention_cache='off'",
+                f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
                 f"{family.pipeline_class} has no unconditional half to drop",
                 "set guidance_fraction=1, or cross_attention_cache='cond'",
             )
@@ -155,8 +151,13 @@ class Flags:
     guided: bool = False
 
 
-def halve_batch(value: Any, batch: int) -> Any:
+def halve_batch(value: Any, batch: int, half: int = 1) -> Any:
     """The conditional half of every tensor whose first dimension is ``batch``, in nested containers too.
+
+    Args:
+        value: a tensor, a container, or anything else, which is returned as it is.
+        batch: entries of the network's batch.
+        half: which half is the conditional one.
 
     Raises:
         UnsupportedError: IP-Adapter embeddings for another batch, of which no half can be told.
@@ -164,7 +165,7 @@ def halve_batch(value: Any, batch: int) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return value.chunk(2)[1] if value.ndim > 0 and value.shape[0] == batch else value
+        return value.chunk(2)[half] if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, dict):
         adapters = value.get("image_embeds")
         for embeddings in adapters if isinstance(adapters, (list, tuple)) else ():
@@ -175,11 +176,11 @@ def halve_batch(value: Any, batch: int) -> Any:
                     "pass embeddings of one negative and one positive image; the pipeline repeats them",
                 )
         return {
-            key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch)
+            key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch, half)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return type(value)(halve_batch(item, batch) for item in value)
+        return type(value)(halve_batch(item, batch, half) for item in value)
     return value
 
 
@@ -265,15 +266,18 @@ class Guidance(Part):
         """
         step, knobs = call.step, call.knobs
         off = knobs.cross_attention_cache == "off"
-        if step.index == 0 and off and not call.guided and any(not s.guided for s in call.steps):
+        stacked = call.guided and call.guidance != "two calls"
+        # Whether there is a second call is known when the first step is over.
+        known = 1 if call.guidance == "two calls" else 0
+        if step.index == known and off and not call.guided and any(not s.guided for s in call.steps):
             raise UsageError(
                 f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
                 "this call does not guide, so there is neither an unconditional half to drop nor anything to cache",
                 "set guidance_fraction=1, cross_attention_cache='cond', or a guidance scale above 1",
             )
         self.flags.cached, self.flags.capture = not step.cross_attention_live, step.index in self.captures
-        self.flags.guided = call.guided and step.guided
-        self.dropped = call.guided and not step.guided
+        self.flags.guided = stacked and step.guided
+        self.dropped = stacked and not step.guided
         if self.dropped:
             self._halve(call)
 
@@ -282,7 +286,8 @@ class Guidance(Part):
             self._halve(call)
 
     def _halve(self, call: NetworkCall) -> None:
-        call.args, call.kwargs = halve_batch(call.args, call.batch), halve_batch(call.kwargs, call.batch)
+        half = call.conditional
+        call.args, call.kwargs = halve_batch(call.args, call.batch, half), halve_batch(call.kwargs, call.batch, half)
         call.batch, call.guided = call.batch // 2, False
 
     def end(self, output: Any) -> Any:  # noqa: D102

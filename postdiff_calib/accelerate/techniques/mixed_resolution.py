@@ -10,7 +10,7 @@ Symbols: β low side over full side, x̂0 predicted clean latent, ε noise; late
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from postdiff_calib.accelerate.techniques.technique import (
 )
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.families import Family
+from postdiff_calib.models.families import Family, denoiser_of
 
 NoiseMode = Literal["coupled", "independent"]
 
@@ -69,19 +69,16 @@ class MixedResolution(Technique):
         grids["low_res_scale"] = tuple(sizes.values())
 
     def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
-        rule = family.low_res_refusal
-        if not rule and family.latents != "spatial":
-            rule = f"its latents are {family.latents}, and changing their size is defined for (B, C, h, w)"
-        if rule:
+        if family.low_res_refusal:
             raise UnsupportedError(
                 f"low_res_fraction={knobs.low_res_fraction:g} with {family.pipeline_class}",
-                rule,
+                family.low_res_refusal,
                 "set low_res_fraction=0 for it",
             )
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
-        """Nothing is put on the network itself: it takes any size. A control network gets its image at that size."""
-        return _ControlSize()
+        """Nothing is put on the network itself: it takes any size. What names the size is given for that size."""
+        return _Size(denoiser_of(network).resized)
 
     def fired(self, steps: Steps, summary: Any) -> tuple[Fired, ...]:  # noqa: D102
         switched = any(step.switched for step in summary.steps)
@@ -99,7 +96,16 @@ def _count_low(steps: Steps) -> int:
     return sum(step.low_res for step in steps)
 
 
-class _ControlSize(Part):
+class _Size(Part):
+    """Inputs that go with the size of a low-resolution latent."""
+
+    def __init__(self, resized: Callable[[Mapping[str, Any], tuple[int, int]], dict[str, Any]]) -> None:
+        self.resized = resized
+
+    def begin(self, call: NetworkCall) -> None:
+        if call.step.low_res and call.size is not None:
+            call.kwargs = {**call.kwargs, **self.resized(call.kwargs, call.size)}
+
     def begin_control(self, call: NetworkCall) -> None:
         if call.step.low_res and call.full_size is not None:
             scale = (call.sample.shape[-2] / call.full_size[0], call.sample.shape[-1] / call.full_size[1])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from postdiff_calib.accelerate.techniques.step import Step, StepKind
 from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.families import Family
+from postdiff_calib.models.families.family import Guidance
 
 Steps = Sequence[Step]
 #: State by name → its values, one per step.
@@ -68,8 +69,11 @@ class NetworkCall:
         sample: the latent that it is called with.
         args, kwargs: of the call.
         batch: entries of the batch; two per image where both halves of guidance run.
-        guided: both halves are in the batch.
+        guided: both halves are in the batch, or there is a call for each.
         full_size: full latent size (height, width), where known.
+        size: latent size (height, width) of this call, where known.
+        guidance: where the two halves are.
+        half: 1 in the second of two calls, the unconditional one; else 0.
     """
 
     step: Step
@@ -81,6 +85,14 @@ class NetworkCall:
     batch: int
     guided: bool
     full_size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+    guidance: Guidance = "unconditional first"
+    half: int = 0
+
+    @property
+    def conditional(self) -> int:
+        """Which half of a batch is the conditional one."""
+        return 0 if self.guidance == "conditional first" else 1
 
 
 class Part:

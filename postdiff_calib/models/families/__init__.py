@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
-from postdiff_calib.models.families import latent_consistency, pixart, stable_diffusion, stable_diffusion_xl
+from postdiff_calib.models.families import (
+    latent_consistency,
+    pixart,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+)
 from postdiff_calib.models.families.family import Call, Denoiser, Family
 
 __all__ = [
@@ -32,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     *stable_diffusion_xl.FAMILIES,
     *latent_consistency.FAMILIES,
     *pixart.FAMILIES,
+    *stable_diffusion_3.FAMILIES,
 )
 DENOISERS: tuple[Denoiser, ...] = tuple({id(family.network): family.network for family in FAMILIES}.values())
 #: Attributes that hold a denoiser, or a text encoder, in some pipeline; in order of appearance.
@@ -80,7 +87,9 @@ def denoiser_of(network: Any) -> Denoiser:
                 return denoiser
     known = ", ".join(denoiser.classes[0] for denoiser in DENOISERS)
     raise UnsupportedError(
-        f"denoiser class {names[0]!r}", f"denoisers of supported pipelines are {known}", "take a U-Net or PixArt model"
+        f"denoiser class {names[0]!r}",
+        f"denoisers of supported pipelines are {known}",
+        "take a model with one",
     )
 
 

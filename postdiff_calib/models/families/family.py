@@ -55,6 +55,11 @@ class Denoiser:
         cross_attention: (network) → its modules that attend from the image to the text; none where image and text
             attend jointly.
         embeds_guidance: (configuration) → the guidance scale is an input of the network.
+        guided_above: a guidance scale above this is guidance.
+        guides_by_default: a guidance scale alone brings an unconditional half about; False where that takes arguments
+            that postdiff leaves out, or there is none.
+        resized: (inputs of a call, latent size (height, width)) → those of them that name the latent's size, for a
+            smaller one; the pipeline passes those of the full size.
         lacks: fields of ``Knobs`` that do nothing for it.
     """
 
@@ -66,6 +71,9 @@ class Denoiser:
     block_output: BlockOutput = "hidden"
     cross_attention: Callable[[Any], list[Any]] = lambda network: marked_cross_attention(network)
     embeds_guidance: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    guided_above: float = 1.0
+    guides_by_default: bool = True
+    resized: Callable[[Mapping[str, Any], tuple[int, int]], dict[str, Any]] = lambda inputs, size: {}
     lacks: frozenset[str] = frozenset()
 
     def blocks(self, network: Any) -> list[Any]:
@@ -84,6 +92,8 @@ class Family:
         text_encoders: attributes that hold text encoders, in order.
         guidance: where the two halves of guidance are.
         latents: how the pipeline holds its latents.
+        latents_first: the pipeline makes its latents before it sets the timesteps, and may shift those by the size of
+            the latents. It is given latents of the full size then, and smaller ones take their place in the first step.
         encodes_empty_text: an empty negative prompt goes through the text encoders (it is zeros otherwise).
         safety_checked: the pipeline may come with a safety checker, which blacks out images.
         control: attribute that holds a control network called before the denoiser, or None.
@@ -102,6 +112,7 @@ class Family:
     text_encoders: tuple[str, ...] = ("text_encoder",)
     guidance: Guidance = "unconditional first"
     latents: LatentLayout = "spatial"
+    latents_first: bool = False
     encodes_empty_text: bool = True
     safety_checked: bool = False
     control: str | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from postdiff_calib.knobs import Knobs, searched, settled
+from postdiff_calib.knobs import Knobs, searched
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.proposals import Proposal
 from postdiff_calib.search.space import Candidate, SearchSpace, nearest
@@ -71,7 +71,7 @@ def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, C
         space: the space they come from.
         allowed: plans within the budget by plan id; not empty.
     """
-    wanted = settled(values, space.default_steps)
+    wanted = space.settled(values)
     steps = (t for t in space.grids["num_inference_steps"] if t <= wanted.num_inference_steps)
     for total in sorted(steps, reverse=True):
         found = allowed.get(compile_plan(replace(wanted, num_inference_steps=int(total))).content)

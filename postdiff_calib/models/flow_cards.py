@@ -1,0 +1,57 @@
+"""Cards of rectified-flow transformers.
+
+Configurations of Stable Diffusion 3 are those of diffusers' ``scripts/convert_sd3_to_diffusers.py``; steps and guidance
+scales are those of the examples on the models' own pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from postdiff_calib.models.card import Card
+
+FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+
+_SD3_TEXT = {
+    "text_encoder": "clip-l-projection_text",
+    "text_encoder_2": "openclip-g_text",
+    "text_encoder_3": "t5-xxl_text",
+}
+_SD3_MEDIUM = Card(
+    name="sd3-medium",
+    hub_id="stabilityai/stable-diffusion-3-medium-diffusers",
+    pipeline_class="StableDiffusion3Pipeline",
+    height=1024,
+    width=1024,
+    networks={"transformer": "sd3-medium_transformer", **_SD3_TEXT, "vae": "sd3_vae"},
+    num_inference_steps=28,
+    guidance_scale=7.0,
+    scheduler=FLOW_EULER,
+    licence="stabilityai-ai-community",
+    latent_channels=16,
+    latent_multiple=2,
+    step_range=(4, 28),
+    # CLIP's 77 tokens and T5's 256, one behind the other.
+    text_length=333,
+    text_lengths={"text_encoder": 77, "text_encoder_2": 77, "text_encoder_3": 256},
+    side_multiple=16,
+    note="free for organisations with less than a million dollars of revenue a year",
+)
+_SD3_5_LARGE = replace(
+    _SD3_MEDIUM,
+    name="sd35-large",
+    hub_id="stabilityai/stable-diffusion-3.5-large",
+    networks={**_SD3_MEDIUM.networks, "transformer": "sd35-large_transformer"},
+    guidance_scale=3.5,
+)
+_SD3_5_MEDIUM = replace(
+    _SD3_MEDIUM,
+    name="sd35-medium",
+    hub_id="stabilityai/stable-diffusion-3.5-medium",
+    networks={**_SD3_MEDIUM.networks, "transformer": "sd35-medium_transformer"},
+    num_inference_steps=40,
+    guidance_scale=4.5,
+    step_range=(4, 40),
+)
+
+FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE)

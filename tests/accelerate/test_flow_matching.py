@@ -1,0 +1,167 @@
+"""Rectified-flow transformers against samplers written out: no hooks, no scheduler's step, one loop each."""
+
+import pipelines as P
+import pytest
+import torch
+from diffusers.callbacks import SD3CFGCutoffCallback
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+from diffusers.utils.torch_utils import randn_tensor
+from torch.nn import functional as F
+
+from postdiff_calib.accelerate import accelerated, enable, summary
+from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+
+SIZE = {"height": 128, "width": 128}
+FULL, LOW = (16, 16), (8, 8)
+KNOBS = [
+    Knobs(5),
+    Knobs(5, cache_interval=2),
+    Knobs(6, cache_interval=3, cache_branch=0),
+    Knobs(6, guidance_fraction=0.5),
+    # The gate is on a reuse step: what was kept of both halves is used for one.
+    Knobs(6, cache_interval=2, guidance_fraction=0.5),
+    Knobs(6, low_res_fraction=0.5, low_res_scale=0.5),
+    Knobs(6, low_res_fraction=1 / 6, low_res_scale=0.5),
+    Knobs(8, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.6),
+    Knobs(8, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=3, guidance_fraction=0.3),
+]
+
+
+def low_start(full):
+    """Every low pixel is the sum of four, halved: white noise stays white."""
+    return F.avg_pool2d(full, 2) * 2
+
+
+def renoised(clean, sigma, generators):
+    clean = F.interpolate(clean, size=FULL, mode="bilinear", align_corners=False)
+    return (1 - sigma) * clean + sigma * randn_tensor(clean.shape, generator=generators)
+
+
+def close(ours, reference):
+    assert ours.shape == reference.shape
+    assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
+
+
+class Sd3:
+    """The network of a Stable Diffusion 3 pipeline, taken apart: two live blocks at the ends, a span between."""
+
+    def __init__(self, pipe):
+        self.network = pipe.transformer
+        self.kept = None
+
+    def __call__(self, x, t, text, pooled, span, refresh):
+        n, size = self.network, x.shape[-2:]
+        hidden, encoder = n.pos_embed(x).contiguous(), n.context_embedder(text)
+        time = n.time_text_embed(t, pooled)
+        for i, block in enumerate(n.transformer_blocks):
+            if i == span[0]:
+                entry = encoder, hidden
+            if i in span and not refresh:
+                if i == span[0]:
+                    encoder, hidden = (state + kept for state, kept in zip(entry, self.kept, strict=True))
+                continue
+            encoder, hidden = block(hidden_states=hidden, encoder_hidden_states=encoder, temb=time)
+            if i == span[-1] and refresh:
+                self.kept = encoder - entry[0], hidden - entry[1]
+        out = n.proj_out(n.norm_out(hidden, time))
+        out = out.reshape(len(x), size[0] // 2, size[1] // 2, 2, 2, n.out_channels)
+        return torch.einsum("nhwpqc->nchpwq", out).reshape(len(x), -1, *size)
+
+
+def sd3_sampler(pipe, knobs, count=2, scale=7.0, mu=None):
+    plan = compile_plan(knobs)
+    call = {"negative_prompt": [""] * count, "max_sequence_length": P.LENGTH}
+    c, u, pc, pu = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], P.PROMPTS[:count], **call)
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(len(plan), **({} if mu is None else {"mu": mu}))
+    generators = P.generators(count)
+    x = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(x) if plan.n_low else x
+    network = Sd3(pipe)
+    for i, step in enumerate(plan):
+        sigma, following = scheduler.sigmas[i], scheduler.sigmas[i + 1]
+        batch = (torch.cat([x, x]), torch.cat([u, c]), torch.cat([pu, pc])) if step.guided else (x, c, pc)
+        if not step.guided and network.kept is not None and len(network.kept[0]) == 2 * count:
+            network.kept = tuple(kept[count:] for kept in network.kept)
+        sample, text, pooled = batch
+        span = range(1, 5)
+        v = network(sample, scheduler.timesteps[i].expand(len(sample)), text, pooled, span, step.refresh)
+        if step.guided:
+            v = v[:count] + scale * (v[count:] - v[:count])
+        x = renoised(x - sigma * v, following, generators) if step.switch else x + (following - sigma) * v
+    return x
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: knobs.describe())
+@torch.no_grad()
+def test_sd3_equal_to_a_sampler_written_out(knobs):
+    pipe = P.sd3()
+    reference = sd3_sampler(pipe, knobs)
+    with accelerated(pipe, P.suited(pipe, knobs)):
+        close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.5])
+@torch.no_grad()
+def test_a_shift_by_size_is_that_of_the_full_size(low):
+    pipe = P.sd3(scheduler_changes={"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 100})
+    knobs = Knobs(6, low_res_fraction=low, low_res_scale=0.5 if low else 1.0)
+    of_size = {n: calculate_shift(n, 4, 100, 0.5, 1.15) for n in (16, 64)}
+    assert of_size[64] - of_size[16] > 0.3
+    with accelerated(pipe, knobs):
+        ours = P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE)
+    close(ours, sd3_sampler(pipe, knobs, mu=of_size[64]))
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+def test_sd3_equal_to_the_cut_off_callback(fraction):
+    pipe, call = P.sd3(), {"max_sequence_length": P.LENGTH}
+    callback = SD3CFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=int(fraction * 8) - 1)
+    reference = P.latents(pipe, 1, num_inference_steps=8, callback_on_step_end=callback, **call)
+    with accelerated(pipe, Knobs(8, guidance_fraction=fraction, cross_attention_cache="off")):
+        assert torch.equal(P.latents(pipe, 1, **call), reference)
+        guided = int(fraction * 8)
+        assert [step.batch for step in summary(pipe).steps] == [2] * guided + [1] * (8 - guided)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_identity_without_guidance(count):
+    pipe, call = P.sd3(), {"guidance_scale": 1.0, "max_sequence_length": P.LENGTH}
+    stock = P.latents(pipe, count, num_inference_steps=3, **call)
+    with accelerated(pipe, Knobs(3)):
+        assert torch.equal(P.latents(pipe, count, **call), stock)
+    assert torch.equal(P.latents(pipe, count, num_inference_steps=3, **call), stock)
+
+
+def test_joint_attention_has_nothing_to_keep():
+    pipe = P.sd3()
+    for mode in ("cond", "mean"):
+        with pytest.raises(UnsupportedError, match=r"no cross-attention layers.*cross_attention_cache='off'"):
+            enable(pipe, Knobs(4, guidance_fraction=0.5, cross_attention_cache=mode))
+    enable(pipe, Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"))
+    with pytest.raises(UsageError, match="does not guide"):
+        P.latents(pipe, guidance_scale=1.0, max_sequence_length=P.LENGTH)
+
+
+def test_a_third_kind_of_call_is_refused():
+    # Guidance by skipped layers calls the network a second time.
+    pipe = P.sd3()
+    enable(pipe, Knobs(4, cache_interval=2))
+    with pytest.raises(UnsupportedError, match="2 network calls in step 1"):
+        P.latents(
+            pipe, max_sequence_length=P.LENGTH, skip_guidance_layers=[1], skip_layer_guidance_start=0.0,
+            skip_layer_guidance_stop=1.0,
+        )  # fmt: skip
+
+
+def test_steps_and_shift_are_checked_when_the_schedule_is_known():
+    pipe = P.sd3()
+    enable(pipe, Knobs(4))
+    with pytest.raises(UsageError, match=r"accelerated for 4 steps"):
+        P.latents(pipe, num_inference_steps=5, max_sequence_length=P.LENGTH)
+    with pytest.raises(UsageError, match=r"sigmas with 3 entries"):
+        P.latents(pipe, sigmas=[1.0, 0.6, 0.3], max_sequence_length=P.LENGTH)
+    images = P.latents(pipe, sigmas=[1.0, 0.7, 0.4, 0.2], max_sequence_length=P.LENGTH)
+    assert torch.isfinite(images).all()
