@@ -9,6 +9,7 @@ from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.macs import Macs, _split, flop_counter
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import denoiser_in
 from postdiff_calib.models.load import network_configs
 from postdiff_calib.plan import compile_plan
 
@@ -48,18 +49,26 @@ def lcm():
     return pipe, 8
 
 
-def run(pipe, multiple: int, knobs: Knobs) -> Macs:
+def stable_diffusion_3():
+    return pipelines.sd3(), 2
+
+
+#: What a call needs besides, and the tokens that the denoiser gets.
+CALLS = {stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH)}
+
+
+def run(pipe, multiple: int, knobs: Knobs, call) -> Macs:
     """MACs per image that the denoiser computes in one real call for two images."""
     with accelerated(pipe, knobs, latent_multiple=multiple), flop_counter() as counter:
         pipe(
             ["a red circle", "a blue square"],
             height=128,
             width=128,
-            guidance_scale=5.0,
             output_type="latent",
             generator=[torch.Generator().manual_seed(i) for i in range(2)],
+            **{"guidance_scale": 5.0, **call},
         )
-    total = _split(counter.get_flop_counts()[type(pipe.unet).__name__])
+    total = _split(counter.get_flop_counts()[type(denoiser_in(pipe)[1]).__name__])
     assert total.full % 2 == 0
     return Macs(total.conv // 2, total.linear // 2, total.attention // 2)
 
@@ -72,16 +81,18 @@ CASES = [
         id=f"{family.__name__}-{knobs.describe()}",
         marks=[] if knobs is PLANS[0] else pytest.mark.slow,
     )
-    for family in (stable_diffusion, lcm)
+    for family in (stable_diffusion, lcm, *CALLS)
     for knobs in PLANS
-    if family is stable_diffusion or knobs.cross_attention_cache != "off"
+    if family is not lcm or knobs.cross_attention_cache != "off"
 ]
 
 
 @pytest.mark.parametrize(("family", "knobs"), CASES)
 def test_price_equals_a_real_run(family, knobs: Knobs) -> None:
     pipe, multiple = family()
-    guides = family is stable_diffusion
+    call, text_length = CALLS.get(family, ({}, pipelines.LENGTH))
+    knobs = pipelines.suited(pipe, knobs)
+    guides = family is not lcm
     table = CostTable(
         model="tiny",
         height=128,
@@ -89,8 +100,8 @@ def test_price_equals_a_real_run(family, knobs: Knobs) -> None:
         latent=(16, 16),
         latent_multiple=multiple,
         guides=guides,
-        meter=Meter(network_configs(pipe)["unet"], pipelines.LENGTH),
+        meter=Meter(network_configs(pipe)[denoiser_in(pipe)[0]], text_length),
     )
     price = table.price(compile_plan(knobs))
-    ran = run(pipe, multiple, knobs)
+    ran = run(pipe, multiple, knobs, call)
     assert (price.macs, price.macs_paper) == (ran.full, ran.paper)
