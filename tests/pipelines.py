@@ -355,6 +355,22 @@ def suited(pipe: Any, knobs: Any) -> Any:
     return replace(knobs, cross_attention_cache="off") if lacks else knobs
 
 
+#: Families of rectified-flow transformers.
+FLOW = ("sd3",)
+
+
+def noise_of(pipe: Any, count: int, seed: int = 7) -> torch.Tensor:
+    """The noise that a flow pipeline makes of ``generators(count, seed)`` for images of 128, as it holds latents."""
+    made = [torch.randn(1, 4, 16, 16, generator=g) for g in generators(count, seed)]
+    return torch.cat(made)
+
+
+def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """What a transformer is called with, as one tensor."""
+    sample = args[0] if args else kwargs["hidden_states"]
+    return torch.stack(sample) if isinstance(sample, list) else sample
+
+
 def without_forward_attributes(pipe: Any) -> None:
     """Clear the ``forward`` attributes that other packages leave on modules."""
     for part in pipe.components.values():

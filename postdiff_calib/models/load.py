@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import ModelError, PostdiffError, reason_of
+from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, reason_of
 from postdiff_calib.models.card import DPM, Card
 from postdiff_calib.models.cards import CARDS, get_card
-from postdiff_calib.models.families import denoiser_in, denoiser_of
+from postdiff_calib.models.families import FAMILIES, Family, denoiser_in, denoiser_of, family_named, family_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
 
 #: Schedulers without an estimate of the clean sample that a change of resolution could use.
@@ -196,6 +196,7 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     index = DiffusionPipeline.load_config(source, **options)
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ValueError("model_index.json names no pipeline class")
+    _refuse_other_class(index["_class_name"])
     named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.
@@ -210,6 +211,23 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
         )
     with _complete():
         return DiffusionPipeline.from_pretrained(source, **options)
+
+
+def _refuse_other_class(name: str) -> None:
+    """Refuse a pipeline class of no family, before its weights are read; one that diffusers lacks is for it to refuse.
+
+    Raises:
+        UnsupportedError: such a class.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if isinstance(found, type) and all(family_named(cls.__name__) is None for cls in found.__mro__):
+        raise UnsupportedError(
+            f"pipeline class {name}",
+            f"postdiff runs {', '.join(family.pipeline_class for family in FAMILIES)}",
+            "give a text-to-image model of one of these",
+        )
 
 
 @contextmanager
@@ -291,8 +309,11 @@ def derive_card(pipe: Any, source: str) -> Card:
     if network is None:
         raise ModelError(f"model {source!r}", "it has neither a U-Net nor a transformer", "give a text-to-image model")
     config, kind = network.config, denoiser_of(getattr(network, "_orig_mod", network))
+    family, packed = family_of(pipe), 4 if family_of(pipe).latents == "packed" else 1
     scale = int(getattr(pipe, "vae_scale_factor", 8))
-    sides = config.sample_size if isinstance(config.sample_size, (list, tuple)) else (config.sample_size,) * 2
+    # Networks without a size of their own leave it to the pipeline, of 128 latent pixels where that has none either.
+    size = config.get("sample_size") or getattr(pipe, "default_sample_size", 128)
+    sides = size if isinstance(size, (list, tuple)) else (size,) * 2
     defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
     steps = int(defaults.get("num_inference_steps") or 20)
     length = defaults.get("max_sequence_length") or min(getattr(pipe.tokenizer, "model_max_length", 77), 512)
@@ -308,9 +329,19 @@ def derive_card(pipe: Any, source: str) -> Card:
         scheduler=type(pipe.scheduler).__name__,
         licence="unknown",
         vae_scale_factor=scale,
-        latent_channels=int(config.in_channels),
+        latent_channels=int(config.in_channels) // packed,
         latent_multiple=kind.latent_multiple(config),
         step_range=(min(4, steps), steps),
-        text_length=int(length),
+        text_length=family.text_tokens(pipe, int(length)),
+        text_lengths=_text_lengths(pipe, family, int(length)),
+        side_multiple=scale * kind.latent_multiple(config) if family.latents_first else 0,
         note="derived from the pipeline",
     )
+
+
+def _text_lengths(pipe: Any, family: Family, longest: int) -> dict[str, int]:
+    """Tokens that each text encoder gets, where there are several."""
+    if len(family.text_encoders) < 2:
+        return {}
+    tokenizers = {role: getattr(pipe, role.replace("text_encoder", "tokenizer"), None) for role in family.text_encoders}
+    return {role: min(longest, int(t.model_max_length)) for role, t in tokenizers.items() if t is not None}

@@ -1,5 +1,6 @@
 """Loading: from a directory exactly, offline, safetensors only; every failure is one line."""
 
+import json
 import shutil
 from contextlib import contextmanager
 
@@ -266,3 +267,17 @@ def test_weights_that_cannot_be_read_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match=r"linear_1\.weight of type Opaque") as caught:
         fingerprint_pipeline(quantised(Opaque))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline", "FluxImg2ImgPipeline"),
+        *("FluxInpaintPipeline", "FluxKontextPipeline", "SanaSprintPipeline", "SanaVideoPipeline", "WanPipeline"),
+        *("QwenImageEditPipeline", "ZImageImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    ],
+)
+def test_other_classes_are_refused_by_name_before_weights_are_read(name, tmp_path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "transformer": ["diffusers", "X"]}))
+    with pytest.raises(UnsupportedError, match=rf"pipeline class {name}: postdiff runs StableDiffusionPipeline.*"):
+        load_pipeline(str(tmp_path), device="cpu")

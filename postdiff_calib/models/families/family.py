@@ -104,6 +104,7 @@ class Family:
         held_at_full_size: inputs of the network that name a resolution. They keep the full size on low-resolution
             steps: they name the image that is wanted, and the pipeline is called at its full size throughout.
         paper_scale: β of the paper's setting (its table 1).
+        text_tokens: (pipeline, longest prompt in tokens) → tokens of a padded prompt, as the network gets them.
     """
 
     pipeline_class: str
@@ -121,6 +122,7 @@ class Family:
     partial_schedule: bool = False
     held_at_full_size: tuple[str, ...] = ()
     paper_scale: float = 0.5
+    text_tokens: Callable[[Any, int], int] = lambda pipe, longest: longest
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "without_control", self.without_control or self.pipeline_class)

@@ -24,6 +24,12 @@ def _inputs(config: Mapping[str, Any], call: Call, zeros: Zeros) -> dict[str, An
     }
 
 
+def _text_tokens(pipe: Any, longest: int) -> int:
+    """CLIP's tokens and T5's behind them; an absent third encoder (``shapes.absent_text``) gives a single one."""
+    absent = type(pipe.text_encoder_3).__name__ == "AbsentTextEncoder"
+    return int(pipe.tokenizer_max_length) + (1 if absent else longest)
+
+
 SD3 = Denoiser(
     classes=("SD3Transformer2DModel",),
     sample="hidden_states",
@@ -43,5 +49,6 @@ FAMILIES = (
         text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
         latents_first=True,
         paper_scale=0.75,
+        text_tokens=_text_tokens,
     ),
 )
