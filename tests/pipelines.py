@@ -301,6 +301,68 @@ def sd3(*, seed: int = 0, scheduler_changes: dict[str, Any] | None = None, **cha
     )
 
 
+def flow_dpm(**changes: Any) -> Any:
+    """DPM++ 2M as Sana ships it, for flow matching."""
+    import diffusers
+
+    settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    return diffusers.DPMSolverMultistepScheduler(**{**settings, **changes})
+
+
+def sana(*, seed: int = 0, euler: bool = False) -> Any:
+    """Sana: six blocks on 256 image tokens, a Gemma 2, a deep-compression autoencoder."""
+    from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    torch.manual_seed(seed)
+    text = Gemma2Config(
+        vocab_size=len(tokenizer()),
+        hidden_size=TEXT,
+        intermediate_size=TEXT,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=tokenizer().eos_token_id,
+        bos_token_id=tokenizer().bos_token_id,
+        eos_token_id=tokenizer().eos_token_id,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=6,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=TEXT,
+        sample_size=16,
+    )
+    return quiet(
+        SanaPipeline(
+            vae=AutoencoderDC(
+                latent_channels=4,
+                attention_head_dim=4,
+                encoder_block_types=("ResBlock",) * 4,
+                decoder_block_types=("ResBlock",) * 4,
+                encoder_block_out_channels=(4,) * 4,
+                decoder_block_out_channels=(4,) * 4,
+                encoder_layers_per_block=(1,) * 4,
+                decoder_layers_per_block=(1,) * 4,
+                encoder_qkv_multiscales=((),) * 4,
+                decoder_qkv_multiscales=((),) * 4,
+                downsample_block_type="conv",
+                upsample_block_type="interpolate",
+            ).eval(),
+            text_encoder=Gemma2Model(text).eval(),
+            tokenizer=tokenizer(),
+            transformer=transformer.eval(),
+            scheduler=scheduler("flow") if euler else flow_dpm(),
+        )
+    )
+
+
 def controlnet(pipe: Any, kind: str = "StableDiffusionControlNetPipeline") -> Any:
     """A control network on top of another pipeline's parts; its zero convolutions are made random."""
     import diffusers
@@ -339,6 +401,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "pixart-alpha": (pixart, {"use_resolution_binning": False, "clean_caption": False}),
     "pixart-sigma": (lambda: pixart(sigma=True), {"use_resolution_binning": False, "clean_caption": False}),
     "sd3": (sd3, {"max_sequence_length": LENGTH}),
+    "sana": (sana, {"complex_human_instruction": None, "max_sequence_length": LENGTH, "use_resolution_binning": False}),
     "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
@@ -356,7 +419,7 @@ def suited(pipe: Any, knobs: Any) -> Any:
 
 
 #: Families of rectified-flow transformers.
-FLOW = ("sd3",)
+FLOW = ("sd3", "sana")
 
 
 def noise_of(pipe: Any, count: int, seed: int = 7) -> torch.Tensor:

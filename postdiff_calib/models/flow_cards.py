@@ -1,7 +1,8 @@
 """Cards of rectified-flow transformers.
 
-Configurations of Stable Diffusion 3 are those of diffusers' ``scripts/convert_sd3_to_diffusers.py``; steps and guidance
-scales are those of the examples on the models' own pages.
+Configurations of Stable Diffusion 3 and Sana are those of diffusers' ``scripts/convert_sd3_to_diffusers.py``,
+``convert_sana_to_diffusers.py`` and ``convert_dcae_to_diffusers.py``; steps and guidance scales are those of the
+examples on the models' own pages.
 """
 
 from __future__ import annotations
@@ -54,4 +55,22 @@ _SD3_5_MEDIUM = replace(
     step_range=(4, 40),
 )
 
-FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE)
+_SANA = Card(
+    name="sana-1600m",
+    hub_id="Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+    pipeline_class="SanaPipeline",
+    height=1024,
+    width=1024,
+    networks={"transformer": "sana-1600m_transformer", "text_encoder": "gemma-2-2b_text", "vae": "dc-ae_vae"},
+    guidance_scale=4.5,
+    licence="nvidia-nscl-v2-custom",
+    vae_scale_factor=32,
+    latent_channels=32,
+    latent_multiple=1,
+    text_length=300,
+    # The pipeline puts an instruction of some 230 tokens before every prompt.
+    text_lengths={"text_encoder": 528},
+    note="its weights are for research and other non-commercial use",
+)
+
+FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE, _SANA)

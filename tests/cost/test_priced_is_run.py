@@ -53,8 +53,15 @@ def stable_diffusion_3():
     return pipelines.sd3(), 2
 
 
+def sana():
+    return pipelines.sana(), 1
+
+
 #: What a call needs besides, and the tokens that the denoiser gets.
-CALLS = {stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH)}
+CALLS = {
+    stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH),
+    sana: (pipelines.FAMILIES["sana"][1], pipelines.LENGTH),
+}
 
 
 def run(pipe, multiple: int, knobs: Knobs, call) -> Macs:

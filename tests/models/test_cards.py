@@ -13,6 +13,7 @@ from postdiff_calib.quality import metric
 
 NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
 NAMES += ["pixart-alpha", "pixart-sigma", "shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"]
+NAMES += ["sana-1600m"]
 PRETRAINED = [card for card in CARDS if not card.embedded]
 
 #: Millions of parameters, as the models' authors or their checkpoints state them.
@@ -36,6 +37,8 @@ PUBLISHED = {
     ("sd35-large", "transformer"): 8146.28,
     ("sd3-medium", "text_encoder"): 123.65,
     ("sd3-medium", "vae"): 83.82,
+    ("sana-1600m", "transformer"): 1604.46,
+    ("sana-1600m", "text_encoder"): 2614.34,
 }
 
 
@@ -72,7 +75,9 @@ def test_configurations_agree_with_the_card(card) -> None:
     config = card.network_config(card.denoiser_role)
     assert config["in_channels"] == card.latent_channels
     assert card.network_config("vae")["latent_channels"] == card.latent_channels
-    assert card.vae_scale_factor == 2 ** (len(card.network_config("vae")["block_out_channels"]) - 1)
+    vae = card.network_config("vae")
+    levels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    assert card.vae_scale_factor == 2 ** (len(levels) - 1)
     if card.denoiser_role == "unet":
         assert card.latent_multiple == 2 ** (len(config["block_out_channels"]) - 1)
     else:

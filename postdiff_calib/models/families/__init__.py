@@ -12,6 +12,7 @@ from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.models.families import (
     latent_consistency,
     pixart,
+    sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
@@ -39,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     *latent_consistency.FAMILIES,
     *pixart.FAMILIES,
     *stable_diffusion_3.FAMILIES,
+    *sana.FAMILIES,
 )
 DENOISERS: tuple[Denoiser, ...] = tuple({id(family.network): family.network for family in FAMILIES}.values())
 #: Attributes that hold a denoiser, or a text encoder, in some pipeline; in order of appearance.
