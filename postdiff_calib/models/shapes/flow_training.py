@@ -34,10 +34,10 @@ class FlowRecipe:
 
     seed: int = 0
     latent_channels: int = 12
-    samples: int = 4_000_000
-    batch: int = 256
-    rate: float = 1e-3
-    warmup_samples: int = 51_200
+    samples: int = 5_800_000
+    batch: int = 1024
+    rate: float = 1.5e-3
+    warmup_samples: int = 204_800
     decay_share: float = 0.25
     weight_decay: float = 0.01
     ema: float = 0.998
@@ -48,7 +48,7 @@ class FlowRecipe:
     small_share: float = 0.35
     small_sides: tuple[int, ...] = diffusion.SMALL_SIDES
     precision: str = "bfloat16"
-    evaluate_every: int = 400_000
+    evaluate_every: int = 1_024_000
     evaluate_images: int = 60
     evaluate_steps: int = 20
     evaluate_guidance: float = 3.0
