@@ -144,9 +144,14 @@ def generators(count: int, seed: int = 7) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
 
+def of_images(call: dict[str, Any], count: int) -> dict[str, Any]:
+    """A call's arguments for ``count`` images: as many negative prompts."""
+    return {name: value[:count] if name == "negative_prompt" else value for name, value in call.items()}
+
+
 def latents(pipe: Any, count: int = 3, **call: Any) -> torch.Tensor:
     """Final latents for the first ``count`` prompts, a fixed seed each."""
-    call = {"generator": generators(count), **call}
+    call = {"generator": generators(count), **of_images(call, count)}
     return pipe(PROMPTS[:count], output_type="latent", **call).images
 
 
@@ -363,6 +368,37 @@ def sana(*, seed: int = 0, euler: bool = False) -> Any:
     )
 
 
+def flux(*, seed: int = 0, guidance_embeds: bool = True) -> Any:
+    """FLUX.1: three joint and three single blocks on 64 image tokens; the schedule is shifted by the image's size."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=3,
+        num_single_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        pooled_projection_dim=TEXT,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance_embeds,
+    )
+    shift = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 100}
+    return quiet(
+        FluxPipeline(
+            vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=text_encoder(),
+            text_encoder_2=t5(),
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer(),
+            transformer=transformer.eval(),
+            scheduler=scheduler("flow", **shift),
+        )
+    )
+
+
 def controlnet(pipe: Any, kind: str = "StableDiffusionControlNetPipeline") -> Any:
     """A control network on top of another pipeline's parts; its zero convolutions are made random."""
     import diffusers
@@ -402,6 +438,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "pixart-sigma": (lambda: pixart(sigma=True), {"use_resolution_binning": False, "clean_caption": False}),
     "sd3": (sd3, {"max_sequence_length": LENGTH}),
     "sana": (sana, {"complex_human_instruction": None, "max_sequence_length": LENGTH, "use_resolution_binning": False}),
+    "flux": (flux, {"max_sequence_length": LENGTH, "negative_prompt": ["blue"] * 3, "true_cfg_scale": 4.0}),
     "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
@@ -419,13 +456,13 @@ def suited(pipe: Any, knobs: Any) -> Any:
 
 
 #: Families of rectified-flow transformers.
-FLOW = ("sd3", "sana")
+FLOW = ("sd3", "sana", "flux")
 
 
 def noise_of(pipe: Any, count: int, seed: int = 7) -> torch.Tensor:
     """The noise that a flow pipeline makes of ``generators(count, seed)`` for images of 128, as it holds latents."""
-    made = [torch.randn(1, 4, 16, 16, generator=g) for g in generators(count, seed)]
-    return torch.cat(made)
+    made = torch.cat([torch.randn(1, 4, 16, 16, generator=g) for g in generators(count, seed)])
+    return pipe._pack_latents(made, *made.shape) if hasattr(pipe, "_pack_latents") else made
 
 
 def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

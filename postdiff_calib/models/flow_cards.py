@@ -73,4 +73,40 @@ _SANA = Card(
     note="its weights are for research and other non-commercial use",
 )
 
-FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE, _SANA)
+_FLUX_DEV = Card(
+    name="flux-dev",
+    hub_id="black-forest-labs/FLUX.1-dev",
+    pipeline_class="FluxPipeline",
+    height=1024,
+    width=1024,
+    networks={
+        "transformer": "flux-dev_transformer",
+        "text_encoder": "clip-l_text",
+        "text_encoder_2": "t5-xxl_text",
+        "vae": "flux_vae",
+    },
+    num_inference_steps=50,
+    guidance_scale=3.5,
+    scheduler=FLOW_EULER,
+    licence="flux-1-dev-non-commercial",
+    latent_channels=16,
+    latent_multiple=2,
+    step_range=(4, 50),
+    text_length=512,
+    text_lengths={"text_encoder": 77},
+    side_multiple=16,
+    note="its weights are for non-commercial use; the guidance scale is an input of its network",
+)
+_FLUX_SCHNELL = replace(
+    _FLUX_DEV,
+    name="flux-schnell",
+    hub_id="black-forest-labs/FLUX.1-schnell",
+    networks={**_FLUX_DEV.networks, "transformer": "flux-schnell_transformer"},
+    num_inference_steps=4,
+    guidance_scale=0.0,
+    licence="apache-2.0",
+    step_range=(1, 8),
+    note="distilled to a few steps without guidance",
+)
+
+FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE, _SANA, _FLUX_DEV, _FLUX_SCHNELL)

@@ -263,3 +263,158 @@ def test_sana_with_its_own_solver_goes_on_without_history_after_the_switch():
     with accelerated(pipe, Knobs(total, low_res_fraction=0.5, low_res_scale=0.5)):
         ours = P.latents(pipe, count, guidance_scale=1.0, use_resolution_binning=False, **call, **SIZE)
     close(ours, x)
+
+
+class Flux:
+    """The network of a FLUX.1 pipeline, taken apart; both kinds of blocks make one chain of six."""
+
+    def __init__(self, pipe):
+        self.network = pipe.transformer
+        self.kept = {}
+
+    def __call__(self, x, sigma, text, pooled, size, which, refresh, span=range(1, 5)):
+        n, count = self.network, len(x)
+        pair = size[0] // 2, size[1] // 2
+        rows, columns = torch.meshgrid(torch.arange(pair[0]), torch.arange(pair[1]), indexing="ij")
+        ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+        rotary = n.pos_embed(torch.cat([torch.zeros(text.shape[1], 3), ids]))
+        hidden, encoder = n.x_embedder(x), n.context_embedder(text)
+        guidance = torch.full((count,), 3500.0) if n.config.guidance_embeds else None
+        given = [1000 * sigma.expand(count), *([] if guidance is None else [guidance]), pooled]
+        time = n.time_text_embed(*given)
+        for i, block in enumerate([*n.transformer_blocks, *n.single_transformer_blocks]):
+            if i == span[0]:
+                entry = encoder, hidden
+            if i in span and not refresh:
+                if i == span[0]:
+                    encoder, hidden = (state + kept for state, kept in zip(entry, self.kept[which], strict=True))
+                continue
+            encoder, hidden = block(
+                hidden_states=hidden, encoder_hidden_states=encoder, temb=time, image_rotary_emb=rotary
+            )
+            if i == span[-1] and refresh:
+                self.kept[which] = encoder - entry[0], hidden - entry[1]
+        return n.proj_out(n.norm_out(hidden, time))
+
+
+def tokens(x):
+    """(B, C, h, w) to a row of 2 × 2 patches."""
+    b, c, h, w = x.shape
+    return F.unfold(x, 2, stride=2).view(b, c * 4, h // 2 * (w // 2)).transpose(1, 2)
+
+
+def picture(z, size):
+    return F.fold(z.transpose(1, 2), size, 2, stride=2)
+
+
+def flux_sampler(pipe, knobs, count=2, scale=4.0):
+    plan = compile_plan(knobs)
+    call = {"max_sequence_length": P.LENGTH}
+    c, pc, _ = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], **call)
+    u, pu, _ = pipe.encode_prompt(["blue"] * count, ["blue"] * count, **call)
+    shift = torch.tensor(calculate_shift(64, 4, 100, 0.5, 1.15)).exp()
+    even = torch.linspace(1, 1 / len(plan), len(plan))
+    sigmas = torch.cat([shift / (shift + (1 / even - 1)), torch.zeros(1)])
+    generators = P.generators(count)
+    x = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(x) if plan.n_low else x
+    network = Flux(pipe)
+    for i, step in enumerate(plan):
+        size = tuple(x.shape[-2:])
+        v = network(tokens(x), sigmas[i], c, pc, size, "conditional", step.refresh)
+        if scale > 1 and step.guided:
+            without = network(tokens(x), sigmas[i], u, pu, size, "unconditional", step.refresh)
+            v = without + scale * (v - without)
+        v = picture(v, size)
+        if step.switch:
+            x = renoised(x - sigmas[i] * v, sigmas[i + 1], generators)
+        else:
+            x = x + (sigmas[i + 1] - sigmas[i]) * v
+    return tokens(x)
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: knobs.describe())
+@torch.no_grad()
+def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs):
+    pipe = P.flux()
+    reference = flux_sampler(pipe, knobs)
+    with accelerated(pipe, P.suited(pipe, knobs)):
+        close(P.latents(pipe, 2, **P.FAMILIES["flux"][1], **SIZE), reference)
+        steps = summary(pipe).steps
+    plan = compile_plan(knobs)
+    assert [step.network_calls for step in steps] == [2 if row.guided else 1 for row in plan]
+
+
+@pytest.mark.parametrize("guidance_embeds", [True, False])
+@pytest.mark.parametrize("knobs", [k for k in KNOBS if k.guidance_fraction == 1], ids=lambda knobs: knobs.describe())
+@torch.no_grad()
+def test_flux_with_one_call_equal_to_a_sampler_written_out(knobs, guidance_embeds):
+    pipe = P.flux(guidance_embeds=guidance_embeds)
+    reference = flux_sampler(pipe, knobs, scale=1.0)
+    with accelerated(pipe, knobs):
+        close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_flux_identity_with_one_call(count):
+    for guidance_embeds in (True, False):
+        pipe = P.flux(guidance_embeds=guidance_embeds)
+        stock = P.latents(pipe, count, num_inference_steps=3, max_sequence_length=P.LENGTH)
+        with accelerated(pipe, Knobs(3)):
+            assert torch.equal(P.latents(pipe, count, max_sequence_length=P.LENGTH), stock)
+
+
+@torch.no_grad()
+def test_from_the_gate_on_two_calls_are_the_pipeline_without_guidance():
+    # The conditional output for both calls: u + w (c − u) is c, to the bit.
+    pipe, call = P.flux(), P.FAMILIES["flux"][1]
+    seen = []
+
+    def note(pipe, step, timestep, given):
+        seen.append(given["latents"])
+        return given
+
+    with accelerated(pipe, Knobs(4, guidance_fraction=0.25, cross_attention_cache="off")):
+        P.latents(pipe, 2, callback_on_step_end=note, **call, **SIZE)
+        # The network's own forward ran twice in the first step, once in the others.
+        assert [step.network_calls for step in summary(pipe).steps] == [2, 1, 1, 1]
+        assert [step.batch for step in summary(pipe).steps] == [4, 2, 2, 2]
+    sigmas = pipe.scheduler.sigmas
+    x, (c, pc, ids) = seen[0], pipe.encode_prompt(P.PROMPTS[:2], P.PROMPTS[:2], max_sequence_length=P.LENGTH)
+    positions = pipe._prepare_latent_image_ids(2, 8, 8, "cpu", torch.float32)
+    for i in range(1, 4):
+        v = pipe.transformer(
+            x, encoder_hidden_states=c, pooled_projections=pc, timestep=pipe.scheduler.timesteps[i].expand(2) / 1000,
+            img_ids=positions, txt_ids=ids, guidance=torch.full((2,), 3.5), return_dict=False,
+        )[0]  # fmt: skip
+        x = x + (sigmas[i + 1] - sigmas[i]) * v
+    assert torch.equal(seen[-1], x)
+
+
+def test_guidance_that_no_call_asks_for_cannot_end():
+    pipe = P.flux()
+    enable(pipe, Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"))
+    with pytest.raises(UsageError, match="does not guide"):
+        P.latents(pipe, max_sequence_length=P.LENGTH)
+    with pytest.raises(UnsupportedError, match="no cross-attention layers"):
+        enable(pipe, Knobs(4, guidance_fraction=0.5))
+
+
+def test_a_third_call_in_a_step_is_refused():
+    pipe = P.flux()
+    enable(pipe, Knobs(4, cache_interval=2))
+
+    def again(module, args, output):
+        if not again.inside:
+            again.inside = True
+            module(**again.given)
+
+    again.inside = False
+    first = pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: setattr(again, "given", kwargs), with_kwargs=True
+    )
+    second = pipe.transformer.register_forward_hook(again)
+    with pytest.raises(UnsupportedError, match=r"3 network calls in step 0.*at most two calls"):
+        P.latents(pipe, **P.FAMILIES["flux"][1])
+    first.remove()
+    second.remove()

@@ -112,6 +112,7 @@ def test_half_precision_is_kept(pipe_and_call, dtype):
 def test_images_are_decoded(pipe_and_call):
     pipe, call = pipe_and_call
     enable(pipe, P.suited(pipe, FULL))
+    call = P.of_images(call, 1)
     images = pipe(P.PROMPTS[:1], generator=P.generators(1), output_type="np", **call).images
     assert images.shape == (1, 128, 128, 3)
     assert len(pipe(P.PROMPTS[:1], return_dict=False, **call)[0]) == 1

@@ -57,10 +57,15 @@ def sana():
     return pipelines.sana(), 1
 
 
+def flux():
+    return pipelines.flux(), 2
+
+
 #: What a call needs besides, and the tokens that the denoiser gets.
 CALLS = {
     stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH),
     sana: (pipelines.FAMILIES["sana"][1], pipelines.LENGTH),
+    flux: (pipelines.of_images(pipelines.FAMILIES["flux"][1], 2), pipelines.LENGTH),
 }
 
 

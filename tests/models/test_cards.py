@@ -8,12 +8,13 @@ from postdiff_calib.cost.networks import build
 from postdiff_calib.errors import ModelError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
+from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import low_res_size
 from postdiff_calib.quality import metric
 
 NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
 NAMES += ["pixart-alpha", "pixart-sigma", "shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"]
-NAMES += ["sana-1600m"]
+NAMES += ["sana-1600m", "flux-dev", "flux-schnell"]
 PRETRAINED = [card for card in CARDS if not card.embedded]
 
 #: Millions of parameters, as the models' authors or their checkpoints state them.
@@ -38,6 +39,9 @@ PUBLISHED = {
     ("sd3-medium", "text_encoder"): 123.65,
     ("sd3-medium", "vae"): 83.82,
     ("sana-1600m", "transformer"): 1604.46,
+    ("flux-dev", "transformer"): 11901.41,
+    ("flux-schnell", "transformer"): 11891.18,
+    ("flux-dev", "vae"): 83.82,
     ("sana-1600m", "text_encoder"): 2614.34,
 }
 
@@ -73,7 +77,9 @@ def test_configurations_build_networks_of_the_published_size(name: str, role: st
 @pytest.mark.parametrize("card", PRETRAINED, ids=lambda card: card.name)
 def test_configurations_agree_with_the_card(card) -> None:
     config = card.network_config(card.denoiser_role)
-    assert config["in_channels"] == card.latent_channels
+    family = family_named(card.pipeline_class)
+    packed = 4 if family.latents == "packed" else 1
+    assert config["in_channels"] == packed * card.latent_channels
     assert card.network_config("vae")["latent_channels"] == card.latent_channels
     vae = card.network_config("vae")
     levels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
@@ -81,7 +87,7 @@ def test_configurations_agree_with_the_card(card) -> None:
     if card.denoiser_role == "unet":
         assert card.latent_multiple == 2 ** (len(config["block_out_channels"]) - 1)
     else:
-        assert card.latent_multiple == config["patch_size"]
+        assert card.latent_multiple == family.network.latent_multiple(config)
 
 
 def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
@@ -90,6 +96,12 @@ def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
         assert "cross_attention_cache" not in get_card(name).knobs
         # Without guidance there is nothing that m could end.
         assert "guidance_fraction" not in dataclasses.replace(get_card(name), guidance_scale=1.0).knobs
+
+
+def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
+    for name in ("flux-dev", "flux-schnell"):
+        assert get_card(name).knobs == {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval"}
+    assert "non-commercial" in get_card("flux-dev").licence
 
 
 def test_a_model_of_this_package_without_weights_is_said_in_one_line(tmp_path) -> None:

@@ -43,7 +43,11 @@ def add_hook(module: Any, hook: Hook, name: str) -> None:
     from diffusers.hooks import HookRegistry
 
     delegate = _model_hook()(hook)
-    HookRegistry.check_if_exists_or_initialize(module).register_hook(delegate, name)
+    ours = not hasattr(module, "_diffusers_hook")
+    registry = HookRegistry.check_if_exists_or_initialize(module)
+    if ours:  # some pipelines put a registry on their network themselves
+        registry.made_by_postdiff = True
+    registry.register_hook(delegate, name)
     delegate.installed = module.forward
 
 
@@ -66,7 +70,7 @@ def remove_hook(module: Any, name: str) -> None:
     forward = module.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(module).forward and getattr(forward, "__self__", None) is module:
         del module.__dict__["forward"]
-    if not registry.hooks:
+    if not registry.hooks and getattr(registry, "made_by_postdiff", False):
         del module._diffusers_hook
 
 

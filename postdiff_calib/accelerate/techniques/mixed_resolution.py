@@ -10,7 +10,7 @@ Symbols: β low side over full side, x̂0 predicted clean latent, ε noise; late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,7 @@ from postdiff_calib.accelerate.techniques.technique import (
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import Family, denoiser_of
+from postdiff_calib.models.families.family import Resized
 
 NoiseMode = Literal["coupled", "independent"]
 
@@ -99,12 +100,12 @@ def _count_low(steps: Steps) -> int:
 class _Size(Part):
     """Inputs that go with the size of a low-resolution latent."""
 
-    def __init__(self, resized: Callable[[Mapping[str, Any], tuple[int, int]], dict[str, Any]]) -> None:
+    def __init__(self, resized: Resized) -> None:
         self.resized = resized
 
     def begin(self, call: NetworkCall) -> None:
-        if call.step.low_res and call.size is not None:
-            call.kwargs = {**call.kwargs, **self.resized(call.kwargs, call.size)}
+        if call.step.low_res and call.size is not None and call.full_size is not None:
+            call.kwargs = {**call.kwargs, **self.resized(call.kwargs, call.size, call.full_size)}
 
     def begin_control(self, call: NetworkCall) -> None:
         if call.step.low_res and call.full_size is not None:

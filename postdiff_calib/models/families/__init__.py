@@ -10,6 +10,7 @@ from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.models.families import (
+    flux,
     latent_consistency,
     pixart,
     sana,
@@ -41,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
     *pixart.FAMILIES,
     *stable_diffusion_3.FAMILIES,
     *sana.FAMILIES,
+    *flux.FAMILIES,
 )
 DENOISERS: tuple[Denoiser, ...] = tuple({id(family.network): family.network for family in FAMILIES}.values())
 #: Attributes that hold a denoiser, or a text encoder, in some pipeline; in order of appearance.

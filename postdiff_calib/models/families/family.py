@@ -21,6 +21,7 @@ Guidance = Literal["unconditional first", "conditional first", "two calls", "emb
 BlockOutput = Literal["hidden", "encoder, hidden", "hidden, encoder"]
 
 Zeros = Callable[..., Any]
+Resized = Callable[[Mapping[str, Any], tuple[int, int], tuple[int, int]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Denoiser:
         guided_above: a guidance scale above this is guidance.
         guides_by_default: a guidance scale alone brings an unconditional half about; False where that takes arguments
             that postdiff leaves out, or there is none.
-        resized: (inputs of a call, latent size (height, width)) → those of them that name the latent's size, for a
-            smaller one; the pipeline passes those of the full size.
+        resized: (inputs of a call, latent size (height, width), full latent size) → those of the inputs that name the
+            latent's size, for a smaller one; the pipeline passes those of the full size.
         lacks: fields of ``Knobs`` that do nothing for it.
     """
 
@@ -73,7 +74,7 @@ class Denoiser:
     embeds_guidance: Callable[[Mapping[str, Any]], bool] = lambda config: False
     guided_above: float = 1.0
     guides_by_default: bool = True
-    resized: Callable[[Mapping[str, Any], tuple[int, int]], dict[str, Any]] = lambda inputs, size: {}
+    resized: Resized = lambda inputs, size, full: {}
     lacks: frozenset[str] = frozenset()
 
     def blocks(self, network: Any) -> list[Any]:
