@@ -50,10 +50,10 @@ def test_what_is_out_of_range_is_refused_in_one_line_that_names_it(change):
     assert "\n" not in str(caught.value)
 
 
-def test_noise_is_one_of_two():
-    assert [parse_noise(noise) for noise in NOISES] == ["coupled", "independent"]
+def test_noise_is_one_of_three():
+    assert [parse_noise(noise) for noise in NOISES] == ["complement", "coupled", "independent"]
     for refused in (lambda: parse_noise("loud"), lambda: replace(SETTINGS, noise="loud")):
-        with pytest.raises(KnobError, match="noise 'loud': it is coupled or independent"):
+        with pytest.raises(KnobError, match="noise 'loud': it is complement, coupled or independent"):
             refused()
 
 

@@ -18,18 +18,19 @@ from typing import Any
 from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run_summary import RunSummary
-from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted, switch_of
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.mixed_resolution import (
-    check_noise,
     fresh_noise,
     low_res_start,
     start_size,
     upsample,
 )
+from postdiff_calib.accelerate.techniques.switch_noise import Pooling, pooling, renoised
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.settings import parse_noise
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
@@ -42,7 +43,7 @@ class Attachment:
         self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None, conditions: Conditions | None = None
     ) -> None:
         self.family: Family = family_of(pipe)
-        self.plan, self.noise, self.latent_multiple = plan, check_noise(noise), latent_multiple
+        self.plan, self.noise, self.latent_multiple = plan, parse_noise(noise), latent_multiple
         self.conditions = conditions
         self._check(pipe)
         self.networks = self._attach(pipe)
@@ -51,6 +52,8 @@ class Attachment:
         self.active = False
         self._generator: Any = None
         self._sigmas: Any = None
+        #: The seed's full-size noise and its pooling, where the switch needs them.
+        self._start: tuple[Any, Pooling] | None = None
         #: Held by a running call, and while the pipeline is enabled anew or disabled.
         self.lock = threading.Lock()
         self.retired = False
@@ -138,7 +141,7 @@ class Attachment:
                 scheduler.step = stock
             give_back(scheduler)
             self.networks.end()
-            self._run, self._generator, self._sigmas, self.active = None, None, None, False
+            self._run, self._generator, self._sigmas, self._start, self.active = None, None, None, None, False
 
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -151,6 +154,12 @@ class Attachment:
                 raise UsageError(
                     f"{name}={given[name]!r}", "the step plan covers a whole schedule", f"leave {name} out"
                 )
+        if self.plan.n_low and self.noise == "independent" and given.get("latents") is not None:
+            raise UsageError(
+                "latents= with noise='independent'",
+                "that noise draws a low-resolution start of its own, so the latents would not be used",
+                "take another noise, which starts from them, or pass a generator instead",
+            )
         timesteps = given.get("timesteps")
         if timesteps is not None and len(timesteps) != total:
             raise UsageError(
@@ -195,7 +204,10 @@ class Attachment:
                 unwrapped(self.networks.network).config
             )
             size = start_size(height, width, plan.knobs.low_res_scale, multiple)
-            latents = low_res_start(full, size, self.noise, pipe.scheduler.init_noise_sigma, generator)
+            scale = pipe.scheduler.init_noise_sigma
+            latents = low_res_start(full, size, self.noise, scale, generator)
+            if self.noise == "complement":
+                self._start = full.float() / scale, pooling((height, width), size, full.device)
         self._generator = generator
         partial = functools.partial(self._plan_of_the_rest, pipe) if self.family.partial_schedule else None
         self._run = self.networks.begin(Run(plan, int(full.shape[0]), (height, width), partial))
@@ -221,13 +233,19 @@ class Attachment:
             given = signature.bind(*args, **kwargs).arguments
             switch, index, sample = switch_of(scheduler), run.step.index, given["sample"]
             assert run.full_size is not None  # set in ``start``, which every low-resolution run passes
-            clean = predicted_clean(scheduler, switch, index, given["model_output"], given["timestep"], sample)
+            clean, noise = predicted(scheduler, switch, index, given["model_output"], given["timestep"], sample)
             clean = upsample(clean, run.full_size)
             # The stock step still counts the step; its low-resolution sample is dropped.
             result = stock(*args, **kwargs)
             switch.forget(scheduler)
-            noise = fresh_noise(sample, run.full_size, self._generator)
-            latents = noised(scheduler, switch, index + 1, clean, noise).to(sample.dtype)
+            if self._start is not None:
+                start, pool = self._start
+                latents = renoised(clean, noise, start, *switch.levels(scheduler, index + 1), pool)
+            else:
+                latents = noised(
+                    scheduler, switch, index + 1, clean, fresh_noise(sample, run.full_size, self._generator)
+                )
+            latents = latents.to(sample.dtype)
             run.complete_step(switched=True)
             return _with_sample(result, latents, clean.to(sample.dtype))
 

@@ -25,7 +25,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", ""], ("model ''", "no such card")),
     ([*CAL, "--model", LONG], ("xxx", "no such card")),
     ([*CAL, "--model", "a\x1b[31mb"], (r"a\x1b[31mb", "no such card")),
-    ([*CAL, "--noise", "loud"], ("loud", "coupled or independent")),
+    ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
     ([*CAL, "--sampler", "grid"], ("grid", "samplers are")),
     *(
         ([*CAL, option, text], (f"{option} {text}", rule))
