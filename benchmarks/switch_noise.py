@@ -18,6 +18,7 @@ to the baseline's image; the difference of complement (and half) to fresh on the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -56,6 +57,10 @@ METRICS = ("clip", "scene", "ssim")
 WIDTH = 1.96
 #: The draws of ``half`` are other than those of any prompt's start: their seeds begin here.
 FRESH_SEEDS = 10**9
+
+
+#: Setting and mode, or ``baseline`` → metric → a value for each prompt.
+Readings = dict[str, dict[str, list[float]]]
 
 
 @contextmanager
@@ -117,7 +122,7 @@ class Bench:
             "ssim": [round(v, 4) for v in near],
         }
 
-    def block(self, indices: list[int]) -> dict[str, dict[str, list[float]]]:
+    def block(self, indices: list[int]) -> Readings:
         """Readings of some prompts: those of the baseline, and of each setting and mode."""
         baseline = self.images(Knobs(self.loaded.card.num_inference_steps), indices, "coupled")
         found = {"baseline": self.readings(baseline, baseline, indices)}
@@ -128,12 +133,27 @@ class Bench:
         return found
 
 
+def kept_or_made(bench: Bench, indices: list[int], work: Path) -> Readings:
+    """A block's readings, from the file where an earlier run of the same model, prompts and settings left them."""
+    facts = [bench.loaded.fingerprint, [bench.prompts[i] for i in indices], indices]
+    facts += [[knobs.as_dict() for knobs in SETTINGS], MODES]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    for line in work.read_text().splitlines() if work.exists() else []:
+        kept = json.loads(line)
+        if kept["of"] == key:
+            return kept["readings"]  # type: ignore[no-any-return]
+    found = bench.block(indices)
+    with work.open("a") as file:
+        file.write(json.dumps({"of": key, "readings": found}) + "\n")
+    return found
+
+
 def interval(values: np.ndarray) -> list[float]:
     """The mean and 1.96 standard errors."""
     return [round(float(values.mean()), 4), round(float(WIDTH * values.std(ddof=1) / math.sqrt(len(values))), 4)]
 
 
-def summary(raw: dict[str, dict[str, list[float]]]) -> list[dict[str, object]]:
+def summary(raw: Readings) -> list[dict[str, object]]:
     """A row for each setting: what each mode differs from the baseline by, and from fresh noise."""
     arrays = {name: {m: np.array(found[m], dtype=float) for m in METRICS} for name, found in raw.items()}
     rows: list[dict[str, object]] = []
@@ -152,7 +172,7 @@ def summary(raw: dict[str, dict[str, list[float]]]) -> list[dict[str, object]]:
     return rows
 
 
-def overall(raw: dict[str, dict[str, list[float]]]) -> dict[str, object]:
+def overall(raw: Readings) -> dict[str, object]:
     """Differences to fresh noise, each prompt's averaged over the settings first."""
     return {
         mode: {
@@ -188,7 +208,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-prompts", type=int, default=300)
+    parser.add_argument("--num-prompts", type=int, default=340)
     parser.add_argument("--block", type=int, default=20, help="prompts made together")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of prompts")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "switch_noise.readings.jsonl")
@@ -198,23 +218,12 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _, held_out = draw(load_prompt_set("shapes"), options.num_prompts, options.seed)
     bench = Bench(list(held_out.prompts))
-    fingerprint = f"{bench.loaded.fingerprint} {held_out.sha256} {options.block}"
-    known: dict[int, dict] = {}
-    if options.work.exists():
-        for line in options.work.read_text().splitlines():
-            kept = json.loads(line)
-            if kept["of"] == fingerprint:
-                known[kept["first"]] = kept["readings"]
+    blocks = []
     for first in range(0, options.num_prompts, options.block):
-        if first in known:
-            continue
-        known[first] = bench.block(list(range(first, min(first + options.block, options.num_prompts))))
-        with options.work.open("a") as file:
-            file.write(json.dumps({"of": fingerprint, "first": first, "readings": known[first]}) + "\n")
-        print(f"{min(first + options.block, options.num_prompts)}/{options.num_prompts}", flush=True)
-
-    names = known[0]
-    raw = {n: {m: [v for first in sorted(known) for v in known[first][n][m]] for m in METRICS} for n in names}
+        indices = list(range(first, min(first + options.block, options.num_prompts)))
+        blocks.append(kept_or_made(bench, indices, options.work))
+        print(f"{indices[-1] + 1}/{options.num_prompts}", flush=True)
+    raw = {n: {m: [v for block in blocks for v in block[n][m]] for m in METRICS} for n in blocks[0]}
     rows = summary(raw)
     result = {
         "about": {

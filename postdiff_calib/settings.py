@@ -14,7 +14,7 @@ from postdiff_calib.errors import KnobError, UsageError
 Noise = Literal["complement", "coupled", "independent"]
 NOISES: tuple[Noise, ...] = ("complement", "coupled", "independent")
 #: What a new calibration and ``enable`` with bare knobs take; a profile names its own.
-DEFAULT_NOISE: Noise = "coupled"
+DEFAULT_NOISE: Noise = "complement"
 
 
 @dataclass(frozen=True)

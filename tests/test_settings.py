@@ -65,7 +65,7 @@ def test_settings_are_fixed_and_plain_data_and_back():
 
 def test_every_reader_gets_its_part():
     assert SETTINGS.call == {"height": 64, "width": 96, "guidance_scale": 4.0}
-    assert SETTINGS.attachment == {"noise": "coupled", "latent_multiple": 2}
+    assert SETTINGS.attachment == {"noise": "complement", "latent_multiple": 2}
     # an image does not depend on the batch that it is made in
     assert SETTINGS.of_images == {**SETTINGS.call, **SETTINGS.attachment}
     assert replace(SETTINGS, batch_size=1).of_images == SETTINGS.of_images

@@ -133,10 +133,10 @@ def enable(
     Args:
         pipe: a pipeline of one of ``models.families.FAMILIES``.
         knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise`` and ``latent_multiple`` count too.
-        noise: of low-resolution steps; by default the profile's, else ``settings.DEFAULT_NOISE``. ``complement``: the
-            start is pooled from the seed's full-size noise, and the switch to full resolution adds what the pooling
-            left out, so nothing is drawn and a caller's ``latents`` fix the image. ``coupled``: the same start, and
-            fresh noise at the switch, as in the paper. ``independent``: fresh noise at both; ``latents`` are refused.
+        noise: of low-resolution steps; by default the profile's, else ``complement``: the start is pooled from the
+            seed's full-size noise, and the switch to full resolution adds what the pooling left out, so nothing is
+            drawn and a caller's ``latents`` fix the image. ``coupled``: the same start, and fresh noise at the switch.
+            ``independent``: fresh noise at both, as in the paper; a caller's ``latents`` are refused.
         latent_multiple: what low-resolution latent sides are multiples of; default: the network's total
             down-sampling, or its patch size.
         strict: refuse ``Knobs`` of which one rounds to no step at all; a profile's plan is taken as it is.

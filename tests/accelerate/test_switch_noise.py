@@ -1,6 +1,7 @@
 """Noise at the switch without a draw: its bands, its variance, what it leaves alone, and where it leads."""
 
 import math
+from types import SimpleNamespace
 
 import pipelines as P
 import pytest
@@ -101,6 +102,21 @@ def test_latents_and_the_generator_that_drew_them_give_the_same_image(name):
     own = torch.cat([torch.randn(1, 4, 16, 16, generator=g) for g in P.generators(3)])
     with accelerated(pipe, HALF, noise="complement"):
         assert torch.equal(P.latents(pipe, **call), P.latents(pipe, **{**call, "latents": own, "generator": None}))
+
+
+def test_a_profile_keeps_the_noise_it_names_and_bare_knobs_take_the_default():
+    pipe, images = P.sd("dpm"), {}
+    for name, knobs, noise in (
+        ("profile", SimpleNamespace(knobs=HALF, noise="coupled"), None),
+        ("coupled", HALF, "coupled"),
+        ("bare", HALF, None),
+        ("complement", HALF, "complement"),
+    ):
+        with accelerated(pipe, knobs, noise=noise):
+            images[name] = P.latents(pipe, **SIZE)
+    assert torch.equal(images["profile"], images["coupled"])
+    assert torch.equal(images["bare"], images["complement"])
+    assert not torch.equal(images["coupled"], images["complement"])
 
 
 def test_images_do_not_depend_on_their_batch():
