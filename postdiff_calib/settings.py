@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from postdiff_calib.errors import KnobError, UsageError
 
-Noise = Literal["coupled", "independent"]
-NOISES: tuple[Noise, ...] = ("coupled", "independent")
+Noise = Literal["complement", "coupled", "independent"]
+NOISES: tuple[Noise, ...] = ("complement", "coupled", "independent")
+#: What a new calibration and ``enable`` with bare knobs take; a profile names its own.
+DEFAULT_NOISE: Noise = "complement"
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,21 @@ class GenerationSettings:
         height, width: image size in pixels, at least 1.
         guidance_scale: w ≥ 0, as the pipeline takes it.
         batch_size: prompts per call, at least 1; images do not depend on it, beyond float rounding.
-        noise: how low-resolution starting noise is made: ``coupled`` to the seed's own, or ``independent``.
+        noise: of low-resolution steps. ``complement``: the start is pooled from the seed's noise, and the switch adds
+            what the pooling left out; ``coupled``: the same start, and fresh noise at the switch; ``independent``:
+            fresh noise at both.
         latent_multiple: what low-resolution latent sides are multiples of, at least 1; None is the network's own.
 
     Raises:
         UsageError: a number is out of its range.
-        KnobError: the noise is neither of the two.
+        KnobError: the noise is none of the three.
     """
 
     height: int
     width: int
     guidance_scale: float
     batch_size: int
-    noise: Noise = "coupled"
+    noise: Noise = DEFAULT_NOISE
     latent_multiple: int | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class GenerationSettings:
 
 
 def parse_noise(text: str) -> Noise:
-    """How low-resolution starting noise is made, by its name.
+    """The noise of low-resolution steps, by its name.
 
     Raises:
         KnobError: there is no such way.
@@ -80,7 +84,11 @@ def parse_noise(text: str) -> Noise:
     for noise in NOISES:
         if text == noise:
             return noise
-    raise KnobError(f"noise {text!r}", "it is coupled or independent", "coupled keeps a seed's composition")
+    raise KnobError(
+        f"noise {text!r}",
+        f"it is {', '.join(NOISES[:-1])} or {NOISES[-1]}",
+        "complement stays nearest to a seed's unaccelerated image",
+    )
 
 
 def _whole(value: Any) -> bool:

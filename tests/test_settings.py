@@ -50,10 +50,10 @@ def test_what_is_out_of_range_is_refused_in_one_line_that_names_it(change):
     assert "\n" not in str(caught.value)
 
 
-def test_noise_is_one_of_two():
-    assert [parse_noise(noise) for noise in NOISES] == ["coupled", "independent"]
+def test_noise_is_one_of_three():
+    assert [parse_noise(noise) for noise in NOISES] == ["complement", "coupled", "independent"]
     for refused in (lambda: parse_noise("loud"), lambda: replace(SETTINGS, noise="loud")):
-        with pytest.raises(KnobError, match="noise 'loud': it is coupled or independent"):
+        with pytest.raises(KnobError, match="noise 'loud': it is complement, coupled or independent"):
             refused()
 
 
@@ -65,7 +65,7 @@ def test_settings_are_fixed_and_plain_data_and_back():
 
 def test_every_reader_gets_its_part():
     assert SETTINGS.call == {"height": 64, "width": 96, "guidance_scale": 4.0}
-    assert SETTINGS.attachment == {"noise": "coupled", "latent_multiple": 2}
+    assert SETTINGS.attachment == {"noise": "complement", "latent_multiple": 2}
     # an image does not depend on the batch that it is made in
     assert SETTINGS.of_images == {**SETTINGS.call, **SETTINGS.attachment}
     assert replace(SETTINGS, batch_size=1).of_images == SETTINGS.of_images

@@ -29,6 +29,7 @@ from postdiff_calib.accelerate.techniques.uncopied import refuse_copy
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.settings import DEFAULT_NOISE
 
 #: Held while a pipeline is enabled or disabled: hooks are put on and taken off by one thread at a time.
 _ENABLING = threading.RLock()
@@ -92,7 +93,7 @@ def _refuse_inert(plan: StepPlan) -> None:
 def _settings(knobs: Any, noise: str | None, latent_multiple: int | None) -> tuple[StepPlan, str, int | None]:
     """Plan, noise mode and latent multiple: as given, else the profile's, else the defaults."""
     plan = compile_plan(knobs if isinstance(knobs, Knobs) else knobs.knobs)
-    noise = noise if noise is not None else getattr(knobs, "noise", None) or "coupled"
+    noise = noise if noise is not None else getattr(knobs, "noise", None) or DEFAULT_NOISE
     latent_multiple = latent_multiple if latent_multiple is not None else getattr(knobs, "latent_multiple", None)
     return plan, noise, latent_multiple
 
@@ -131,8 +132,10 @@ def enable(
     Args:
         pipe: a pipeline of one of ``models.families.FAMILIES``.
         knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise`` and ``latent_multiple`` count too.
-        noise: how low-resolution starting noise is made: ``coupled`` (default) to the full-resolution noise of the
-            same seed, so that a seed keeps its composition, or ``independent``.
+        noise: of low-resolution steps; by default the profile's, else ``complement``: the start is pooled from the
+            seed's full-size noise, and the switch to full resolution adds what the pooling left out, so nothing is
+            drawn and a caller's ``latents`` fix the image. ``coupled``: the same start, and fresh noise at the switch.
+            ``independent``: fresh noise at both, as in the paper; a caller's ``latents`` are refused.
         latent_multiple: what low-resolution latent sides are multiples of; default: the network's total
             down-sampling, or its patch size.
         strict: refuse ``Knobs`` of which one rounds to no step at all; a profile's plan is taken as it is.

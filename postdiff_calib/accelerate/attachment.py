@@ -21,18 +21,19 @@ from postdiff_calib.accelerate.layout import held, latent_size, spatial
 from postdiff_calib.accelerate.network import NetworkAttachment, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run import Run
 from postdiff_calib.accelerate.run_summary import RunSummary
-from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted, switch_of
 from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.accelerate.techniques.mixed_resolution import (
-    check_noise,
     fresh_noise,
     low_res_start,
     start_size,
     upsample,
 )
+from postdiff_calib.accelerate.techniques.switch_noise import Pooling, pooling, renoised
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.settings import parse_noise
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
@@ -45,7 +46,7 @@ class Attachment:
         self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None, conditions: Conditions | None = None
     ) -> None:
         self.family: Family = family_of(pipe)
-        self.plan, self.noise, self.latent_multiple = plan, check_noise(noise), latent_multiple
+        self.plan, self.noise, self.latent_multiple = plan, parse_noise(noise), latent_multiple
         self.conditions = conditions
         self._check(pipe)
         self.networks = self._attach(pipe)
@@ -54,6 +55,8 @@ class Attachment:
         self.active = False
         self._generator: Any = None
         self._sigmas: Any = None
+        #: The seed's full-size noise and its pooling, where the switch needs them.
+        self._start: tuple[Any, Pooling] | None = None
         #: Held by a running call, and while the pipeline is enabled anew or disabled.
         self.lock = threading.Lock()
         self.retired = False
@@ -141,7 +144,7 @@ class Attachment:
                 scheduler.step = stock
             give_back(scheduler)
             self.networks.end()
-            self._run, self._generator, self._sigmas, self.active = None, None, None, False
+            self._run, self._generator, self._sigmas, self._start, self.active = None, None, None, None, False
 
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -154,6 +157,12 @@ class Attachment:
                 raise UsageError(
                     f"{name}={given[name]!r}", "the step plan covers a whole schedule", f"leave {name} out"
                 )
+        if self.plan.n_low and self.noise == "independent" and given.get("latents") is not None:
+            raise UsageError(
+                "latents= with noise='independent'",
+                "that noise draws a low-resolution start of its own, so the latents would not be used",
+                "take another noise, which starts from them, or pass a generator instead",
+            )
         timesteps = given.get("timesteps")
         if timesteps is not None and len(timesteps) != total:
             raise UsageError(
@@ -194,6 +203,8 @@ class Attachment:
             scale = getattr(pipe.scheduler, "init_noise_sigma", 1.0)
             noise = spatial(full, size, layout)
             low = held(low_res_start(noise, run.low_size, self.noise, scale, self._generator), layout)
+            if self.noise == "complement":
+                self._start = noise.float() / scale, pooling(size, run.low_size, noise.device)
             if self.family.latents_first:
                 run.start = low
             else:
@@ -257,13 +268,17 @@ class Attachment:
             assert run.full_size is not None  # both set in ``start``, which every low-resolution run passes
             assert run.low_size is not None
             sample, output = (spatial(given[name], run.low_size, layout) for name in ("sample", "model_output"))
-            clean = predicted_clean(scheduler, switch, index, output, given["timestep"], sample)
+            clean, noise = predicted(scheduler, switch, index, output, given["timestep"], sample)
             clean = upsample(clean, run.full_size)
             # The stock step still counts the step; its low-resolution sample is dropped.
             result = stock(*args, **kwargs)
             switch.forget(scheduler)
-            noise = fresh_noise(sample, run.full_size, self._generator)
-            latents = noised(scheduler, switch, index + 1, clean, noise)
+            if self._start is not None:
+                start, pool = self._start
+                latents = renoised(clean, noise, start, *switch.levels(scheduler, index + 1), pool)
+            else:
+                fresh = fresh_noise(sample, run.full_size, self._generator)
+                latents = noised(scheduler, switch, index + 1, clean, fresh)
             run.complete_step(switched=True)
             return _with_sample(result, *(held(x, layout).to(sample.dtype) for x in (latents, clean)))
 

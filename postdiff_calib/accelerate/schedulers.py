@@ -1,4 +1,4 @@
-"""Schedulers at the switch: the predicted clean latent, noising to the next timestep, and forgetting old sizes.
+"""Schedulers at the switch: predicted clean latent and noise, noising to the next timestep, and forgetting old sizes.
 
 A scheduler's sample at step i is x = α_i·x0 + σ_i·ε. Four ways of writing α and σ cover those supported:
 
@@ -129,10 +129,13 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
-def predicted_clean(
+def predicted(
     scheduler: Any, switch: Switch, index: int, output: torch.Tensor, timestep: Any, sample: torch.Tensor
-) -> torch.Tensor:
-    """x̂0 of a step, float32, (B, C, H, W): the network's ``output`` at ``sample``, read as the scheduler reads it."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x̂0 and ε̂ of a step, float32, (B, C, H, W): the network's ``output`` at ``sample``, as the scheduler reads it.
+
+    ε̂ = (x − α·x̂0)/σ, the network's own estimate: x̂0 is clipped, or passes LCM's boundary condition, after that.
+    """
     alpha, sigma = switch.levels(scheduler, index)
     output, sample = output.float(), sample.float()
     # Schedulers of flow matching alone name no kind: v = ε − x0 is what they take.
@@ -151,6 +154,7 @@ def predicted_clean(
         raise UnsupportedError(
             f"prediction_type={kind!r}", "the clean latent is not defined for it", "set low_res_fraction=0"
         )
+    noise = (sample - alpha * clean) / sigma
     config = scheduler.config
     if config.get("thresholding") and hasattr(scheduler, "_threshold_sample"):
         clean = scheduler._threshold_sample(clean)
@@ -159,7 +163,7 @@ def predicted_clean(
     if switch.boundary:
         skip, out = scheduler.get_scalings_for_boundary_condition_discrete(timestep)
         clean = out * clean + skip * sample
-    return clean
+    return clean, noise
 
 
 def noised(scheduler: Any, switch: Switch, index: int, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
+from postdiff_calib.settings import DEFAULT_NOISE
 
 
 def calibrate_command(
@@ -44,8 +45,9 @@ def calibrate_command(
         typer.Option("--study", help="Folder of the study; the same folder resumes.  [default: studies/MODEL]"),
     ] = None,
     noise: Annotated[
-        str, typer.Option("--noise", help="Low-resolution starting noise: coupled to the seed's, or independent.")
-    ] = "coupled",
+        str,
+        typer.Option("--noise", help="Of low-resolution steps: complement (draws none), coupled or independent."),
+    ] = DEFAULT_NOISE,
     sampler: Annotated[str, typer.Option("--sampler", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",

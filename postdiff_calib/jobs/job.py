@@ -8,6 +8,7 @@ from pathlib import Path
 from postdiff_calib.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
 from postdiff_calib.scores.names import STUDY_NAME
+from postdiff_calib.settings import DEFAULT_NOISE
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class CalibrateJob:
     seed: int = 0
     out: Path = Path("profile.yaml")
     study: Path | None = None
-    noise: str = "coupled"
+    noise: str = DEFAULT_NOISE
     sampler: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"

@@ -27,7 +27,7 @@ _COMMENTS: dict[str, str] = {
     ),
     "plan": (
         "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
-        "deep blocks run on refresh_steps. content is a hash of it. noise: how a seed's low-resolution start is made."
+        "deep blocks run on refresh_steps. content is a hash of it. noise: of low-resolution steps."
     ),
     "expected": (
         "Cost per image and quality, with the same for the baseline. macs are multiply-accumulates of all\n"

@@ -52,7 +52,7 @@ class Profile(Section):
 
     @property
     def noise(self) -> str:
-        """How low-resolution starting noise is made: ``coupled`` or ``independent``."""
+        """The noise of low-resolution steps, one of ``settings.NOISES``."""
         return self.plan.noise
 
     @property

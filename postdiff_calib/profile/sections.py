@@ -18,6 +18,7 @@ from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.card import MAX_SIDE
 from postdiff_calib.quality.metrics import comparisons, metrics
+from postdiff_calib.settings import Noise
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -152,7 +153,7 @@ class PlanSection(Section):
     n_low: Annotated[int, Field(ge=0)]
     gate_step: Annotated[int, Field(ge=1)]
     refresh_steps: list[int]
-    noise: Literal["coupled", "independent"]
+    noise: Noise
     latent_multiple: Annotated[int, Field(ge=1)]
 
 

@@ -1,5 +1,7 @@
 """Changing resolution: a plain step-by-step reference, and what noise and latents must look like."""
 
+from itertools import pairwise
+
 import pipelines as P
 import pytest
 import torch
@@ -7,10 +9,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.schedulers import noised, predicted_clean, switch_of
+from postdiff_calib.accelerate.schedulers import noised, predicted, switch_of
 from postdiff_calib.accelerate.techniques.mixed_resolution import coupled_noise, pooling_matrix
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.settings import NOISES
 
 SLOW = pytest.mark.slow
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
@@ -29,16 +32,24 @@ SETTINGS = [
 ]
 
 
-def plain_sampler(pipe, total, n_low, low, scale=7.5, count=2, height=64):
+def bands(full, low):
+    """Area pooling (low, full) in float64, its rows made orthonormal by the singular vectors alone."""
+    edges = [full * i / low for i in range(low + 1)]
+    overlaps = [[max(0.0, min(right, j + 1) - max(left, j)) for j in range(full)] for left, right in pairwise(edges)]
+    left, _, right = torch.linalg.svd(torch.tensor(overlaps, dtype=torch.float64), full_matrices=False)
+    return left @ right
+
+
+def plain_sampler(pipe, total, n_low, low, noise, full=(8, 8), scale=7.5, count=2):
     """Mixed-resolution denoising written out: no hooks, the stock scheduler, one loop."""
     prompt = pipe.encode_prompt(P.PROMPTS[:count], "cpu", 1, True)
     text = torch.cat([prompt[1], prompt[0]])
     generators = P.generators(count)
-    full = (count, 4, height // 8, height // 8)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(total)
-    noise = randn_tensor(full, generator=generators)
-    x = F.avg_pool2d(noise, full[-1] // low) * (full[-1] // low) * scheduler.init_noise_sigma
+    start = randn_tensor((count, 4, *full), generator=generators)
+    rows, columns = bands(full[0], low[0]), bands(full[1], low[1])
+    x = ((rows @ start.double() @ columns.T) * scheduler.init_noise_sigma).float()
     takes_generator = P.takes(scheduler.step, "generator")
     for i, t in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(torch.cat([x, x]), t)
@@ -49,14 +60,21 @@ def plain_sampler(pipe, total, n_low, low, scale=7.5, count=2, height=64):
         if i == n_low - 1:
             alpha, sigma = level(scheduler, i)
             if scheduler.config.prediction_type == "epsilon":
-                clean = (before.double() - sigma * output.double()) / alpha
+                clean, estimate = (before.double() - sigma * output.double()) / alpha, output.double()
             elif type(scheduler).__name__.startswith("Euler"):
                 clean = before.double() / (sigma**2 + 1) - output.double() * sigma / (sigma**2 + 1) ** 0.5
+                estimate = before.double() * sigma / (sigma**2 + 1) + output.double() / (sigma**2 + 1) ** 0.5
             else:
                 clean = alpha * before.double() - sigma * output.double()
-            clean = F.interpolate(clean, size=full[-2:], mode="bilinear")
+                estimate = sigma * before.double() + alpha * output.double()
+            clean = F.interpolate(clean, size=full, mode="bilinear")
+            if noise == "complement":
+                pooled = rows @ start.double() @ columns.T
+                drawn = rows.T @ estimate @ columns + start - rows.T @ pooled @ columns
+            else:
+                drawn = randn_tensor((count, 4, *full), generator=generators).double()
             alpha, sigma = level(scheduler, i + 1)
-            x = (alpha * clean + sigma * randn_tensor(full, generator=generators).double()).float()
+            x = (alpha * clean + sigma * drawn).float()
             rest = scheduler.timesteps[i + 1 :]
             scheduler = continued(scheduler, total, i + 1)
             assert torch.equal(scheduler.timesteps[i + 1 :], rest)
@@ -83,14 +101,29 @@ def level(scheduler, index):
     return (1 + sigma**2).rsqrt(), sigma * (1 + sigma**2).rsqrt()
 
 
+@pytest.mark.parametrize("noise", ["coupled", "complement"])
 @pytest.mark.parametrize(("name", "changes"), SETTINGS)
 @torch.no_grad()
-def test_equal_to_the_plain_sampler(name, changes):
+def test_equal_to_the_plain_sampler(name, changes, noise):
     pipe = P.sd(name, scheduler_changes=changes)
-    reference = plain_sampler(pipe, 6, 3, 4)
-    with accelerated(pipe, Knobs(6, low_res_fraction=0.5, low_res_scale=0.5), latent_multiple=2):
+    reference = plain_sampler(pipe, 6, 3, (4, 4), noise)
+    with accelerated(pipe, Knobs(6, low_res_fraction=0.5, low_res_scale=0.5), noise=noise, latent_multiple=2):
         ours = P.latents(pipe, count=2)
     assert ours.shape == reference.shape
+    assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
+
+
+@pytest.mark.parametrize("noise", ["coupled", "complement"])
+@pytest.mark.parametrize(("full", "low"), [((8, 16), (6, 12)), ((16, 8), (6, 4)), ((24, 8), (16, 8))])
+@torch.no_grad()
+def test_sizes_that_are_not_square_or_no_multiples(full, low, noise):
+    pipe = P.sd("dpm")
+    scale = {(6, 12): 0.75, (6, 4): 0.4, (16, 8): 0.65}[low]
+    multiple = {(6, 12): 2, (6, 4): 2, (16, 8): 8}[low]
+    reference = plain_sampler(pipe, 6, 3, low, noise, full)
+    with accelerated(pipe, Knobs(6, low_res_fraction=0.5, low_res_scale=scale), noise=noise, latent_multiple=multiple):
+        ours = P.latents(pipe, count=2, height=8 * full[0], width=8 * full[1])
+        assert summary(pipe).steps[0].latent_size == low
     assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
 
 
@@ -121,7 +154,9 @@ def test_clean_latent_is_the_schedulers_own(name, changes):
     sample, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     for index in (0, 1, 5, 9):
         t = scheduler.timesteps[index]
-        ours = predicted_clean(scheduler, switch_of(scheduler), index, output, t, sample)
+        ours, noise = predicted(scheduler, switch_of(scheduler), index, output, t, sample)
+        alpha, sigma = level(scheduler, index)
+        assert torch.allclose((alpha * ours + sigma * noise).float(), sample, atol=1e-4)
         fresh = continued(scheduler, 10, index)
         fresh.scale_model_input(sample, t)
         if name in ("dpm", "unipc"):
@@ -183,12 +218,14 @@ def test_odd_sizes(height, width):
     assert P.latents(pipe, count=1, height=height, width=width).shape == (1, 4, height // 8, width // 8)
 
 
+@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_kept(dtype):
+def test_half_precision_is_kept(dtype, noise):
     pipe = P.sd("dpm")
     pipe.unet.to(dtype)
     pipe.text_encoder.to(dtype)
-    enable(pipe, Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75))
+    knobs = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
+    enable(pipe, knobs, noise=noise)
     images = P.latents(pipe, height=128, width=128)
     assert images.dtype == dtype
     assert torch.isfinite(images).all()
@@ -204,7 +241,7 @@ def test_a_picture_too_small_for_the_scale_is_refused():
 def test_refusals_by_name():
     knobs = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5)
     pipe = P.sd("ddim")
-    with pytest.raises(UsageError, match="noise='correlated'"):
+    with pytest.raises(KnobError, match="noise 'correlated'"):
         enable(pipe, knobs, noise="correlated")
     with pytest.raises(UnsupportedError, match="PNDMScheduler"):
         enable(P.sd("pndm"), knobs)

@@ -10,31 +10,33 @@ from pretended_device import OnDevice, move, watched
 from postdiff_calib.accelerate import attachment, enable, summary
 from postdiff_calib.accelerate.techniques.guidance import Guidance
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.settings import NOISES
 
 FULL = Knobs(6, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
 TYPES = [torch.bfloat16, torch.float16]
 COUNT = 2
 
 
-def run(pipe, dtype, knobs=FULL, **call):
+def run(pipe, dtype, knobs=FULL, noise=None, **call):
     network = getattr(pipe, "unet", None) or pipe.transformer
     move(pipe, dtype)
     if knobs is None:
         call["num_inference_steps"] = FULL.num_inference_steps
     else:
-        enable(pipe, knobs)
+        enable(pipe, knobs, noise=noise)
     with watched(pipe, network) as watch:
         latents = P.latents(pipe, COUNT, height=128, width=128, **call)
     return latents, watch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("family", ["sd", "sdxl", "lcm", "pixart-alpha", "pixart-sigma"])
-def test_a_whole_call_stays_on_the_device(family, dtype):
+def test_a_whole_call_stays_on_the_device(family, dtype, noise):
     build, call = P.FAMILIES[family]
     pipe = build()
-    latents, watch = run(pipe, dtype, **call)
+    latents, watch = run(pipe, dtype, noise=noise, **call)
     assert isinstance(latents, OnDevice)
     assert latents.dtype == dtype
     assert len(summary(pipe).steps) == FULL.num_inference_steps
@@ -42,8 +44,9 @@ def test_a_whole_call_stays_on_the_device(family, dtype):
     allowed = 2 if family == "lcm" else 0
     assert sum(watch.ours().values()) <= allowed, watch.ours()
     # Also by way of diffusers: the switch's fresh noise, drawn on the host from each image's own generator.
+    drawn = 0 if noise == "complement" else COUNT
     _, stock = run(build(), dtype, None, **call)
-    assert watch.times("copy") <= stock.times("copy") + COUNT
+    assert watch.times("copy") <= stock.times("copy") + drawn
     assert watch.times("read") <= stock.times("read") + allowed
 
 
@@ -58,6 +61,14 @@ def test_a_matrix_left_on_the_host_is_caught(monkeypatch):
     monkeypatch.setattr(attachment, "upsample", mutant(source, stock=attachment.upsample, torch=torch))
     with pytest.raises(RuntimeError, match=r"mixes devices: a CPU tensor \(.*16, 16\) at postdiff_calib/mutant\.py:3"):
         run(P.sd("dpm"), torch.bfloat16)
+
+
+def test_a_matrix_that_is_moved_in_the_loop_is_caught(monkeypatch):
+    source = "def mutant(*args):\n    return stock(*args[:5], remade(args[5]))"
+    remade = mutant("def mutant(pool):\n    return type(pool)(*(matrix.cpu().to('cuda:0') for matrix in pool))")
+    monkeypatch.setattr(attachment, "renoised", mutant(source, stock=attachment.renoised, remade=remade))
+    _, watch = run(P.sd("dpm"), torch.bfloat16, noise="complement")
+    assert sum(watch.ours().values()) == 4
 
 
 @pytest.mark.parametrize(("code", "kind"), [("call.sample.mean().item()", "read"), ("call.sample.cpu()", "copy")])

@@ -25,7 +25,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", ""], ("model ''", "no such card")),
     ([*CAL, "--model", LONG], ("xxx", "no such card")),
     ([*CAL, "--model", "a\x1b[31mb"], (r"a\x1b[31mb", "no such card")),
-    ([*CAL, "--noise", "loud"], ("loud", "coupled or independent")),
+    ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
     ([*CAL, "--sampler", "grid"], ("grid", "samplers are")),
     *(
         ([*CAL, option, text], (f"{option} {text}", rule))
@@ -73,7 +73,10 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--study", LONG], ("study folder xxx", "longer than 255 bytes")),
     ([*CAL, "--study", "a?b"], ("study folder a?b", "must not hold '?'")),
     ([*CAL, "--study", "study", "--seed", "5"], ("study study", "seed was 0, now 5")),
-    ([*CAL, "--study", "study", "--noise", "independent"], ("study study", "noise was 'coupled', now 'independent'")),
+    (
+        [*CAL, "--study", "study", "--noise", "independent"],
+        ("study study", "noise was 'complement', now 'independent'"),
+    ),
     ([*CAL, "--study", "study", "--num-prompts", "20"], ("study study", "num_prompts was 60, now 20")),
     ([*CAL, "--study", "study", "--model", "sd15"], ("study study", "model was 'shapes', now 'sd15'")),
     ([*CAL, "--study", "records/list"], ("records/list", "start anew (--fresh)")),

@@ -247,7 +247,9 @@ def test_smaller_sizes_take_their_share_of_the_batches(parts, monkeypatch):
 def test_the_stages_are_run_by_name_and_take_no_part_in_those_of_shapes(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(flow_training, "load_parts", lambda weights: calls.append(weights))
-    monkeypatch.setattr(flow_training, "train_flow", lambda work, recipe, parts, device, workers: calls.append((work, recipe)))
+    monkeypatch.setattr(
+        flow_training, "train_flow", lambda work, recipe, parts, device, workers: calls.append((work, recipe))
+    )
     monkeypatch.setattr(flow_training, "export_flow", lambda work, recipe, parts, out, device: calls.append(out))
     monkeypatch.setattr(train, "train_autoencoder", lambda *given: pytest.fail("not of this model"))
     train.main(["--stage", "flow", "--stage", "flow-export", "--work", str(tmp_path), "--samples", "128"])

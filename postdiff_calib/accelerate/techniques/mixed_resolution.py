@@ -2,8 +2,9 @@
 
 Two moments. The start: noise of the low size, by default made from the full-size noise of the same seed, so that a
 seed keeps its composition. The switch, after the last low-resolution step: predicted clean latent x̂0 → bilinear
-up-sampling → forward noising to the next timestep with fresh full-size noise. Source: PostDiff, arXiv 2508.06160,
-section 2.2; coupling the starting noise is ours.
+up-sampling → forward noising to the next timestep. Source: PostDiff, arXiv 2508.06160, section 2.2, which draws fresh
+noise for both; pooling the start from the seed's noise is ours, and so is the noise of the switch in
+``switch_noise.py``, which draws none.
 
 Symbols: β low side over full side, x̂0 predicted clean latent, ε noise; latents (B, C, H, W).
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 from postdiff_calib.accelerate.techniques.step import StepKind
 from postdiff_calib.accelerate.techniques.technique import (
@@ -25,12 +26,10 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import Family, denoiser_of
 from postdiff_calib.models.families.family import Resized
-
-NoiseMode = Literal["coupled", "independent"]
 
 
 class MixedResolution(Technique):
@@ -167,17 +166,6 @@ def start_size(height: int, width: int, scale: float, multiple: int) -> tuple[in
     return size
 
 
-def check_noise(noise: str) -> str:
-    """``noise`` itself when it is a known mode.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if noise not in get_args(NoiseMode):
-        raise UsageError(f"noise={noise!r}", "it must be coupled or independent", "the default is coupled")
-    return noise
-
-
 @lru_cache(maxsize=64)
 def pooling_matrix(full: int, low: int) -> Any:
     """Area pooling that keeps white noise white, shape (low, full), float32.
@@ -221,13 +209,13 @@ def low_res_start(latents: Any, size: tuple[int, int], mode: str, scale: float, 
     Args:
         latents: the pipeline's full-size starting latent, already scaled by ``scale``, (B, C, H, W).
         size: low-resolution (height, width).
-        mode: ``coupled`` or ``independent``.
+        mode: ``independent`` draws it; every other mode pools the latents.
         scale: the scheduler's initial noise standard deviation.
         generator: the caller's generator or generators, or None.
     """
-    if mode == "coupled":
-        return coupled_noise(latents, size)
-    return fresh_noise(latents, size, generator) * scale
+    if mode == "independent":
+        return fresh_noise(latents, size, generator) * scale
+    return coupled_noise(latents, size)
 
 
 def fresh_noise(like: Any, size: tuple[int, int], generator: Any) -> Any:

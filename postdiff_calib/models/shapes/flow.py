@@ -198,7 +198,7 @@ class Training(torch.nn.Module):
         drawn: tuple[torch.Tensor, torch.Tensor],
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        """Mean squared error of the velocity; latents (B, C, h, w) of any even side, the caption's encoding, ``draw``."""
+        """Mean squared error of the velocity; latents (B, C, h, w) of any even side; ``drawn`` as ``draw`` gives it."""
         device = self.text_mean.device
         latents, hidden, pooled, sigma, noise = (x.to(device) for x in (latents, hidden, pooled, *drawn))
         s = sigma[:, None, None, None]
