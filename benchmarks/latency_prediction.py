@@ -83,7 +83,7 @@ def draw_plans(space: SearchSpace, count: int, seed: int) -> list[StepPlan]:
     plans = {"baseline": compile_plan(space.baseline)}
     while len(plans) < count:
         plan = rng.choice(by_steps[rng.choice(sorted(by_steps))])
-        plans.setdefault(plan.content, plan)
+        plans.setdefault(plan.plan_id, plan)
     return list(plans.values())
 
 

@@ -112,7 +112,7 @@ class Limit:
 
         Args:
             cheapest: the lowest cost in the search space, by this limit's own measure.
-            knobs: that plan, in words.
+            knobs: that plan, as text.
             binding: which knob's range keeps it from being lower.
 
         Raises:
@@ -128,7 +128,7 @@ class Limit:
             )
 
     def show(self, value: float) -> str:
-        """A figure of this limit's kind, in words."""
+        """A figure of this limit's kind, as text."""
         return format_macs(value) if self.kind == "macs" else format_seconds(value) + self._suffix
 
     @property
@@ -166,7 +166,7 @@ class Budget:
         return Limit(self.kind, self.quantile, value, baseline, self.text)
 
     def describe(self, batch_size: int = 1) -> str:
-        """In words, with the batch at which seconds are meant, e.g. ``at most 1.2 s per image (median, batch 4)``."""
+        """As text, with the batch at which seconds are meant, e.g. ``at most 1.2 s per image (median, batch 4)``."""
         if self.relative:
             what = "MACs" if self.kind == "macs" else "seconds"
             amount = f"{100 * self.amount:.4g}% of the baseline's {what}"

@@ -67,7 +67,7 @@ class StepPlan:
         return Counter(step.kind for step in self.steps)
 
     @cached_property
-    def content(self) -> str:
+    def plan_id(self) -> str:
         """Short hash of what the plan makes the sampler do; equal for knobs that compile to the same run.
 
         Includes β, cache branch and cache mode only where a step makes use of them.
@@ -128,4 +128,4 @@ def compile_plan(knobs: Knobs) -> StepPlan:
 
 def plan_facts(plan: StepPlan) -> tuple[str, int, int, tuple[int, ...]]:
     """What a profile states of a plan: plan id, low-resolution steps, gate step, refresh steps."""
-    return plan.content, plan.n_low, plan.gate_step, plan.refresh_steps
+    return plan.plan_id, plan.n_low, plan.gate_step, plan.refresh_steps

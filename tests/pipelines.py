@@ -285,7 +285,7 @@ def img2img(pipe: Any) -> Any:
     return quiet(getattr(diffusers, kind)(**pipe.components, **kwargs))
 
 
-def picture(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
+def condition_image(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
     """Random images in [0, 1], for pipelines that start from one."""
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
 
@@ -297,10 +297,10 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "lcm": (lcm, {}),
     "pixart-alpha": (pixart, {"use_resolution_binning": False, "clean_caption": False}),
     "pixart-sigma": (lambda: pixart(sigma=True), {"use_resolution_binning": False, "clean_caption": False}),
-    "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
+    "controlnet": (lambda: controlnet(sd("unipc")), {"image": condition_image(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
-        {"image": picture(3, 128, 128)},
+        {"image": condition_image(3, 128, 128)},
     ),
 }
 

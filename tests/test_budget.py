@@ -89,8 +89,8 @@ def test_units_agree(value: float) -> None:
 @given(positive, st.sampled_from(["s", "ms", "TMACs", "GFLOPs", "%", "x", "% time", "x macs"]), positive, positive)
 def test_a_limit_allows_what_costs_no_more(value: float, unit: str, cost: float, more: float) -> None:
     limit = parse_budget(f"{value!r}{unit}").resolve(BASELINE)
-    cheap, dear = PlanCost(cost, cost, cost, cost), PlanCost(cost + more, cost, cost + more, cost + more)
-    assert limit.allows(cheap) or not limit.allows(dear)
+    cheap, expensive = PlanCost(cost, cost, cost, cost), PlanCost(cost + more, cost, cost + more, cost + more)
+    assert limit.allows(cheap) or not limit.allows(expensive)
     exact = PlanCost(limit.value, 0.0, limit.value, limit.value)
     assert limit.allows(exact)
 

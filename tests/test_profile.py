@@ -12,7 +12,8 @@ from profiles import profile_data
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.profile import Profile, comment, json_schema, load_profile, parse_profile
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import SCHEMA_VERSION, Profile, comment, json_schema, load_profile, parse_profile
 from postdiff_calib.report.terminal import profile_facts
 from postdiff_calib.report.wording import results, verdict, winner
 
@@ -61,7 +62,7 @@ def line_of(text, key):
         (lambda d: d["knobs"].update(cross_attention_cache="guided"), "cross_attention_cache", "'cond'"),
         (lambda d: d["budget"].update(limit=-1.0), "limit", "greater than 0"),
         (lambda d: d["expected"]["difference"].update(mean="x"), "mean", "valid number"),
-        (lambda d: d["tradeoff"]["rows"][0].update(winner="me"), "winner", "'fewer'"),
+        (lambda d: d["tradeoff"]["rows"][0].update(winner="me"), "winner", "'step_reduction'"),
         (lambda d: d["model"].update(height=None), "height", "valid integer"),
     ],
 )
@@ -96,16 +97,18 @@ def test_rules_between_knobs_are_the_knobs_own(data):
 
 
 def test_a_newer_schema_is_refused(data):
-    data["schema_version"] = 3
-    with pytest.raises(ProfileError, match="line 1, schema_version: 3: this postdiff reads up to 2"):
+    data["schema_version"] = 4
+    with pytest.raises(ProfileError, match="line 1, schema_version: 4: this postdiff reads up to 3"):
         parse_profile(as_text(data), "p.yaml")
 
 
 def test_version_1_is_still_read_and_shown():
     profile = load_profile(VERSION_1)
-    assert profile.schema_version == 1
-    assert profile.expected.metrics == []
-    assert not any(row.searched for row in profile.tradeoff.rows)
+    assert profile.schema_version == SCHEMA_VERSION
+    assert profile.plan.plan_id == compile_plan(profile.knobs).plan_id == "909734c6dbc44d9b"
+    assert (profile.evidence.search, profile.evidence.minimum_detectable_difference) == ("postdiff", 0.6772225867601348)
+    assert all(row.searched for row in profile.tradeoff.rows)
+    assert parse_profile(profile.to_yaml()) == profile
     (only,) = results(profile)
     assert (only.metric, only.difference, only.verdict) == ("clip", profile.expected.difference, "better")
     facts = profile_facts(profile)
@@ -115,14 +118,58 @@ def test_version_1_is_still_read_and_shown():
 
 
 def test_version_1_counted_prompts_that_are_scored():
+    # they were held-out prompts, of which --num-prompts gives as many as it says
     data = load_profile(VERSION_1).to_dict()
     data["expected"] |= {"verdict": "undecided", "prompts_to_decide": 480}
-    assert verdict(Profile.model_validate(data)) == "undecided; about 480 prompts would decide"
+    assert verdict(Profile.model_validate(data)) == "undecided; --num-prompts 480 would decide"
+
+
+def version_2():
+    """The data of ``profile_data`` as version 2 had it."""
+    data = copy.deepcopy(profile_data())
+    data["schema_version"] = 2
+    data["plan"]["content"] = data["plan"].pop("plan_id")
+    data["evidence"] |= {"sampler": data["evidence"].pop("search")}
+    data["evidence"]["smallest_difference"] = data["evidence"].pop("minimum_detectable_difference")
+    for row in data["tradeoff"]["rows"]:
+        for old, new in (("fewer", "step_reduction"), ("cheaper", "cheaper_steps"), ("joint", "combined")):
+            row[old] = row.pop(new)
+            if row[old] is not None:
+                row[old]["content"] = row[old].pop("plan_id")
+        row["cheaper_minus_fewer"] = row.pop("cheaper_steps_minus_step_reduction")
+        row["winner"] = "cheaper"
+    return data
+
+
+def test_version_2_is_the_same_profile_in_other_words(data):
+    assert parse_profile(as_text(version_2())) == parse_profile(as_text(data))
+
+
+def test_an_error_in_an_older_version_names_the_key_that_stands_in_the_file():
+    older = version_2()
+    older["tradeoff"]["rows"][0]["fewer"]["content"] = 3
+    with pytest.raises(ProfileError, match=r"line \d+, tradeoff\.rows\.0\.fewer\.content:"):
+        parse_profile(as_text(older))
+
+
+@pytest.mark.parametrize("key", ["step_reduction", "fewer"])
+def test_old_and_new_words_do_not_mix(data, key):
+    mixed = version_2() if key == "step_reduction" else data
+    mixed["tradeoff"]["rows"][0][key] = None
+    with pytest.raises(ProfileError, match="unknown key"):
+        parse_profile(as_text(mixed))
+
+
+@pytest.mark.parametrize("broken", [None, 3, "x", [], {"rows": 3}, {"rows": [None, 7]}])
+@pytest.mark.parametrize("section", ["plan", "expected", "tradeoff", "evidence"])
+def test_a_broken_older_profile_is_one_line(broken, section):
+    with pytest.raises(ProfileError, match=section):
+        parse_profile(as_text({**version_2(), section: broken}))
 
 
 def test_version_1_rows_keep_what_they_decided():
     rows = load_profile(VERSION_1).tradeoff.rows
-    assert [winner(row) for row in rows] == ["fewer steps", "fewer steps", "neither", "cheaper steps"]
+    assert [winner(row) for row in rows] == ["step reduction", "step reduction", "neither", "cheaper steps"]
 
 
 def test_delta_of_another_size_is_not_called_a_tenth(data):

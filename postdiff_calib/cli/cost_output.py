@@ -118,14 +118,14 @@ class CostView:
             say(f"written to {out}")
 
     def print_modules(self) -> None:
-        """MACs of a full and a reuse step by block and kind of layer."""
+        """MACs of a full and a cached step by block and kind of layer."""
         from postdiff_calib.cost.meter import StepKey
         from postdiff_calib.cost.modules import breakdown
 
         full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
         shown = {"full step": full}
         if "cache_interval" in self.card.knobs:
-            shown["reuse step"] = full._replace(refresh=False, branch=self.knobs.cache_branch)
+            shown["cached step"] = full._replace(refresh=False, branch=self.knobs.cache_branch)
         counted = {name: breakdown(self.costs.meter, key) for name, key in shown.items()}
         if self.as_json:
             typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))
@@ -153,10 +153,10 @@ class CostView:
             facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]
             typer.echo(json.dumps({"budget": limit.value if limit else None, "rows": facts}, indent=2))
         else:
-            table = _table("T", "plans", "cheapest", "dearest", "cheapest plan", "within budget")
+            table = _table("T", "plans", "cheapest", "most expensive", "cheapest plan", "within budget")
             for row in rows:
                 within = "" if row.within is None else str(row.within)
-                figures = show(row.cheapest, limit), show(row.dearest, limit)
+                figures = show(row.cheapest, limit), show(row.most_expensive, limit)
                 table.add_row(
                     str(row.num_inference_steps), str(row.plans), *figures, row.cheapest_knobs.describe(), within
                 )

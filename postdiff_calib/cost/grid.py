@@ -23,7 +23,7 @@ class GridRow:
     Attributes:
         num_inference_steps: T.
         plans: how many distinct plans have it.
-        cheapest, dearest: lowest and highest cost, in seconds or MACs.
+        cheapest, most_expensive: lowest and highest cost, in seconds or MACs.
         cheapest_knobs: the plan that costs least.
         within: how many the budget allows; None without one.
     """
@@ -31,7 +31,7 @@ class GridRow:
     num_inference_steps: int
     plans: int
     cheapest: float
-    dearest: float
+    most_expensive: float
     cheapest_knobs: Knobs
     within: int | None
 
@@ -59,7 +59,7 @@ def reachable(priced: Iterable[tuple[Knobs, PlanCost]], limit: Limit | None = No
 
 
 def binding_knob(rows: Sequence[GridRow]) -> tuple[Knobs, str]:
-    """The cheapest plan of all and the knob whose range keeps it from being cheaper, in words."""
+    """The cheapest plan of all and the knob whose range keeps it from being cheaper, as text."""
     cheapest = min(rows, key=lambda row: row.cheapest)
     lowest = min(row.num_inference_steps for row in rows)
     return cheapest.cheapest_knobs, f"T cannot go below {lowest} in this model's search space"
@@ -78,15 +78,15 @@ def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit
     except ImportError as error:
         raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
     seconds = limit is not None and limit.kind == "seconds"
-    top = max(row.dearest for row in rows)
+    top = max(row.most_expensive for row in rows)
     unit, scale = ("s", 1.0) if seconds else _unit(top)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = [row.num_inference_steps for row in rows]
-    low, high = [row.cheapest / scale for row in rows], [row.dearest / scale for row in rows]
+    low, high = [row.cheapest / scale for row in rows], [row.most_expensive / scale for row in rows]
     axes.fill_between(steps, low, high, alpha=0.25, label="all plans")
-    axes.plot(steps, high, marker="o", markersize=3, label="fewer steps alone")
+    axes.plot(steps, high, marker="o", markersize=3, label="step reduction alone")
     axes.plot(steps, low, marker="o", markersize=3, label="cheapest plan")
     if limit is not None:
         axes.axhline(limit.value / scale, color="black", linestyle="--", linewidth=1, label="budget")
@@ -96,7 +96,7 @@ def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit
 
 
 def show(figure: float, limit: Limit | None) -> str:
-    """A cost in words, in the limit's kind."""
+    """A cost as text, in the limit's kind."""
     return format_seconds(figure) if limit is not None and limit.kind == "seconds" else format_macs(figure)
 
 

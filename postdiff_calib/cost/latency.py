@@ -112,7 +112,7 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     first = setting.branches[0] if setting.branches else 1
     wanted = [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=first), Knobs(6)]
     if k > 1:
-        # A second share of reuse steps, for the line.
+        # A second share of cached steps, for the line.
         wanted.append(Knobs(8, cache_interval=4, guidance_fraction=m, cache_branch=first))
     # Quickly: the middle and the smallest, so that all others lie between measured sizes.
     scales = _middle_first(setting.scales)[: 2 if setting.quick else None]
@@ -224,12 +224,12 @@ def summarise(
 def _factor_line(
     table: CostTable, latency: Latency, runs: Sequence[tuple[StepPlan, Timeline]], batch_size: int
 ) -> tuple[float, float]:
-    """(start, slope) of measured over summed seconds of the steps against the share of reuse steps."""
+    """(start, slope) of measured over summed seconds of the steps against the share of cached steps."""
     ratios: dict[str, list[float]] = defaultdict(list)
-    shares = {plan.content: reuse_share(plan) for plan, _ in runs}
+    shares = {plan.plan_id: reuse_share(plan) for plan, _ in runs}
     for plan, times in runs:
-        ratios[plan.content].append(sum(times.steps) / batch_size / _loop(table, latency, plan))
-    x = [shares[content] for content in ratios]
+        ratios[plan.plan_id].append(sum(times.steps) / batch_size / _loop(table, latency, plan))
+    x = [shares[plan_id] for plan_id in ratios]
     y = [statistics.median(values) for values in ratios.values()]
     if len(set(x)) < 2:
         return statistics.fmean(y), 0.0

@@ -221,7 +221,7 @@ def run_stage(
     )
     settings = SearchSettings(
         n_trials=record.asked.trials,
-        sampler=record.asked.sampler,
+        strategy=record.asked.search,
         seed=record.seed,
         explore_prompts=default_explore_prompts(len(record.held_out)),
         guards=record.asked.rails,
@@ -246,7 +246,7 @@ def run_stage(
 def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
     """What each budget's search came to, as a study keeps it."""
     return [
-        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits) for s in searched
+        SearchedBudget(s.limit, tuple(f.candidate.plan_id for f in s.finalists), s.unfound, s.fits) for s in searched
     ]
 
 
@@ -260,7 +260,7 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
     evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder, progress.note)
     broken: dict[str, tuple[str, str]] = {}
     for _ in range(1 + REPLACEMENTS):
-        chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+        chosen = {f.candidate.plan_id: f.candidate.knobs for s in search.searched for f in s.finalists}
         progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
         found = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
         if not found:
@@ -287,7 +287,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card
     known = card.name if card.name != loaded.source else None
-    trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler)
+    trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.search)
     return StudyRecord(
         asked=Asked(
             model=job.model,
@@ -295,7 +295,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             trials=trials,
             seed=job.seed,
             prompts=job.prompts,
-            sampler=job.sampler,
+            search=job.search,
             delta=job.delta,
             weight=job.weight,
             max_drop=job.max_drop,
@@ -329,10 +329,10 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             seed=job.seed,
             scorer="shapes" if known == "shapes" else bench.scorer.name,
             scorer_sha256=bench.scorer.weights_sha256,
-            sampler=job.sampler,
+            search=job.search,
             trials=0,
             images=0,
-            smallest_difference=0.0,
+            minimum_detectable_difference=0.0,
             study=str(job.folder),
             notes=[],
         ),

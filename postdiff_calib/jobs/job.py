@@ -30,7 +30,7 @@ class CalibrateJob:
     out: Path = Path("profile.yaml")
     study: Path | None = None
     noise: str = "coupled"
-    sampler: str = "postdiff"
+    search: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 0

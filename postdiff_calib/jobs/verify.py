@@ -95,7 +95,7 @@ class VerifyResult:
 
 @dataclass(frozen=True)
 class FreshPrompts:
-    """Prompts to verify on: prompt i has seed ``seed`` + i; ``what`` they are in words, ``note`` where not fresh."""
+    """Prompts to verify on: prompt i has seed ``seed`` + i; ``what`` they are as text, ``note`` where not fresh."""
 
     prompts: tuple[str, ...]
     seed: int
@@ -209,10 +209,10 @@ def time_calls(
 
     judged = profile.budget.kind == "seconds"
     rounds = ROUNDS if judged else UNJUDGED_ROUNDS
-    unaccelerated = Knobs(loaded.card.num_inference_steps)
+    baseline = Knobs(loaded.card.num_inference_steps)
     progress.stage("timing", rounds)
     with_profile, without = in_turn(
-        [lambda: call(profile), lambda: call(unaccelerated)], rounds, TIME_LIMIT, time.monotonic, progress
+        [lambda: call(profile), lambda: call(baseline)], rounds, TIME_LIMIT, time.monotonic, progress
     )
     return with_profile, without
 
@@ -297,22 +297,22 @@ def score(
     from postdiff_calib.budget import PlanCost
     from postdiff_calib.jobs.workbench import judge_for
     from postdiff_calib.scores.book import MemoryStore, ScoreBook
-    from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+    from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
 
-    n, unaccelerated = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
+    n, baseline = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
     progress.stage("scoring", 2 * n)
     with tempfile.TemporaryDirectory(prefix="postdiff-") as folder:
-        kept = BaselinePictures(Path(folder), unaccelerated, {}) if profile.budget.guards else None
+        kept = BaselineImages(Path(folder), baseline, {}) if profile.budget.guards else None
         settings = profile.generation
         judge = judge_for(loaded.card, fresh.prompts, loaded.device)
-        evaluator = PictureEvaluator(
+        evaluator = ImageEvaluator(
             loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept, judge
         )
-        book = ScoreBook(evaluator, n, unaccelerated, MemoryStore())
-        for knobs in (unaccelerated, profile.knobs):  # in this order: the second is measured against the first
+        book = ScoreBook(evaluator, n, baseline, MemoryStore())
+        for knobs in (baseline, profile.knobs):  # in this order: the second is measured against the first
             book.scores(knobs, range(n))
     free = PlanCost(0.0, 0.0)  # costs are checked elsewhere
-    return book.plan_scores(profile.knobs, free), book.plan_scores(unaccelerated, free)
+    return book.plan_scores(profile.knobs, free), book.plan_scores(baseline, free)
 
 
 def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> FreshPrompts:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
+from postdiff_calib.scores.select import ARM_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +29,17 @@ class Style(NamedTuple):
     line: dict[str, Any]
 
 
-#: Both at once lies under the other two, wide and pale, since it follows whichever of them is ahead.
+#: The combined arm lies under the other two, wide and pale, since it follows whichever of them is ahead.
 STYLES: dict[Arm, Style] = {
-    "fewer": Style("fewer steps", "#0072B2", "o", {"linestyle": (0, (5, 2)), "linewidth": 1.7, "zorder": 3}),
-    "cheaper": Style("cheaper steps", "#D55E00", "s", {"linestyle": (0, (1.3, 1.3)), "linewidth": 2.0, "zorder": 3}),
-    "joint": Style("both", "#009E73", "D", {"linestyle": "solid", "linewidth": 6, "alpha": 0.3, "zorder": 2}),
+    "step_reduction": Style(
+        ARM_NAMES["step_reduction"], "#0072B2", "o", {"linestyle": (0, (5, 2)), "linewidth": 1.7, "zorder": 3}
+    ),
+    "cheaper_steps": Style(
+        ARM_NAMES["cheaper_steps"], "#D55E00", "s", {"linestyle": (0, (1.3, 1.3)), "linewidth": 2.0, "zorder": 3}
+    ),
+    "combined": Style(
+        ARM_NAMES["combined"], "#009E73", "D", {"linestyle": "solid", "linewidth": 6, "alpha": 0.3, "zorder": 2}
+    ),
 }
 _GREY = "#555555"
 
@@ -78,7 +85,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     handles += _mark_budgets(axes, tradeoff)
     band.set_label(f"within ±{tradeoff.delta:.2g} points")
     axes.legend(handles=[*handles, band], loc="lower right", framealpha=0.92, edgecolor="#cccccc", fontsize=9)
-    cheapest = min((p.share for p in tradeoff.points["joint"]), default=0.0)
+    cheapest = min((p.share for p in tradeoff.points["combined"]), default=0.0)
     axes.set(
         xlabel=f"{tradeoff.unit} per image, in % of the baseline's",
         ylabel="CLIP score minus the baseline's, in points",
@@ -90,7 +97,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("\n".join(textwrap.wrap(tradeoff.answer, 105)), loc="left", fontsize=9.5, color="#333333")
     figure.suptitle(
-        f"Fewer steps or cheaper steps?  {_title(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
+        f"Step reduction or cheaper steps?  {_title(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
         x=0.01,
         ha="left",
         fontsize=13,
@@ -102,7 +109,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
 
 def _caption(tradeoff: Tradeoff, low: float) -> str:
     """What marks and lines mean, on which prompts, and how many plans lie under the lower edge."""
-    points = tradeoff.points["joint"]
+    points = tradeoff.points["combined"]
     pale = f"pale: the {tradeoff.num_prompts} prompts of the search"
     text = f"{pale}, on which no plan is judged"
     if _judged(points):
@@ -133,7 +140,7 @@ def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) ->
         # The best plan stays the best at every larger budget.
         axes.step([*x, 100.0], [*y, y[-1]], where="post", color=style.colour, **style.line)
     # The baseline is at 0 by definition and has a mark of its own.
-    own = [p for p in points if (arm != "joint" or p.arms == ("joint",)) and p.difference.low < p.difference.high]
+    own = [p for p in points if (arm != "combined" or p.arms == ("combined",)) and p.difference.low < p.difference.high]
     pale = [p for p in own if not p.held_out]
     mark = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
     axes.plot(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from postdiff_calib.quality.metrics import Metric
 
 
-class BaselinePictures:
+class BaselineImages:
     """The baseline's images, one PNG file each, shared by all processes that use the folder.
 
     A file's name tells the seed and a hash of all that the image depends on, so a file is never taken for another's.
@@ -44,8 +44,8 @@ class BaselinePictures:
 
     def __init__(self, folder: Path, knobs: Knobs, about: Mapping[str, Any]) -> None:
         self.folder, self.knobs = folder, knobs
-        self.content = compile_plan(knobs).content
-        self._about = json.dumps([self.content, dict(about)], sort_keys=True)
+        self.plan_id = compile_plan(knobs).plan_id
+        self._about = json.dumps([self.plan_id, dict(about)], sort_keys=True)
 
     def path(self, prompt: str, seed: int) -> Path:
         """Where the image of a prompt and seed is, or would be."""
@@ -80,7 +80,7 @@ class BaselinePictures:
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-class PictureEvaluator:
+class ImageEvaluator:
     """Makes and scores the images of a prompt set.
 
     Args:
@@ -104,7 +104,7 @@ class PictureEvaluator:
         base_seed: int,
         settings: GenerationSettings,
         on_images: Callable[[int], None] | None = None,
-        baseline: BaselinePictures | None = None,
+        baseline: BaselineImages | None = None,
         judge: SceneJudge | None = None,
         note: Callable[[str], None] = lambda _: None,
         batch: BatchSize | None = None,
@@ -230,10 +230,10 @@ class PictureEvaluator:
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
-        from postdiff_calib.quality.metrics import Pictures
+        from postdiff_calib.quality.metrics import Images
 
-        pictures = Pictures(images, None, prompts, self.scorer, self.judge)
-        return {m.name: m.function(pictures) for m in metrics}
+        batch = Images(images, None, prompts, self.scorer, self.judge)
+        return {m.name: m.function(batch) for m in metrics}
 
     def _compare(
         self,
@@ -244,31 +244,31 @@ class PictureEvaluator:
         seeds: Sequence[int],
     ) -> dict[str, list[float]]:
         """Each metric of a batch; the baseline's own images are kept, and equal to themselves."""
-        from postdiff_calib.quality.metrics import Pictures
+        from postdiff_calib.quality.metrics import Images
 
         if self.baseline is None:
             return {}
-        if compile_plan(knobs).content == self.baseline.content:
+        if compile_plan(knobs).plan_id == self.baseline.plan_id:
             self.baseline.save(images, prompts, seeds)
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
-        pictures = Pictures(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
-        return {m.name: m.function(pictures) for m in metrics}
+        batch = Images(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
+        return {m.name: m.function(batch) for m in metrics}
 
-    def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def _reference(self, baseline: BaselineImages, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """The baseline's images; those that this host does not have are made anew, with the same seed."""
         import torch
 
         from postdiff_calib.generate import generate
 
         kept = [baseline.load(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        absent = [i for i, picture in enumerate(kept) if picture is None]
+        absent = [i for i, found in enumerate(kept) if found is None]
         if absent:
             again, numbers = [prompts[i] for i in absent], [seeds[i] for i in absent]
             made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self._now)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
                 kept[i] = rounded(image)
-        return torch.stack([picture for picture in kept if picture is not None])
+        return torch.stack([found for found in kept if found is not None])
 
 
 def _said(error: Exception) -> str:

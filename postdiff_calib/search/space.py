@@ -56,9 +56,9 @@ class Candidate:
         return self.plan.knobs
 
     @property
-    def content(self) -> str:
-        """The plan's plan id."""
-        return self.plan.content
+    def plan_id(self) -> str:
+        """The plan id."""
+        return self.plan.plan_id
 
     @property
     def n_low(self) -> int:
@@ -76,8 +76,8 @@ class Candidate:
         return int(self.plan.effective["cache_interval"])
 
     @property
-    def fewer(self) -> bool:
-        """Of the fewer-steps arm: nothing but T differs from the baseline."""
+    def step_reduction(self) -> bool:
+        """Of the step-reduction arm: nothing but T differs from the baseline."""
         return not self.plan.acting
 
     def coordinates(self) -> tuple[float, ...]:
@@ -168,7 +168,7 @@ class SearchSpace:
         unique: dict[str, StepPlan] = {}
         for knobs in self.settings():
             plan = compile_plan(knobs)
-            unique.setdefault(plan.content, plan)
+            unique.setdefault(plan.plan_id, plan)
         return tuple(unique.values())
 
     def candidates(self, price: Price) -> tuple[Candidate, ...]:

@@ -22,7 +22,7 @@ class Asked:
         trials: evaluations at that budget.
         seed: of calibration prompt 0.
         prompts: the prompt set's name or file; None is the model's own.
-        sampler: what proposes plans.
+        search: what proposes plans, by the name of its strategy.
         delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
     """
@@ -32,7 +32,7 @@ class Asked:
     trials: int
     seed: int
     prompts: str | None = None
-    sampler: str = "postdiff"
+    search: str = "postdiff"
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ class _Asked(_Part):
     trials: _Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     prompts: str | None
-    sampler: str
+    search: str
     delta: list[str]
     weight: list[str]
     max_drop: list[str]
@@ -55,7 +55,7 @@ class _Searched(_Part):
     limit: tuple[Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive, str]
     finalists: list[str]
     unfound: tuple[float | None, float | None] | None
-    fits: dict[Literal["fewer", "cheaper", "joint"], bool]
+    fits: dict[Literal["step_reduction", "cheaper_steps", "combined"], bool]
 
 
 class _Record(_Part):

@@ -116,16 +116,16 @@ class Evidence:
     def differences(self, scored: Scored) -> dict[str, Array]:
         """The objective's paired differences to the baseline by plan id, (N,), NaN where unknown."""
         base = scored.baseline.quality(self.objective)
-        return {p.plan.content: p.quality(self.objective) - base for p in scored.plans}
+        return {p.plan.plan_id: p.quality(self.objective) - base for p in scored.plans}
 
     def unjudged(self, limit: Limit) -> int:
         """How many finalists of a searched limit are not scored on the held-out prompts yet."""
         found = self.at(limit)
-        done = {p.plan.content for p in self.held_out.complete}
+        done = {p.plan.plan_id for p in self.held_out.complete}
         return 0 if found is None else len(set(found.finalists) - done)
 
     def row(self, limit: Limit) -> Row:
-        """Fewer or cheaper at a limit; a budget whose finalists are not all judged counts as not searched."""
+        """The arms compared at a limit; a budget whose finalists are not all judged counts as not searched."""
         found = None if self.unjudged(limit) else self.at(limit)
         fits: Mapping[Arm, bool | None] = dict.fromkeys(ARMS) if found is None else found.fits
         unfound = None if found is None else found.unfound
@@ -138,7 +138,8 @@ class Facts:
 
     Args:
         model, environment: the profile's sections.
-        evidence: the profile's section but for ``smallest_difference`` and ``notes``, which follow from scores.
+        evidence: the profile's section but for ``minimum_detectable_difference`` and ``notes``, which follow
+            from scores.
         settings: how images are made; the batch size is the one at which seconds are meant.
         metric: name of the score.
         notes: those that do not follow from scores.
@@ -236,7 +237,7 @@ def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where:
         guards: what they must meet, by the reading on the prompts at hand.
         limit: the budget.
         field: plans and the baseline.
-        where: on which prompts, in words that follow "no plan".
+        where: on which prompts, as words that follow "no plan".
 
     Raises:
         BudgetError: no plan within the budget is scored on enough prompts.
@@ -263,7 +264,7 @@ def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where:
         raise CheckError(
             f"guards ({told})",
             f"no plan {where} within the budget of {limit.text} meets them, the nearest ({nearest})",
-            "loosen a guard, raise the budget, or look at more plans (--trials); the study is kept",
+            "loosen a guard, raise the budget, or evaluate more plans (--trials); the study is kept",
         )
     return found
 
@@ -285,7 +286,7 @@ def conclude(
     """
     choice = choose(limit, evidence, guards)
     winner, baseline, objective = choice.winner, choice.field.baseline, evidence.objective
-    content, n_low, gate_step, refresh_steps = plan_facts(winner.plan)
+    plan_id, n_low, gate_step, refresh_steps = plan_facts(winner.plan)
     table = [evidence.row(row) for row in rows]
     metrics = [
         _metric_result(term.metric, comparison, winner, baseline, objective, choice.confirmed)
@@ -307,7 +308,7 @@ def conclude(
         },
         "knobs": winner.knobs.as_dict(),
         "plan": {
-            "content": content,
+            "plan_id": plan_id,
             "n_low": n_low,
             "gate_step": gate_step,
             "refresh_steps": list(refresh_steps),
@@ -335,7 +336,7 @@ def conclude(
         },
         "evidence": {
             **facts.evidence.model_dump(),
-            "smallest_difference": choice.comparisons[0].detectable,
+            "minimum_detectable_difference": choice.comparisons[0].detectable,
             "notes": [*facts.notes, *_notes(choice, limit, evidence)],
         },
         "environment": facts.environment,
@@ -436,10 +437,12 @@ def tradeoff_row(row: Row, evidence: Evidence) -> TradeoffRow:
     return TradeoffRow(
         share=row.share,
         searched=row.searched,
-        fewer=_arm(row.fewer, baseline, objective, row.reach),
-        cheaper=_arm(row.cheaper, baseline, objective, row.reach),
-        joint=_arm(row.joint, baseline, objective, row.reach),
-        cheaper_minus_fewer=None if row.difference is None else comparison_section(row.in_points(objective)),
+        step_reduction=_arm(row.step_reduction, baseline, objective, row.reach),
+        cheaper_steps=_arm(row.cheaper_steps, baseline, objective, row.reach),
+        combined=_arm(row.combined, baseline, objective, row.reach),
+        cheaper_steps_minus_step_reduction=None
+        if row.difference is None
+        else comparison_section(row.in_points(objective)),
         unit=objective.unit,
         metrics={name: comparison_section(c) for name, c in row.metrics.items()},
         winner=row.winner,
@@ -456,7 +459,7 @@ def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, lo
     metrics = {m: comparison_section(stats.compare(plan.metric(m), baseline.metric(m), low, high)) for m in names}
     return ArmResult(
         knobs=plan.knobs.describe(),
-        content=plan.plan.content,
+        plan_id=plan.plan.plan_id,
         relative_macs=plan.cost.macs / baseline.cost.macs,
         seconds=plan.cost.seconds,
         difference=metrics[objective.metrics[0]],

@@ -194,7 +194,7 @@ def test_half_precision_is_kept(dtype):
     assert torch.isfinite(images).all()
 
 
-def test_a_picture_too_small_for_the_scale_is_refused():
+def test_an_image_too_small_for_the_scale_is_refused():
     pipe = P.sd("ddim")
     enable(pipe, Knobs(4, low_res_fraction=0.5, low_res_scale=0.5))
     with pytest.raises(KnobError, match="nearest size the network accepts"):

@@ -155,7 +155,7 @@ def test_a_control_network_added_since_warns(pipe):
     control = P.controlnet(pipe)
     with pytest.warns(ProfileWarning, match="control network.*postdiff verify"):
         enable(control, made)
-    image(control, image=P.picture(1, 128, 128))
+    image(control, image=P.condition_image(1, 128, 128))
     # A profile that was made with one has nothing to say.
     enable(control, profile_for(control))
 

@@ -191,7 +191,7 @@ def test_few_prompts_say_what_they_cannot_see():
     assert "further loss of 9" in check.reason
 
 
-def test_pictures_that_equal_the_unaccelerated_ones_differ_by_nothing():
+def test_images_that_equal_the_baselines_differ_by_nothing():
     exact = Comparison(mean=0.0, low=0.0, high=0.0, num_prompts=50)
     for fresh, outcome in ((0.0, "passed"), (-0.5, "failed")):
         same = stats.Comparison(50, fresh, fresh, fresh, 0.0)

@@ -16,7 +16,7 @@ ALL = Asked(
     trials=0,
     seed=2**40,
     prompts="captions.txt",
-    sampler="random",
+    search="random",
     delta=("clip=0.3",),
     weight=("scene=2",),
     max_drop=("clip=1",),

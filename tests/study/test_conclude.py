@@ -38,10 +38,10 @@ def plan(knobs, macs, loss, noise=1.0, n=N, seed=1, scene=0.0):
 
 
 BASELINE = PlanScores(Knobs(20), PlanCost(macs=100.0, macs_paper=90.0, seconds=1e-7), BASE, {"scene": SCENES})
-FEWER = plan(Knobs(12), 60.0, 0.5, seed=2)
-CHEAPER = plan(Knobs(20, cache_interval=2), 55.0, 0.05, seed=3)
-JOINT = plan(Knobs(16, 0.3, 0.5), 58.0, 1.0, seed=4)
-TOO_DEAR = plan(Knobs(19), 95.0, 0.0, seed=5)
+STEP_REDUCTION = plan(Knobs(12), 60.0, 0.5, seed=2)
+CHEAPER_STEPS = plan(Knobs(20, cache_interval=2), 55.0, 0.05, seed=3)
+COMBINED = plan(Knobs(16, 0.3, 0.5), 58.0, 1.0, seed=4)
+TOO_EXPENSIVE = plan(Knobs(19), 95.0, 0.0, seed=5)
 NOTHING = Scored(replace(BASELINE, scores=np.full(N, np.nan), measures={}), [])
 
 
@@ -61,7 +61,7 @@ def facts(held_out=N):
 
 
 def searched(share, plans, unfound=Unfound(), fits=dict.fromkeys(ARMS, True)):  # noqa: B008  # not changed
-    return SearchedBudget(at(share), tuple(p.plan.content for p in plans), unfound, fits)
+    return SearchedBudget(at(share), tuple(p.plan.plan_id for p in plans), unfound, fits)
 
 
 def evidence(held_out=(), calibration=(), budgets=(), delta=0.5, scene=False):
@@ -92,8 +92,8 @@ def run(held_out=(), calibration=(), budgets=None, budget="60%", guards=(), rows
 
 
 def test_the_best_plan_within_the_budget_wins_and_the_profile_is_valid():
-    profile = run([FEWER, CHEAPER, JOINT, TOO_DEAR])
-    assert profile.knobs == CHEAPER.knobs
+    profile = run([STEP_REDUCTION, CHEAPER_STEPS, COMBINED, TOO_EXPENSIVE])
+    assert profile.knobs == CHEAPER_STEPS.knobs
     expected = profile.expected
     assert expected.relative_macs == 0.55
     assert (expected.verdict, expected.confirmed, expected.delta) == ("equivalent", True, 0.5)
@@ -104,8 +104,8 @@ def test_the_best_plan_within_the_budget_wins_and_the_profile_is_valid():
 
 
 def test_the_difference_is_the_mean_of_paired_differences():
-    expected = run([CHEAPER]).expected
-    values = CHEAPER.scores - BASE
+    expected = run([CHEAPER_STEPS]).expected
+    values = CHEAPER_STEPS.scores - BASE
     assert expected.difference.mean == pytest.approx(-0.05)
     half = 1.966 * values.std(ddof=1) / np.sqrt(N)
     assert expected.difference.high == pytest.approx(-0.05 + half, rel=0.01)
@@ -115,20 +115,20 @@ def test_the_difference_is_the_mean_of_paired_differences():
 
 def test_the_lower_end_allows_for_the_choice_and_the_upper_end_does_not():
     others = [plan(Knobs(steps), 50.0, 0.4, seed=steps) for steps in range(5, 11)]
-    alone, chosen = run([CHEAPER]).expected.difference, run([CHEAPER, *others]).expected.difference
+    alone, chosen = run([CHEAPER_STEPS]).expected.difference, run([CHEAPER_STEPS, *others]).expected.difference
     assert chosen.mean == alone.mean
     assert chosen.low < alone.low - 0.02
     assert chosen.high == pytest.approx(alone.high)
 
 
 def test_held_out_scores_decide_where_there_are_any():
-    judged = [plan(CHEAPER.knobs, 55.0, 2.0, seed=6), plan(FEWER.knobs, 60.0, 0.1, seed=7)]
-    profile = run(judged, calibration=[FEWER, CHEAPER])
-    assert profile.knobs == FEWER.knobs
+    judged = [plan(CHEAPER_STEPS.knobs, 55.0, 2.0, seed=6), plan(STEP_REDUCTION.knobs, 60.0, 0.1, seed=7)]
+    profile = run(judged, calibration=[STEP_REDUCTION, CHEAPER_STEPS])
+    assert profile.knobs == STEP_REDUCTION.knobs
     assert profile.expected.confirmed
     own = next(row for row in profile.tradeoff.rows if row.share == pytest.approx(0.6))
-    assert own.winner == "fewer"
-    assert own.fewer.confirmed
+    assert own.winner == "step_reduction"
+    assert own.step_reduction.confirmed
 
 
 def test_a_plan_surely_within_delta_comes_before_a_better_mean():
@@ -144,7 +144,7 @@ def test_a_plan_surely_within_delta_comes_before_a_better_mean():
 
 
 def test_a_loss_is_called_worse_and_a_small_delta_undecided():
-    assert run([JOINT], delta=0.2).expected.verdict == "worse"
+    assert run([COMBINED], delta=0.2).expected.verdict == "worse"
     noisy = plan(Knobs(20, cache_interval=2), 55.0, 0.0, noise=8.0, seed=8)
     expected = run([noisy], delta=0.1).expected
     assert expected.verdict == "undecided"
@@ -204,26 +204,28 @@ def test_what_is_not_confirmed_is_never_better_or_equivalent(loss, verdict):
 
 
 def test_a_budget_that_was_not_searched_is_said():
-    profile = run([FEWER, CHEAPER], budget="75%", budgets=[searched(0.6, [FEWER, CHEAPER])])
-    assert profile.knobs == CHEAPER.knobs
+    profile = run(
+        [STEP_REDUCTION, CHEAPER_STEPS], budget="75%", budgets=[searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS])]
+    )
+    assert profile.knobs == CHEAPER_STEPS.knobs
     (note,) = told(profile)
     assert "The budget of 75% was not searched" in note
     assert "at 73% of it" in note  # 55 of 75
     assert "postdiff calibrate --budget 75%" in note
-    assert told(run([FEWER, CHEAPER], budget="60%")) == []
+    assert told(run([STEP_REDUCTION, CHEAPER_STEPS], budget="60%")) == []
 
 
 def test_finalists_that_were_not_judged_yet_are_counted():
-    budgets = [searched(0.6, [FEWER, CHEAPER, JOINT])]
-    profile = run([FEWER, CHEAPER], budgets=budgets)
+    budgets = [searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS, COMBINED])]
+    profile = run([STEP_REDUCTION, CHEAPER_STEPS], budgets=budgets)
     assert told(profile) == ["1 finalist is not judged yet: run the same calibrate command again."]
     own = next(row for row in profile.tradeoff.rows if row.share == pytest.approx(0.6))
     assert (own.searched, own.winner) == (False, "undecided")
-    assert told(run([FEWER, CHEAPER, JOINT], budgets=budgets)) == []
+    assert told(run([STEP_REDUCTION, CHEAPER_STEPS, COMBINED], budgets=budgets)) == []
 
 
 def test_the_whole_budget_takes_the_baseline_itself():
-    profile = run([BASELINE, FEWER], budget="100%")
+    profile = run([BASELINE, STEP_REDUCTION], budget="100%")
     assert profile.knobs == Knobs(20)
     assert profile.expected.difference.mean == profile.expected.difference.low == 0.0
     assert profile.expected.verdict == "equivalent"
@@ -242,14 +244,14 @@ def test_thin_evidence_is_said():
     assert any("80 of the 400" in note for note in notes)
     assert any("67% of it" in note for note in notes)
     assert any("which flatters it" in note for note in notes)
-    assert told(run([CHEAPER])) == []
+    assert told(run([CHEAPER_STEPS])) == []
 
 
 def test_prompts_that_are_set_aside_are_asked_of_no_plan():
     few = np.r_[BASE[:19], np.nan]
     base = replace(BASELINE, scores=few, measures={})
     shift = np.tile([0.1, -0.1], 10)
-    judged = replace(FEWER, scores=few - 1 + shift, measures={})
+    judged = replace(STEP_REDUCTION, scores=few - 1 + shift, measures={})
     seen = Evidence(Scored(base, []), Scored(base, [judged], set_aside=1), [], Objective((CLIP,)))
     budget = parse_budget("60%")
     choice = choose(budget.resolve(BASELINE.cost), seen)
@@ -265,37 +267,41 @@ def test_prompts_that_are_set_aside_are_asked_of_no_plan():
 def test_rows_decide_where_both_arms_were_searched():
     cheap = plan(Knobs(20, cache_interval=5), 20.0, 3.0, seed=8)
     few = plan(Knobs(5), 25.0, 1.0, seed=9)
-    budgets = [searched(0.25, [cheap, few]), searched(0.6, [FEWER, CHEAPER])]
-    profile = run([FEWER, CHEAPER, JOINT, TOO_DEAR, cheap, few], budgets=budgets)
+    budgets = [searched(0.25, [cheap, few]), searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS])]
+    profile = run([STEP_REDUCTION, CHEAPER_STEPS, COMBINED, TOO_EXPENSIVE, cheap, few], budgets=budgets)
     low, own, high = profile.tradeoff.rows
     assert [row.share for row in (low, own, high)] == pytest.approx([0.25, 0.6, 0.8])
-    assert [row.winner for row in (low, own, high)] == ["fewer", "cheaper", "undecided"]
+    assert [row.winner for row in (low, own, high)] == ["step_reduction", "cheaper_steps", "undecided"]
     assert [row.searched for row in (low, own, high)] == [True, True, False]
-    assert own.cheaper_minus_fewer.mean == pytest.approx(0.45)
+    assert own.cheaper_steps_minus_step_reduction.mean == pytest.approx(0.45)
     assert "cheaper steps win" in own.answer
     assert "were not searched" in high.answer
     assert "between 25% and 60%" in profile.tradeoff.crossover
 
 
 def test_a_row_waits_for_all_of_its_finalists():
-    missing = SearchedBudget(at(0.6), (FEWER.plan.content, CHEAPER.plan.content, "elsewhere"), Unfound(), {})
-    row = run([FEWER, CHEAPER], budgets=[missing], rows=(0.6,)).tradeoff.rows[0]
+    missing = SearchedBudget(
+        at(0.6), (STEP_REDUCTION.plan.plan_id, CHEAPER_STEPS.plan.plan_id, "elsewhere"), Unfound(), {}
+    )
+    row = run([STEP_REDUCTION, CHEAPER_STEPS], budgets=[missing], rows=(0.6,)).tradeoff.rows[0]
     assert (row.winner, row.searched) == ("undecided", False)
     # struck off, it is not waited for
-    row = run([FEWER, CHEAPER], budgets=[searched(0.6, [FEWER, CHEAPER])], rows=(0.6,)).tradeoff.rows[0]
-    assert row.winner == "cheaper"
+    row = run(
+        [STEP_REDUCTION, CHEAPER_STEPS], budgets=[searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS])], rows=(0.6,)
+    ).tradeoff.rows[0]
+    assert row.winner == "cheaper_steps"
 
 
 def test_plans_not_found_widen_the_row():
-    budgets = [searched(0.6, [FEWER, CHEAPER], Unfound(fewer=-0.4))]
-    row = run([FEWER, CHEAPER], budgets=budgets, rows=(0.6,)).tradeoff.rows[0]
+    budgets = [searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS], Unfound(step_reduction=-0.4))]
+    row = run([STEP_REDUCTION, CHEAPER_STEPS], budgets=budgets, rows=(0.6,)).tradeoff.rows[0]
     assert row.winner == "tie"
-    assert row.cheaper_minus_fewer.low == pytest.approx(-2.0)  # 0.4 spreads of 5 points
+    assert row.cheaper_steps_minus_step_reduction.low == pytest.approx(-2.0)  # 0.4 spreads of 5 points
 
 
 def test_an_optuna_search_decides_nothing_between_arms():
-    budgets = [searched(0.6, [FEWER, CHEAPER], None)]
-    row = run([FEWER, CHEAPER], budgets=budgets, rows=(0.6,)).tradeoff.rows[0]
+    budgets = [searched(0.6, [STEP_REDUCTION, CHEAPER_STEPS], None)]
+    row = run([STEP_REDUCTION, CHEAPER_STEPS], budgets=budgets, rows=(0.6,)).tradeoff.rows[0]
     assert (row.winner, row.searched) == ("undecided", False)
 
 
@@ -322,7 +328,7 @@ def like(scores, ssim, apart=0.0):
 
 
 SEEN = like(BASELINE, 1.0)
-UNLIKE, ALIKE, WORSE = like(CHEAPER, 0.6, 2.0), like(FEWER, 0.9, 0.1), like(JOINT, 0.95)
+UNLIKE, ALIKE, WORSE = like(CHEAPER_STEPS, 0.6, 2.0), like(STEP_REDUCTION, 0.9, 0.1), like(COMBINED, 0.95)
 
 
 def guarded(plans, *guards, confirmed=()):
@@ -355,7 +361,7 @@ def test_the_profile_states_what_was_measured():
     assert expected.cmmd == pytest.approx(read("cmmd", ALIKE, SEEN).value)
     assert 0 < expected.cmmd < guarded([UNLIKE]).expected.cmmd
     assert expected.psnr is None
-    assert run([FEWER]).expected.ssim is None
+    assert run([STEP_REDUCTION]).expected.ssim is None
 
 
 def test_when_nothing_meets_the_guards_the_nearest_is_named_with_its_distance():
@@ -373,15 +379,15 @@ def test_when_nothing_meets_the_guards_the_nearest_is_named_with_its_distance():
 
 def test_a_plan_over_the_budget_is_no_help_and_missing_measurements_are_said():
     with pytest.raises(CheckError, match="no plan scored within the budget"):
-        guarded([UNLIKE, like(TOO_DEAR, 1.0)], Guard("ssim", 0.9))
+        guarded([UNLIKE, like(TOO_EXPENSIVE, 1.0)], Guard("ssim", 0.9))
     with pytest.raises(StudyError, match="did not measure"):
         guarded([ALIKE], Guard("psnr", 20))
 
 
 def test_held_out_readings_decide_on_guards_too():
-    confirmed = [like(CHEAPER, 0.9), like(FEWER, 0.7)]
-    assert guarded([UNLIKE, ALIKE], Guard("ssim", 0.8), confirmed=confirmed).knobs == CHEAPER.knobs
-    confirmed = [like(CHEAPER, 0.7), like(FEWER, 0.7)]
+    confirmed = [like(CHEAPER_STEPS, 0.9), like(STEP_REDUCTION, 0.7)]
+    assert guarded([UNLIKE, ALIKE], Guard("ssim", 0.8), confirmed=confirmed).knobs == CHEAPER_STEPS.knobs
+    confirmed = [like(CHEAPER_STEPS, 0.7), like(STEP_REDUCTION, 0.7)]
     with pytest.raises(CheckError, match="on the held-out prompts"):
         guarded([UNLIKE, ALIKE], Guard("ssim", 0.8), confirmed=confirmed)
 

@@ -1,13 +1,13 @@
 """Hybrid module caching, k: the deep part of the network runs every k-th step and is reused in between.
 
 U-Nets (DeepCache, arXiv 2312.00858): of the skip-connected pairs of down and up layers only the shallowest run on a
-reuse step, fed by the deep feature kept at the last refresh. ``cache_branch`` b says how many (``unet_cut``).
+cached step, fed by the deep feature kept at the last refresh. ``cache_branch`` b says how many (``unet_cut``).
 Layers that do not run return an empty tensor, which the block's own bookkeeping carries along for nothing; one place,
 the boundary, returns the kept feature.
 
 Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
 reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
-2 + 2 of PixArt's 28 for branch 1, whose reuse step then costs about as large a share as a U-Net's.
+2 + 2 of PixArt's 28 for branch 1, whose cached step then costs about as large a share as a U-Net's.
 
 Symbols: k cache interval, b cache branch, N transformer blocks.
 """
@@ -69,14 +69,14 @@ class BlockCaching(Technique):
         return f"deep blocks run on {refreshes} of them and are reused on the others" if self.acts(steps) else ""
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
-        """Hooks on the part of the network that reuse steps skip, and one that keeps what goes out of it."""
+        """Hooks on the part of the network that cached steps skip, and one that keeps what goes out of it."""
         return attach_block_cache(network, knobs.cache_branch, name)
 
     def fired(self, steps: Steps, summary: Any) -> tuple[Fired, ...]:  # noqa: D102
         return (Fired("block caching", self.acts(steps), any(step.layers_skipped for step in summary.steps)),)
 
     def key(self, kind: StepKind, knobs: Knobs, deployment: Deployment) -> Mapping[str, Any]:
-        """On a reuse step the deep blocks do not run; how many those are depends on the branch."""
+        """On a cached step the deep blocks do not run; how many those are depends on the branch."""
         return {"refresh": kind.refresh, "branch": -1 if kind.refresh else knobs.cache_branch}
 
     def restored(self, key: Any) -> Any:  # noqa: D102
@@ -124,7 +124,7 @@ def count_network_layers(network: Any) -> int:
 
 
 class _Skip:
-    """On a reuse step the module does not run and returns empty tensors in the form its caller expects."""
+    """On a cached step the module does not run and returns empty tensors in the form its caller expects."""
 
     def __init__(self, flags: Flags, module: Any, role: str) -> None:
         self.flags, self.weight, self.ran = flags, count_layers(module), False
@@ -204,9 +204,9 @@ class BlockCache(Part):
         flags: what they do.
         hooks: (module, hook) in the order they were put on.
         holders: objects whose ``held`` is the kept feature.
-        skip_live: for each skip connection, conv_in first, whether a reuse step computes it; empty for transformers.
-        middle_live: a reuse step uses what is added to the middle block's output (the boundary is the middle block).
-        partial_up: the up block of which a reuse step skips some layers and runs others, or None.
+        skip_live: for each skip connection, conv_in first, whether a cached step computes it; empty for transformers.
+        middle_live: a cached step uses what is added to the middle block's output (the boundary is the middle block).
+        partial_up: the up block of which a cached step skips some layers and runs others, or None.
         kept_batch: entries of the batch in the kept feature.
     """
 
@@ -256,7 +256,7 @@ class BlockCache(Part):
         if block is not None and getattr(block, "s1", None) and getattr(block, "resolution_idx", None) in (0, 1):
             raise UnsupportedError(
                 "FreeU with a cache_branch inside the two deepest levels",
-                "it filters skip connections that reuse steps do not compute",
+                "it filters skip connections that cached steps do not compute",
                 "call pipe.disable_freeu(), or take a smaller cache_branch",
             )
 
@@ -280,7 +280,7 @@ class BlockCache(Part):
                 holder.entry = None
 
     def drop_residuals(self, kwargs: dict[str, Any], sample: Any) -> dict[str, Any]:
-        """A control network's residuals on a reuse step: empty where the layer they belong to does not run."""
+        """A control network's residuals on a cached step: empty where the layer they belong to does not run."""
         residuals, middle = kwargs.get("down_block_additional_residuals"), kwargs.get("mid_block_additional_residual")
         if residuals is None or middle is None:
             return kwargs
@@ -300,7 +300,7 @@ class BlockCache(Part):
 
 
 def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
-    """Hook the part of ``network`` that reuse steps skip.
+    """Hook the part of ``network`` that cached steps skip.
 
     Raises:
         UnsupportedError: the network has no such branch, or blocks of an unknown kind.
@@ -324,7 +324,7 @@ def attach_block_cache(network: Any, branch: int, name: str) -> BlockCache:
 
 
 def span_of(depth: int, branch: int) -> range:
-    """Indices of the transformer blocks that a reuse step skips."""
+    """Indices of the transformer blocks that a cached step skips."""
     ends = max(1, round((branch + 1) * depth / _REFERENCE_DEPTH))
     if 2 * ends >= depth:
         raise UnsupportedError(

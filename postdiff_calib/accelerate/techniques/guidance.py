@@ -198,7 +198,7 @@ def double_output(output: Any) -> Any:
 def capture_steps(plan: Iterable[Step]) -> frozenset[int]:
     """Steps on which cross-attention outputs are captured.
 
-    The last live step before cached ones, and the last refresh up to it: deep layers do not run on a reuse step, so
+    The last live step before cached ones, and the last refresh up to it: deep layers do not run on a cached step, so
     theirs is that of the refresh.
     """
     steps = list(plan)

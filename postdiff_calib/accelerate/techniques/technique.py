@@ -151,7 +151,7 @@ class Technique:
     """Base of every technique; one that does nothing.
 
     Attributes:
-        name: in words.
+        name: what it is called.
         states: what it says of a step.
         rows: its knobs, where it is registered for a time; otherwise they are fields of ``Knobs``.
     """

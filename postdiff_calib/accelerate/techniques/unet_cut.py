@@ -1,4 +1,4 @@
-"""Where a cache branch cuts a U-Net in two: what runs on every step, and what a reuse step skips.
+"""Where a cache branch cuts a U-Net in two: what runs on every step, and what a cached step skips.
 
 ``cache_branch`` b names the boundary as the published DeepCache package numbers it: block b // 3 counted from the
 shallowest, layer b % 3 inside it. Branch 0 runs conv_in and the last layer of the last up block; 1 adds the first down
@@ -20,11 +20,11 @@ class Cut:
     """One branch of one U-Net.
 
     Attributes:
-        skipped: (module, ``down``, ``layer`` or ``attention``) of all that a reuse step does not run.
+        skipped: (module, ``down``, ``layer`` or ``attention``) of all that a cached step does not run.
         boundary: the module whose output is kept.
-        skip_live: for each skip connection, conv_in first, whether a reuse step computes it.
-        middle_live: a reuse step uses what is added to the middle block's output (the boundary is the middle block).
-        partial_up: the up block of which a reuse step skips some layers and runs others, or None.
+        skip_live: for each skip connection, conv_in first, whether a cached step computes it.
+        middle_live: a cached step uses what is added to the middle block's output (the boundary is the middle block).
+        partial_up: the up block of which a cached step skips some layers and runs others, or None.
     """
 
     skipped: list[tuple[Any, str]]
@@ -89,6 +89,6 @@ def cut_of(network: Any, branch: int) -> Cut:
 
 
 def _boundary_is_middle(ups: list[Any], branch: int) -> bool:
-    """True when even the deepest up block runs on reuse steps, so that the middle block's output is what is kept."""
+    """True when even the deepest up block runs on cached steps, so that the middle block's output is what is kept."""
     depth, layer = divmod(branch, 3)
     return depth == len(ups) - 1 and layer == len(ups[depth].resnets) - 1

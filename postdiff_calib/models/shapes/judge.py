@@ -51,9 +51,9 @@ class Judge(nn.Module):
         )
         self.head = nn.Linear(96 * 8 * 8, sum(CODE_HEADS))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of every head, concatenated."""
-        features = self.body(pictures * 2 - 1)
+        features = self.body(images * 2 - 1)
         logits: torch.Tensor = self.head(features.flatten(1))
         return logits
 

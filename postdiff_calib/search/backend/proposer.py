@@ -1,8 +1,8 @@
-"""A strategy as an Optuna sampler, and Optuna's own samplers for the strategies that ask one.
+"""What Optuna asks for the knobs of a trial: a strategy's proposals, or the class of its own that the strategy asks.
 
 Optuna does storage, resuming and workers; a trial's parameters are the knobs. A strategy proposes values of the grid
-that are within the budget. Optuna's samplers know no budget: their proposals are moved to the grid and, where
-too dear, to the largest T that fits with the other knobs as proposed, so that no image is ever made over the budget.
+that are within the budget. Optuna's own searches know no budget: their proposals are moved to the grid and, where
+too expensive, to the largest T that fits with the other knobs as proposed, so that no image is made over the budget.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parameters(knobs: Knobs, space: SearchSpace) -> dict[str, Any]:
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, float]:
-    """Ask the sampler for every knob; returns grid values by name."""
+    """Ask Optuna for every knob; returns grid values by name."""
     for name, distribution in distributions(space).items():
         if isinstance(distribution, IntDistribution):
             trial.suggest_int(name, distribution.low, distribution.high)
@@ -74,13 +74,13 @@ def fit(values: Mapping[str, float], space: SearchSpace, allowed: Mapping[str, C
     wanted = settled(values, space.default_steps)
     steps = (t for t in space.grids["num_inference_steps"] if t <= wanted.num_inference_steps)
     for total in sorted(steps, reverse=True):
-        found = allowed.get(compile_plan(replace(wanted, num_inference_steps=int(total))).content)
+        found = allowed.get(compile_plan(replace(wanted, num_inference_steps=int(total))).plan_id)
         if found is not None:
             return found
     return min(allowed.values(), key=lambda c: c.cost.macs)
 
 
-class ProposalSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Optuna is untyped to our checker
+class Proposer(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Optuna is untyped to our checker
     """Answers every trial with the knobs of a proposal.
 
     Args:
@@ -134,13 +134,13 @@ class ProposalSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # Opt
         return parameters(self._space.baseline, self._space)[param_name]
 
 
-def make_sampler(
+def make_proposer(
     name: str, seed: int, space: SearchSpace, propose: Callable[[optuna.Study, int], Proposal]
 ) -> optuna.samplers.BaseSampler:
-    """The sampler of a strategy: one that answers with its proposals, or the one of Optuna's that it asks.
+    """What proposes for a strategy: one that answers with its proposals, or the class of Optuna's that it asks.
 
     Raises:
         StudyError: there is no strategy of that name.
     """
     asked = find_strategy(name).asks
-    return getattr(optuna.samplers, asked)(seed=seed) if asked else ProposalSampler(space, propose)
+    return getattr(optuna.samplers, asked)(seed=seed) if asked else Proposer(space, propose)

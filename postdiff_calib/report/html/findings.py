@@ -20,10 +20,10 @@ from postdiff_calib.profile import Profile, TradeoffRow
 from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.report.html.plots import Point
 from postdiff_calib.report.terminal import seconds
-from postdiff_calib.report.wording import ARM_NAMES, Interval, interval, own_row, results, shown, signed
+from postdiff_calib.report.wording import Interval, interval, own_row, results, shown, signed
 from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import Comparison, compare
-from postdiff_calib.scores.select import ARMS, Arm, PlanScores
+from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
 from postdiff_calib.study.conclude import Scored
 from postdiff_calib.study.record import Study
 
@@ -128,28 +128,28 @@ class Findings:
     @cached_property
     def winner(self) -> PlanScores:
         """The profile's plan with the scores it was judged on."""
-        return self._judged_plan(self.profile.plan.content)
+        return self._judged_plan(self.profile.plan.plan_id)
 
     @property
     def stock(self) -> bool:
         """Whether the winner is the baseline itself."""
-        return self.winner.plan.content == self.judged.baseline.plan.content
+        return self.winner.plan.plan_id == self.judged.baseline.plan.plan_id
 
     @cached_property
-    def fewer(self) -> PlanScores | None:
-        """The best fewer-steps plan within the budget; None where there is none or it is the winner itself."""
+    def step_reduction(self) -> PlanScores | None:
+        """The best step-reduction plan within the budget; None where there is none or it is the winner itself."""
         row = self.own_row
-        if row is None or row.fewer is None or row.fewer.content == self.profile.plan.content:
+        if row is None or row.step_reduction is None or row.step_reduction.plan_id == self.profile.plan.plan_id:
             return None
-        return self._judged_plan(row.fewer.content)
+        return self._judged_plan(row.step_reduction.plan_id)
 
     @property
     def own_row(self) -> TradeoffRow | None:
         """The trade-off at the budget itself."""
         return own_row(self.profile)
 
-    def _judged_plan(self, content: str) -> PlanScores:
-        return next(plan for plan in self.judged.plans if plan.plan.content == content)
+    def _judged_plan(self, plan_id: str) -> PlanScores:
+        return next(plan for plan in self.judged.plans if plan.plan.plan_id == plan_id)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -163,15 +163,15 @@ class Findings:
     @cached_property
     def rows(self) -> list[PlanRow]:
         """Every scored plan but the baseline, best first; those judged on held-out prompts before the others."""
-        steps, stock = self.study.record.num_inference_steps, self.calibration.baseline.plan.content
-        searched = {p.plan.content: p for p in self.calibration.plans if p.n}
-        judged = {p.plan.content: p for p in self.held_out.plans if p.n}
+        steps, stock = self.study.record.num_inference_steps, self.calibration.baseline.plan.plan_id
+        searched = {p.plan.plan_id: p for p in self.calibration.plans if p.n}
+        judged = {p.plan.plan_id: p for p in self.held_out.plans if p.n}
         rows = []
-        for content in dict.fromkeys((*searched, *judged)):
-            if content == stock:
+        for plan_id in dict.fromkeys((*searched, *judged)):
+            if plan_id == stock:
                 continue
-            plan, held_out = searched.get(content), judged.get(content)
-            either = plan or judged[content]
+            plan, held_out = searched.get(plan_id), judged.get(plan_id)
+            either = plan or judged[plan_id]
             rows.append(
                 PlanRow(
                     scores=either,
@@ -189,7 +189,7 @@ class Findings:
     def _judged(self, plan: PlanScores | None) -> dict[str, Comparison]:
         """A plan's difference in each metric on the held-out prompts; the winner's intervals are the profile's."""
         found = {m: c for m in self.metrics if (c := _compare(plan, self.held_out.baseline, m))}
-        if plan is not None and self.confirmed and plan.plan.content == self.profile.plan.content:
+        if plan is not None and self.confirmed and plan.plan.plan_id == self.profile.plan.plan_id:
             stated = {r.metric: r.difference for r in results(self.profile)}
             found = {m: replace(c, low=stated[m].low, high=stated[m].high) for m, c in found.items()}
         return found
@@ -221,15 +221,15 @@ class Findings:
         return Point(relative, d.mean, d.low, d.high, arm, "\n".join(lines), held_out=self.confirmed)
 
     def frontiers(self) -> dict[Arm, list[PlanRow]]:
-        """The frontier of each arm (joint: of all plans), cheapest first, of the judged plans where there are any."""
-        by_content = {row.scores.plan.content: row for row in self.rows}
+        """Frontier of each arm (combined: of all plans), cheapest first; of the judged plans where there are any."""
+        by_plan_id = {row.scores.plan.plan_id: row for row in self.rows}
         field = self.held_out if any(row.held_out for row in self.rows) else self.calibration
         steps, objective = self.study.record.num_inference_steps, self.study.record.objective
         found: dict[Arm, list[PlanRow]] = {}
         for arm in ARMS:
-            members = [p for p in field.plans if p.plan.content in by_content and arm in p.arms(steps)]
+            members = [p for p in field.plans if p.plan.plan_id in by_plan_id and arm in p.arms(steps)]
             line = select.frontier(members, field.baseline, objective, self.limit.measure, field.least)
-            found[arm] = [by_content[plan.plan.content] for plan in line]
+            found[arm] = [by_plan_id[plan.plan.plan_id] for plan in line]
         return found
 
     def cost_words(self, plan: PlanScores) -> str:
@@ -258,10 +258,10 @@ class Findings:
         return f"{where}, it is not decided whether quality changes: {ends}."
 
     def strips(self) -> list[Strip]:
-        """The step plans of the winner, the baseline and the best fewer-steps plan."""
+        """The step plans of the winner, the baseline and the best step-reduction plan."""
         found = [self._strip("Winner", self.profile.knobs)]
-        if self.fewer is not None:
-            found.append(self._strip("Fewer steps within the same budget", self.fewer.knobs))
+        if self.step_reduction is not None:
+            found.append(self._strip("Step reduction within the same budget", self.step_reduction.knobs))
         if not self.stock:
             found.append(self._strip("Baseline", self.study.record.baseline))
         return found

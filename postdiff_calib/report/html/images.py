@@ -36,7 +36,7 @@ Group = Literal["best", "median", "worst"]
 
 #: Prompts shown of each group.
 SHOWN = 3
-FOLDER = "pictures"
+FOLDER = "images"
 #: Sides up to this are kept as they are (PNG, sharp pixels); larger images become JPEG thumbnails of that side.
 _SMALL_SIDE, _THUMBNAIL = 128, 384
 
@@ -84,7 +84,7 @@ class Album:
         """Where the image of a prompt under a plan is kept."""
         facts = json.dumps(dict(self.study.record.fingerprint), sort_keys=True).encode()
         key = hashlib.sha256(facts).hexdigest()[:8]
-        name = f"{'held-out' if self.held_out else 'calibration'}-{index:05d}-{compile_plan(knobs).content}-{key}.png"
+        name = f"{'held-out' if self.held_out else 'calibration'}-{index:05d}-{compile_plan(knobs).plan_id}-{key}.png"
         return self.study.folder / FOLDER / name
 
     def make(self, plans: Sequence[Knobs], indices: Sequence[int], progress: Progress) -> None:
@@ -134,17 +134,17 @@ class Album:
         path = self.path(knobs, index)
         try:
             with Image.open(path) as opened:
-                picture = opened.convert("RGB")
+                shown = opened.convert("RGB")
         except OSError as error:
             raise StudyError(f"image {path}", "it cannot be read", "delete it; it is made again") from error
         buffer, kind = io.BytesIO(), "png"
-        if max(picture.size) <= _SMALL_SIDE:
-            picture.save(buffer, "PNG", optimize=True)
+        if max(shown.size) <= _SMALL_SIDE:
+            shown.save(buffer, "PNG", optimize=True)
         else:
             kind = "jpeg"
-            picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-            picture.save(buffer, "JPEG", quality=85, optimize=True)
-        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *picture.size
+            shown.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+            shown.save(buffer, "JPEG", quality=85, optimize=True)
+        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", *shown.size
 
 
 def _save(image: torch.Tensor, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Optuna's own samplers as strategies, for comparison: each of their plans is scored on every prompt of the search.
+"""Optuna's own searches as strategies, for comparison: each of their plans is scored on every prompt of the search.
 
 They know no budget: the backend moves what they suggest to the grid and, where it is too expensive, to the largest T
 that fits. They search the study's own budget in all plans, so they decide nothing between the arms.
@@ -13,8 +13,8 @@ from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.strategy import Strategy
 
 
-class Sampled(Strategy):
-    """A strategy that evaluates what one of Optuna's samplers suggests."""
+class Suggested(Strategy):
+    """A strategy that evaluates what one of Optuna's own searches suggests."""
 
     role = "whole"
 
@@ -28,28 +28,28 @@ class Sampled(Strategy):
         """
         if suggested is None:
             raise ValueError(f"the strategy {self.name} evaluates what Optuna's {self.asks} suggests")
-        return Proposal(suggested, self.role, "joint", budget)
+        return Proposal(suggested, self.role, "combined", budget)
 
 
-class Tpe(Sampled):
+class Tpe(Suggested):
     """Tree-structured Parzen estimators."""
 
     name, asks = "tpe", "TPESampler"
 
 
-class Gp(Sampled):
+class Gp(Suggested):
     """A Gaussian process with expected improvement."""
 
     name, asks = "gp", "GPSampler"
 
 
-class Random(Sampled):
+class Random(Suggested):
     """Uniformly at random."""
 
     name, asks = "random", "RandomSampler"
 
 
-class Nsga2(Sampled):
+class Nsga2(Suggested):
     """A genetic algorithm."""
 
     name, asks = "nsga2", "NSGAIISampler"

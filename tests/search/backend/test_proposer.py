@@ -1,4 +1,4 @@
-"""Knobs as Optuna's parameters and back, and which sampler answers for a strategy."""
+"""Knobs as Optuna's parameters and back, and what answers for a strategy."""
 
 import optuna
 import pytest
@@ -8,7 +8,7 @@ from synthetic_surface import SMALL, limit, price
 from postdiff_calib.errors import StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.search.backend.sampler import ProposalSampler, distributions, fit, make_sampler, parameters, snap
+from postdiff_calib.search.backend.proposer import Proposer, distributions, fit, make_proposer, parameters, snap
 from postdiff_calib.search.proposals import Proposal
 from postdiff_calib.search.space import candidate
 
@@ -21,7 +21,7 @@ def of(knobs):
 
 def allowed(share):
     within = limit(share, SMALL)
-    return {c.content: c for c in SMALL.candidates(price) if within.allows(c.cost)}
+    return {c.plan_id: c for c in SMALL.candidates(price) if within.allows(c.cost)}
 
 
 def test_a_knob_is_a_whole_or_a_real_number_between_the_ends_of_its_grid():
@@ -63,17 +63,17 @@ def test_what_is_too_expensive_gets_fewer_steps_with_the_other_knobs_as_they_wer
     assert fit(values, SMALL, allowed(share)).knobs == Knobs(6, 0.3, 0.75, 2, 0.75)
     # not even the fewest steps fit: the cheapest plan there is
     cheapest = min(SMALL.candidates(price), key=lambda c: c.cost.macs)
-    assert fit(values, SMALL, {cheapest.content: cheapest}) == cheapest
+    assert fit(values, SMALL, {cheapest.plan_id: cheapest}) == cheapest
 
 
-def test_a_strategys_sampler_answers_with_its_proposals_and_leaves_enqueued_trials_alone():
+def test_a_strategys_proposer_answers_with_its_proposals_and_leaves_enqueued_trials_alone():
     asked = []
 
     def propose(study, number):
         asked.append(number)
-        return Proposal(of(MIXED), "explore", "joint")
+        return Proposal(of(MIXED), "explore", "combined")
 
-    study = optuna.create_study(sampler=ProposalSampler(SMALL, propose))
+    study = optuna.create_study(sampler=Proposer(SMALL, propose))
     study.enqueue_trial(parameters(Knobs(8), SMALL))
     for wanted in (Knobs(8), MIXED):
         trial = study.ask(distributions(SMALL))
@@ -83,7 +83,7 @@ def test_a_strategys_sampler_answers_with_its_proposals_and_leaves_enqueued_tria
 
 
 def test_an_enqueued_trial_that_lacks_a_knob_has_it_as_in_the_baseline():
-    study = optuna.create_study(sampler=ProposalSampler(SMALL, None))
+    study = optuna.create_study(sampler=Proposer(SMALL, None))
     study.enqueue_trial({"num_inference_steps": 6})
     trial = study.ask(distributions(SMALL))
     assert trial.params == {**parameters(SMALL.baseline, SMALL), "num_inference_steps": 6}
@@ -92,17 +92,17 @@ def test_an_enqueued_trial_that_lacks_a_knob_has_it_as_in_the_baseline():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("postdiff", ProposalSampler),
+        ("postdiff", Proposer),
         ("tpe", optuna.samplers.TPESampler),
         ("gp", optuna.samplers.GPSampler),
         ("random", optuna.samplers.RandomSampler),
         ("nsga2", optuna.samplers.NSGAIISampler),
     ],
 )
-def test_each_strategy_has_its_sampler(name, kind):
-    assert type(make_sampler(name, 0, SMALL, None)) is kind
+def test_each_strategy_has_its_proposer(name, kind):
+    assert type(make_proposer(name, 0, SMALL, None)) is kind
 
 
 def test_a_strategy_that_does_not_exist_is_refused():
-    with pytest.raises(StudyError, match="sampler 'cma': samplers are postdiff, tpe, gp, random, nsga2"):
-        make_sampler("cma", 0, SMALL, None)
+    with pytest.raises(StudyError, match="search 'cma': searches are postdiff, tpe, gp, random, nsga2"):
+        make_proposer("cma", 0, SMALL, None)
