@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from postdiff_calib.budget import format_seconds
 from postdiff_calib.cost import build_cost_table
+from postdiff_calib.cost.budget import format_seconds
 from postdiff_calib.cost.latency import Setting, probes, run_plan, summarise
 from postdiff_calib.cost.timeline import Timeline
 from postdiff_calib.models.cards import Card, get_card

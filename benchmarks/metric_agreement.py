@@ -31,7 +31,8 @@ import torch
 from scipy import stats
 
 from postdiff_calib.cost.build import table_for_card
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
@@ -42,7 +43,6 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.measured import Measured
-from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 #: The calibration draw of the search table; its first prompts are used here.

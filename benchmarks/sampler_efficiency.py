@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from postdiff_calib.accelerate import NetworkAttachment, accelerated
 from postdiff_calib.accelerate.network import Run
-from postdiff_calib.accelerate.techniques.block_cache import BlockCache
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.techniques.block_cache import BlockCache
 
 #: Stable Diffusion 1.5's U-Net, from its published configuration.
 SD15: dict[str, Any] = {

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
 from postdiff_calib.jobs import calibrate

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from postdiff_calib.cost.build import table_for_card
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
@@ -36,7 +37,6 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.search.space import Candidate, SearchSpace
-from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 

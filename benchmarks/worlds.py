@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
+from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.pixels import to_array
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
@@ -103,7 +103,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     def run(knobs: Knobs) -> tuple[torch.Tensor, float]:
         import torch
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         start = time.perf_counter()
         images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))

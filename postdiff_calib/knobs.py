@@ -260,7 +260,7 @@ _REGISTERED: list[Knob] = []
 
 @contextmanager
 def extended(rows: Sequence[Knob]) -> Iterator[None]:
-    """More rows in the table, for the length of the block; see ``accelerate.techniques.registered``."""
+    """More rows in the table, for the length of the block; see ``techniques.registered``."""
     _REGISTERED.extend(rows)
     try:
         yield

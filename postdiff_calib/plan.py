@@ -3,7 +3,7 @@
 The sampler executes the plan, the cost model prices it, the report draws it. Source: PostDiff, arXiv 2508.06160,
 sections 2.2 and 2.5.
 
-There are T steps. The techniques (``accelerate.techniques``) say, one after another, what happens on each of them.
+There are T steps. The techniques (``techniques``) say, one after another, what happens on each of them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from postdiff_calib.accelerate.techniques import states, techniques
-from postdiff_calib.accelerate.techniques.mixed_resolution import low_res_size as low_res_size
-from postdiff_calib.accelerate.techniques.step import Step as Step
-from postdiff_calib.accelerate.techniques.step import StepKind as StepKind
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.techniques import states, techniques
+from postdiff_calib.techniques.mixed_resolution import low_res_size as low_res_size
+from postdiff_calib.techniques.step import Step as Step
+from postdiff_calib.techniques.step import StepKind as StepKind
 
 #: A search compiles thousands of plans from the same few hundred steps.
 _step = lru_cache(maxsize=8192)(Step)

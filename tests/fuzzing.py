@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from profiles import profile_data
 from studies import BASELINE, N, study_record
 
-from postdiff_calib.budget import PlanCost, parse_budget, parse_budgets
+from postdiff_calib.cost.budget import PlanCost, parse_budget, parse_budgets
 from postdiff_calib.cost.store import read_table
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan

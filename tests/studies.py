@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from profiles import profile_data
 
-from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -19,7 +20,6 @@ from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, further_limits

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.space import SearchSpace, candidate
 

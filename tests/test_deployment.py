@@ -19,7 +19,7 @@ from profiles import profile_data
 
 from postdiff_calib import enable, summary
 from postdiff_calib.deploy import to_image, to_picture
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.models.load import load_pipeline

@@ -14,7 +14,7 @@ import torch
 from report.report_study import CLIP, make_study
 from rich.console import Console
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import GuardError, ModelError, ProfileError
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards
@@ -102,7 +102,7 @@ def test_they_are_gone_afterwards():
 
 @pytest.mark.usefixtures("_toys")
 def test_they_are_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr("postdiff_calib.generate.generate", generate)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", generate)
     baseline = BaselineImages(tmp_path, Knobs(8), {})
     evaluator = ImageEvaluator(None, Scorer(), ["a", "b"], 3, {}, baseline=baseline)
     own, other = evaluator.measured(Knobs(8), [0, 1]), evaluator.measured(Knobs(4), [0, 1])

@@ -15,12 +15,9 @@ from report.report_study import make_study
 from typer.testing import CliRunner
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.techniques import registered
-from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
-from postdiff_calib.accelerate.techniques.technique import Fired, Part, State, Technique
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import app
 from postdiff_calib.cost import CostTable, table_for_card
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.latency import probes
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.errors import KnobError, ProfileError
@@ -35,6 +32,9 @@ from postdiff_calib.search.backend.proposer import distributions, parameters, sn
 from postdiff_calib.search.importance import severities
 from postdiff_calib.search.space import SearchSpace, candidate, coordinate_matrix
 from postdiff_calib.search.surrogate import Features
+from postdiff_calib.techniques import registered
+from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.technique import Fired, Part, State, Technique
 
 
 class Scaling:

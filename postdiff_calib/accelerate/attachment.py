@@ -19,17 +19,17 @@ from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.network import NetworkAttachment, Run, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted_clean, switch_of
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.mixed_resolution import (
+from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.models.families import Family, family_of
+from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.mixed_resolution import (
     check_noise,
     fresh_noise,
     low_res_start,
     start_size,
     upsample,
 )
-from postdiff_calib.errors import UnsupportedError, UsageError
-from postdiff_calib.models.families import Family, family_of
-from postdiff_calib.plan import StepPlan, compile_plan
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from postdiff_calib.accelerate.run_summary import RunSummary, StepRecord
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
-from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
-from postdiff_calib.accelerate.techniques.uncopied import Uncopied
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.block_cache import count_network_layers
+from postdiff_calib.techniques.technique import NetworkCall, Part
+from postdiff_calib.techniques.uncopied import Uncopied
 
 #: Denoisers and schedulers that are inside an accelerated call now: one call at a time may drive them.
 _BUSY: set[int] = set()

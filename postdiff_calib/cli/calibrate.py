@@ -100,7 +100,7 @@ def calibrate_command(
 
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
-    from postdiff_calib.budget import parse_budget
+    from postdiff_calib.cost.budget import parse_budget
     from postdiff_calib.errors import UsageError
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.job import CalibrateJob

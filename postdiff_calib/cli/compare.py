@@ -35,7 +35,7 @@ def compare_command(
         first, second = map(load_profile, what)
         print_profiles(what, first, second, as_json=as_json)
         return
-    from postdiff_calib.budget import parse_budgets
+    from postdiff_calib.cost.budget import parse_budgets
     from postdiff_calib.files import refuse_output
     from postdiff_calib.study.arms import compare_arms
     from postdiff_calib.study.record import Study

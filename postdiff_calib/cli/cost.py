@@ -84,7 +84,7 @@ def _check_options(
     out: Path | None,
     table: Path | None,
 ) -> None:
-    from postdiff_calib.budget import parse_budget
+    from postdiff_calib.cost.budget import parse_budget
     from postdiff_calib.errors import UsageError
 
     if convention not in ("paper", "full"):

@@ -11,9 +11,9 @@ from typing import Any, cast
 import typer
 from rich.table import Table
 
-from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
+from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
 from postdiff_calib.cost.macs import Convention
 from postdiff_calib.knobs import Knobs

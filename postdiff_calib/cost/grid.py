@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds
+from postdiff_calib.cost.budget import Limit, PlanCost, format_macs, format_seconds
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
 from postdiff_calib.knobs import Knobs

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
@@ -26,6 +25,7 @@ from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.progress import Progress
+from postdiff_calib.techniques import techniques
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.technique import Deployment, Part, Technique
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.errors import UnsupportedError, reason_of
 from postdiff_calib.plan import StepKind, StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.technique import Deployment, Part, Technique
 
 #: The name under which the hooks are put on; the network is our own, so nothing can clash.
 _HOOKS = "postdiff-cost"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
 from postdiff_calib.errors import ModelError

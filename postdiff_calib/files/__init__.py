@@ -7,6 +7,7 @@
 | ``write`` | one way to write a file, which paths are accepted as outputs, names that are safe in paths |
 | ``lock`` | one process at a time on a study's folder |
 | ``secrets`` | addresses and texts without their passwords |
+| ``pixels`` | images in 8 bits, as a file has them |
 """
 
 from postdiff_calib.files.lock import StudyLock

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
+from postdiff_calib.generate.settings import parse_noise
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.stopped import place_for_unfinished
@@ -25,7 +26,6 @@ from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection,
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
-from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, further_limits

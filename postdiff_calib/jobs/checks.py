@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
-from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
 from postdiff_calib.quality import metric as find_metric

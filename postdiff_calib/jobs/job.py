@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from postdiff_calib.budget import Budget, parse_budget
+from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
 from postdiff_calib.scores.names import STUDY_NAME
 

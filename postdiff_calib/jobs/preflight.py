@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import GuardError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
+from postdiff_calib.generate.settings import parse_noise
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench, generation_settings, metrics_of
 from postdiff_calib.knobs import Knobs
@@ -25,7 +26,6 @@ from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
 from postdiff_calib.search.strategies import find_strategy
-from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
 
 if TYPE_CHECKING:

@@ -294,7 +294,7 @@ def score(
     Raises:
         HealthError: images are constant, saturated or not finite.
     """
-    from postdiff_calib.budget import PlanCost
+    from postdiff_calib.cost.budget import PlanCost
     from postdiff_calib.jobs.workbench import judge_for
     from postdiff_calib.scores.book import MemoryStore, ScoreBook
     from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator

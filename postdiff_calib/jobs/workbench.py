@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PromptError
+from postdiff_calib.generate.settings import GenerationSettings, Noise
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.memory import BatchSize
-from postdiff_calib.settings import GenerationSettings, Noise
 
 if TYPE_CHECKING:
     from postdiff_calib.models.cards import Card

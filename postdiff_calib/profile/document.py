@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from postdiff_calib.files import write_atomically
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.comments import comment
@@ -25,7 +26,6 @@ from postdiff_calib.profile.sections import (
     Section,
     TradeoffSection,
 )
-from postdiff_calib.settings import GenerationSettings
 
 
 class Profile(Section):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
-from postdiff_calib.pixels import levels
+from postdiff_calib.files.pixels import levels
 
 if TYPE_CHECKING:
     import numpy as np

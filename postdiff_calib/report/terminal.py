@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.budget import format_macs, format_seconds
+from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.wording import (

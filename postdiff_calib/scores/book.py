@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs

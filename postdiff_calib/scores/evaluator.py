@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PlanError, PostdiffError, one_line, reason_of
 from postdiff_calib.files import replacing
+from postdiff_calib.files.pixels import rounded, to_array
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.pixels import rounded, to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.memory import BatchSize, is_out_of_memory, release_memory
-from postdiff_calib.settings import GenerationSettings
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ class ImageEvaluator:
         """
         import numpy as np
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
@@ -258,7 +258,7 @@ class ImageEvaluator:
         """The baseline's images; those that this host does not have are made anew, with the same seed."""
         import torch
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         kept = [baseline.load(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         absent = [i for i, found in enumerate(kept) if found is None]

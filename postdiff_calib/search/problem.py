@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.book import Evaluator
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores

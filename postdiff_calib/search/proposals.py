@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.select import Arm
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.unfound import Unfound

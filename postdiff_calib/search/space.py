@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.knobs import Knobs, searched, settled
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
 
 Price = Callable[[StepPlan], PlanCost]
 

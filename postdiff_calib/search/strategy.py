@@ -18,8 +18,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.select import ARMS, Arm
 from postdiff_calib.search.belief import Belief
@@ -31,6 +30,7 @@ from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.surrogate import Observation, Posterior
 from postdiff_calib.search.unfound import Unfound, unfound
+from postdiff_calib.techniques import techniques
 
 Array = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost
+from postdiff_calib.cost.budget import Budget, BudgetKind, Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, TradeoffRow

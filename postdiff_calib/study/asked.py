@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from postdiff_calib.budget import Budget, parse_budget
+from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.scores.guards import Guard, parse_guards
 
 _LISTS = ("delta", "weight", "max_drop", "guards")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from postdiff_calib.generate.settings import Noise
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.settings import Noise
 
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=0)]

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.plan import plan_facts
 from postdiff_calib.profile import SCHEMA_VERSION, ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -28,7 +29,6 @@ from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Verdict
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.adjust import joined, observations
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.answers import crossover_text, row_answer
 from postdiff_calib.study.rows import Judged, Row, crossover, make_row
 from postdiff_calib.study.searched import SearchedBudget

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.budget import Budget, Limit
+from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import PostdiffError, StudyError, reason_of
 from postdiff_calib.files import parse_json, without_passwords, write_atomically
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
@@ -30,7 +31,6 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Evidence, Facts, Scored, conclude

@@ -9,7 +9,7 @@ from profiles import profile_data
 
 from postdiff_calib import accelerated, disable, enable, summary
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.profile import Profile

@@ -186,7 +186,7 @@ def test_models_lists_every_card() -> None:
 
 
 def test_rows_of_a_grid_by_hand() -> None:
-    from postdiff_calib.budget import Limit, PlanCost
+    from postdiff_calib.cost.budget import Limit, PlanCost
 
     plans = [(Knobs(4), PlanCost(8, 8)), (Knobs(4, cache_interval=2), PlanCost(5, 5)), (Knobs(2), PlanCost(4, 4))]
     limit = Limit("macs", "median", 5, 8)

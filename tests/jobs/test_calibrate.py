@@ -8,10 +8,11 @@ import torch
 from studies import study_record
 
 from postdiff_calib.accelerate import accelerated
-from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.calibrate import run_calibrate, spread_stage
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
@@ -25,7 +26,6 @@ from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.evaluator import ImageEvaluator
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.names import HELD_OUT, OTHER_SEEDS, SCORES
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import further_limits
 

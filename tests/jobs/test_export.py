@@ -14,7 +14,7 @@ from PIL import Image
 from profiles import profile_data
 from studies import BASELINE, EasyMeter, cost_table, latency, make_study
 
-from postdiff_calib.budget import parse_budgets
+from postdiff_calib.cost.budget import parse_budgets
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.store import write_json
 from postdiff_calib.errors import BudgetError, ModelError, OutputError, ProfileError, StudyError, UsageError
@@ -299,7 +299,7 @@ def run_script(script, folder, *arguments):
 
 
 def pixels(pipe, profile, prompt, seed):
-    from postdiff_calib.generate import generate
+    from postdiff_calib.generate.images import generate
 
     settings = replace(profile.generation, batch_size=1)
     (image,) = generate(pipe, profile.knobs, [prompt], [seed], settings)

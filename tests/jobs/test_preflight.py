@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.errors import BudgetError, GuardError
 from postdiff_calib.jobs.calibrate import run_calibrate

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from profiles import profile_data
 
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import BudgetError, CheckError, PromptError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.calibrate import run_calibrate

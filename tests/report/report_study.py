@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from profiles import profile_data
 
-from postdiff_calib.budget import Limit, parse_budget
 from postdiff_calib.cost import table_for_card
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
@@ -25,7 +26,6 @@ from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, further_limits

@@ -10,7 +10,7 @@ from profiles import profile_data
 from rich.console import Console
 from studies import make_study
 
-from postdiff_calib.budget import parse_budget, parse_budgets
+from postdiff_calib.cost.budget import parse_budget, parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.report.comparison import (

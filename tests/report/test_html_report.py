@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from report_study import ATTACKS, STEP_REDUCTION, WINNER, judged, make_study, paint, plans
 
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import BudgetError, OutputError, StudyError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from postdiff_calib.errors import OutputError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
@@ -15,7 +16,6 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
-from postdiff_calib.settings import GenerationSettings
 
 BASE, OTHER = Knobs(4), Knobs(3)
 SEED = 50
@@ -50,7 +50,7 @@ def made(monkeypatch):
         calls.append((knobs, len(prompts)))
         return generate(pipe, knobs, prompts, seeds, settings)
 
-    monkeypatch.setattr("postdiff_calib.generate.generate", counted)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", counted)
     return calls
 
 

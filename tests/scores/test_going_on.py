@@ -5,7 +5,8 @@ import torch
 from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.errors import PlanError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
@@ -15,7 +16,6 @@ from postdiff_calib.scores.evaluator import ImageEvaluator
 from postdiff_calib.search.backend.run import Problem, run_search
 from postdiff_calib.search.confirm import confirm
 from postdiff_calib.search.strategy import SearchSettings
-from postdiff_calib.settings import GenerationSettings
 
 PROMPTS = load_prompt_set("shapes").prompts[:5]
 
@@ -50,7 +50,7 @@ def short_of_memory(monkeypatch, most, error):
             raise error
         return generate(pipe, knobs, prompts, seeds, settings)
 
-    monkeypatch.setattr("postdiff_calib.generate.generate", limited)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", limited)
     return sizes
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface, limit, loss, price
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import GuardError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan

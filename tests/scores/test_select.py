@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores import select
 from postdiff_calib.scores.objective import Objective, Term

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from profiles import profile_data
 
-from postdiff_calib.budget import Limit, PlanCost, parse_budget
+from postdiff_calib.cost.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.errors import BudgetError, CheckError, StudyError
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.profile import GuardEntry, parse_profile
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -17,7 +18,6 @@ from postdiff_calib.scores.guards import Guard, read
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.conclude import Evidence, Facts, Scored, choose, conclude
 from postdiff_calib.study.searched import SearchedBudget
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from studies import CLIP, SCENE, finalists, make_study, study_record
 
-from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.errors import StudyError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan

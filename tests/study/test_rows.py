@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import PlanScores

@@ -12,8 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.accelerate.techniques import states, techniques
-from postdiff_calib.budget import Budget, Limit
+from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
@@ -26,6 +25,7 @@ from postdiff_calib.scores.paired import Comparison, compare
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
 from postdiff_calib.study.conclude import Scored
 from postdiff_calib.study.record import Study
+from postdiff_calib.techniques import states, techniques
 
 
 @dataclass(frozen=True)

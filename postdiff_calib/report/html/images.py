@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from postdiff_calib.errors import StudyError
 from postdiff_calib.files import replacing
+from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.pixels import to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import weights_fact
 from postdiff_calib.progress import Progress
@@ -99,7 +99,7 @@ class Album:
         missing = [(knobs, wanted) for knobs, wanted in missing if wanted]
         if not missing:
             return
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
         from postdiff_calib.models.load import load_pipeline
 
         record = self.study.record

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from postdiff_calib.budget import format_macs, parse_budget
+from postdiff_calib.cost.budget import format_macs, parse_budget
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.knobs import Knobs

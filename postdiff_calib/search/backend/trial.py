@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import optuna
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.search.backend.proposer import Proposer, fit, suggest

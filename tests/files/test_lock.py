@@ -29,7 +29,7 @@ HOLD = """
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock on ``tmp_path / "study"`` until it is killed."""
-    script = HOLD.format(root=str(Path(__file__).parents[1]), folder=str(tmp_path / "study"))
+    script = HOLD.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path / "study"))
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

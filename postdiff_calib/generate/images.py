@@ -15,7 +15,7 @@ import torch
 
 from postdiff_calib.accelerate.attach import accelerated, is_enabled_with
 from postdiff_calib.errors import UsageError
-from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.generate.settings import GenerationSettings
 
 
 def generate(

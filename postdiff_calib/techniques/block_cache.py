@@ -18,9 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
-from postdiff_calib.accelerate.techniques.step import StepKind
-from postdiff_calib.accelerate.techniques.technique import (
+from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import denoiser_of
+from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.step import StepKind
+from postdiff_calib.techniques.technique import (
     Columns,
     Deployment,
     Fired,
@@ -30,10 +33,7 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
-from postdiff_calib.accelerate.techniques.unet_cut import cut_of
-from postdiff_calib.errors import UnsupportedError
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.families import denoiser_of
+from postdiff_calib.techniques.unet_cut import cut_of
 
 _LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 #: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from postdiff_calib.errors import KnobError, UsageError
-from postdiff_calib.settings import NOISES, GenerationSettings, parse_noise
+from postdiff_calib.generate.settings import NOISES, GenerationSettings, parse_noise
 
 SETTINGS = GenerationSettings(64, 96, 4.0, batch_size=10, latent_multiple=2)
 

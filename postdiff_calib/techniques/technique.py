@@ -1,7 +1,7 @@
 """What a technique is: what it adds to a step of the plan, what it puts on a network, what of a step it makes cheaper.
 
 ``Technique`` has a method for each, with the answer of a technique that does nothing as its default. A plan, the hooks
-of a network and the cost meter walk the list in ``accelerate.techniques``; nothing here imports torch.
+of a network and the cost meter walk the list in ``techniques``; nothing here imports torch.
 
 Symbols: T steps, numbered from 0.
 """
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from postdiff_calib.accelerate.techniques.step import Step, StepKind
 from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.families import Family
+from postdiff_calib.techniques.step import Step, StepKind
 
 Steps = Sequence[Step]
 #: State by name → its values, one per step.

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
-from postdiff_calib.accelerate.techniques.step import Step, StepKind
-from postdiff_calib.accelerate.techniques.technique import (
+from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import Family, denoiser_of
+from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.step import Step, StepKind
+from postdiff_calib.techniques.technique import (
     Columns,
     Deployment,
     Fired,
@@ -28,9 +31,6 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
-from postdiff_calib.errors import UnsupportedError, UsageError
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.families import Family, denoiser_of
 
 #: Inputs whose first dimension is not the batch, whatever its length.
 _UNBATCHED = {"ip_adapter_masks"}

@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-from postdiff_calib.accelerate.techniques.step import StepKind
-from postdiff_calib.accelerate.techniques.technique import (
+from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import Family
+from postdiff_calib.techniques.step import StepKind
+from postdiff_calib.techniques.technique import (
     Columns,
     Deployment,
     Fired,
@@ -25,9 +28,6 @@ from postdiff_calib.accelerate.techniques.technique import (
     Steps,
     Technique,
 )
-from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
-from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.families import Family
 
 NoiseMode = Literal["coupled", "independent"]
 

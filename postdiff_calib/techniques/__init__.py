@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from postdiff_calib.accelerate.techniques.block_cache import BlockCaching
-from postdiff_calib.accelerate.techniques.guidance import GuidanceDropping
-from postdiff_calib.accelerate.techniques.mixed_resolution import MixedResolution
-from postdiff_calib.accelerate.techniques.technique import State, Technique
 from postdiff_calib.knobs import extended
+from postdiff_calib.techniques.block_cache import BlockCaching
+from postdiff_calib.techniques.guidance import GuidanceDropping
+from postdiff_calib.techniques.mixed_resolution import MixedResolution
+from postdiff_calib.techniques.technique import State, Technique
 
 TECHNIQUES: tuple[Technique, ...] = (MixedResolution(), BlockCaching(), GuidanceDropping())
 _REGISTERED: list[Technique] = []

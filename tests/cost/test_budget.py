@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds, parse_budget, parse_budgets
+from postdiff_calib.cost.budget import Limit, PlanCost, format_macs, format_seconds, parse_budget, parse_budgets
 from postdiff_calib.errors import BudgetError
 
 BASELINE = PlanCost(macs=40e12, macs_paper=30e12, seconds=2.0, seconds_p95=2.4)

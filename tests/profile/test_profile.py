@@ -17,7 +17,7 @@ from postdiff_calib.profile import SCHEMA_VERSION, Profile, comment, json_schema
 from postdiff_calib.report.terminal import profile_facts
 from postdiff_calib.report.wording import results, verdict, winner
 
-VERSION_1 = Path(__file__).parent / "data" / "profile_version_1.yaml"
+VERSION_1 = Path(__file__).parents[1] / "data" / "profile_version_1.yaml"
 
 
 def as_text(data):

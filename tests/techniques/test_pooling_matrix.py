@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from postdiff_calib.accelerate.techniques.mixed_resolution import coupled_noise, pooling_matrix
+from postdiff_calib.techniques.mixed_resolution import coupled_noise, pooling_matrix
 
 
 @pytest.fixture(autouse=True)

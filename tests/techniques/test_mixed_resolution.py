@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.accelerate.schedulers import noised, predicted_clean, switch_of
-from postdiff_calib.accelerate.techniques.mixed_resolution import coupled_noise, pooling_matrix
 from postdiff_calib.errors import KnobError, UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.techniques.mixed_resolution import coupled_noise, pooling_matrix
 
 SLOW = pytest.mark.slow
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}

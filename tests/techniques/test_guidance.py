@@ -6,10 +6,10 @@ import torch
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.techniques.guidance import capture_steps
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.techniques.guidance import capture_steps
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.techniques.block_cache import span_of
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.techniques.block_cache import span_of
 
 
 def deepcache(pipe, interval, branch, **call):

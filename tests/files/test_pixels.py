@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from postdiff_calib.pixels import levels, rounded, to_array
+from postdiff_calib.files.pixels import levels, rounded, to_array
 
 
 def test_values_go_to_the_nearest_level_and_what_lies_outside_is_cut_off():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Protocol
 
-from postdiff_calib.accelerate.techniques.uncopied import Uncopied
+from postdiff_calib.techniques.uncopied import Uncopied
 
 
 class Hook(Protocol):
