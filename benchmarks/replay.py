@@ -38,7 +38,8 @@ from worlds import WORLDS, World, make_world
 from postdiff_calib.jobs import checks
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.paired import compare
-from postdiff_calib.study.conclude import choose, comparison_section
+from postdiff_calib.study.choose import choose
+from postdiff_calib.study.conclude import comparison_section
 from postdiff_calib.study.rows import crossover
 from postdiff_calib.study.searched import FURTHER_SHARES
 

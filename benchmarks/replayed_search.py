@@ -24,7 +24,7 @@ from postdiff_calib.search.settings import SearchSettings, default_explore_promp
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.strategies import default_trials
 from postdiff_calib.search.strategy import enqueued
-from postdiff_calib.study.conclude import Evidence, Scored
+from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget
 
 #: The row it would choose from so many images on.

@@ -25,6 +25,7 @@ from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
 from postdiff_calib.jobs import calibrate
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
@@ -69,7 +70,7 @@ def run(job: CalibrateJob) -> dict[str, Any]:
     plain, prompt_set = calibrate.set_up(job, loaded)
     bench = TimedWorkbench(**{f.name: getattr(plain, f.name) for f in fields(plain)})
     table = calibrate.price(bench, Silent())
-    study = Study(job.folder, calibrate.record_of(job, bench, prompt_set, table))
+    study = Study(job.folder, record_of(job, bench, prompt_set, table))
     study = calibrate.spread_stage(study, bench, Silent())
     bench.clock["images"] = 0.0
     start = time.perf_counter()

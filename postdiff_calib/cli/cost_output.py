@@ -14,7 +14,7 @@ from rich.table import Table
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
-from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
+from postdiff_calib.cost.grid import binding_knob, reachable, show
 from postdiff_calib.cost.macs import Convention
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import Card
@@ -148,6 +148,8 @@ class CostView:
         rows = reachable(priced, limit)
         if plot is not None:
             title = f"{self.costs.model} {self.costs.height}×{self.costs.width}"
+            from postdiff_calib.report.plots import plot_reachable
+
             plot_reachable(rows, plot, title, limit)
         if self.as_json:
             facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]

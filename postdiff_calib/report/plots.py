@@ -1,4 +1,4 @@
-"""Images of results, drawn by matplotlib without a display.
+"""Every plot that matplotlib draws, without a display; ``plot_data`` says what is in it.
 
 Colours are Okabe and Ito's, which people who do not see all colours tell apart; shapes and dashes differ as well.
 """
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
+from postdiff_calib.report.plot_data import ArmMarks, arm_marks, tradeoff_caption, tradeoff_range
 from postdiff_calib.scores.select import ARM_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from postdiff_calib.cost.budget import Limit
+    from postdiff_calib.cost.grid import GridRow
     from postdiff_calib.scores.select import Arm
-    from postdiff_calib.study.arms import PlanPoint, Tradeoff
+    from postdiff_calib.study.arms import Tradeoff
 
 
 class Style(NamedTuple):
@@ -71,12 +74,12 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    low, high = _limits(tradeoff)
+    low, high = tradeoff_range(tradeoff)
     band = axes.axhspan(-tradeoff.delta, tradeoff.delta, color="black", alpha=0.06, linewidth=0, zorder=0)
     axes.axhline(0, color=_GREY, linewidth=0.8, zorder=1)
     handles = []
     for arm, style in STYLES.items():
-        _draw_arm(axes, tradeoff.points[arm], arm, style)
+        _draw_arm(axes, arm_marks(tradeoff.points[arm], arm), style)
         look = {**style.line, "marker": style.marker, "markersize": 7, "markeredgecolor": "white"}
         handles.append(Line2D([], [], color=style.colour, label=style.label, **look))
     handles += axes.plot(
@@ -103,28 +106,9 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
         fontsize=13,
         fontweight="bold",
     )
-    figure.supxlabel(_caption(tradeoff, low), x=0.01, ha="left", fontsize=7.5, color=_GREY)
+    caption = "\n".join(textwrap.wrap(tradeoff_caption(tradeoff), 130))
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=_GREY)
     return figure
-
-
-def _caption(tradeoff: Tradeoff, low: float) -> str:
-    """What marks and lines mean, on which prompts, and how many plans lie under the lower edge."""
-    points = tradeoff.points["combined"]
-    pale = f"pale: the {tradeoff.num_prompts} prompts of the search"
-    text = f"{pale}, on which no plan is judged"
-    if _judged(points):
-        together = " by all metrics together" if len(tradeoff.metrics) > 1 else ""
-        text = (
-            f"Means of paired differences on {tradeoff.num_held_out} held-out prompts with 95 % intervals; lines: best "
-            f"plan within a budget{together}; {pale}"
-        )
-    hidden = sum(p.difference.mean < low for p in points)
-    text = f"{text[0].upper()}{text[1:]}{f' ({hidden} more below the edge)' if hidden else ''}."
-    return "\n".join(textwrap.wrap(text, 130))
-
-
-def _judged(points: Sequence[PlanPoint]) -> list[PlanPoint]:
-    return [p for p in points if p.held_out]
 
 
 def _title(model: str) -> str:
@@ -132,21 +116,17 @@ def _title(model: str) -> str:
     return (model if len(model) <= 40 else f"…{model[-39:]}").replace("$", r"\$")
 
 
-def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) -> None:
-    """The frontier, the judged plans with their intervals, the others pale; a plan is marked as its narrowest arm."""
-    frontier = [p for p in _judged(points) if p.on_frontier]
-    if frontier:
-        x, y = [100 * p.share for p in frontier], [p.difference.mean for p in frontier]
+def _draw_arm(axes: Any, marks: ArmMarks, style: Style) -> None:
+    """The frontier, the judged plans with their intervals, the others pale."""
+    if marks.frontier:
+        x, y = [100 * p.share for p in marks.frontier], [p.difference.mean for p in marks.frontier]
         # The best plan stays the best at every larger budget.
         axes.step([*x, 100.0], [*y, y[-1]], where="post", color=style.colour, **style.line)
-    # The baseline is at 0 by definition and has a mark of its own.
-    own = [p for p in points if (arm != "combined" or p.arms == ("combined",)) and p.difference.low < p.difference.high]
-    pale = [p for p in own if not p.held_out]
     mark = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
+    pale, judged = marks.pale, marks.judged
     axes.plot(
         [100 * p.share for p in pale], [p.difference.mean for p in pale], markersize=4, alpha=0.3, zorder=2, **mark
     )
-    judged = _judged(own)
     axes.errorbar(
         [100 * p.share for p in judged],
         [p.difference.mean for p in judged],
@@ -178,10 +158,38 @@ def _mark_budgets(axes: Any, tradeoff: Tradeoff) -> list[Any]:
     return handles
 
 
-def _limits(tradeoff: Tradeoff) -> tuple[float, float]:
-    """Of the vertical axis: every judged plan with its interval, or where none is, the frontiers; and some room."""
-    points = [p for found in tradeoff.points.values() for p in found]
-    counting = _judged(points) or [p for p in points if p.on_frontier]
-    low = min([-tradeoff.delta, *(p.difference.low for p in counting)])
-    high = max([tradeoff.delta, *(p.difference.high for p in counting)])
-    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit | None = None) -> None:
+    """Draw the range of costs at each T, and the budget as a line.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        OutputError: the file cannot be written, or its ending is not an image's.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
+    seconds = limit is not None and limit.kind == "seconds"
+    top = max(row.most_expensive for row in rows)
+    unit, scale = ("s", 1.0) if seconds else _unit(top)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [row.num_inference_steps for row in rows]
+    low, high = [row.cheapest / scale for row in rows], [row.most_expensive / scale for row in rows]
+    axes.fill_between(steps, low, high, alpha=0.25, label="all plans")
+    axes.plot(steps, high, marker="o", markersize=3, label="step reduction alone")
+    axes.plot(steps, low, marker="o", markersize=3, label="cheapest plan")
+    if limit is not None:
+        axes.axhline(limit.value / scale, color="black", linestyle="--", linewidth=1, label="budget")
+    axes.set(xlabel="denoising steps T", ylabel=f"cost per image ({unit})", title=title, ylim=(0, None))
+    axes.legend()
+    save_figure(figure, path, dpi=150)
+
+
+def _unit(macs: float) -> tuple[str, float]:
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if macs >= scale:
+            return f"{prefix}MACs, attention counted", scale
+    return "MACs, attention counted", 1.0

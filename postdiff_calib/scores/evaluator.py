@@ -193,6 +193,19 @@ class ImageEvaluator:
         from postdiff_calib.quality.health import check_health
 
         check_health(images, prompts)
+        found = self._tried(knobs, images, prompts, seeds)
+        if isinstance(found, Exception):
+            self.note(f"scoring images of {knobs.describe()} failed ({_said(found)}); trying once more")
+            found = self._tried(knobs, images, prompts, seeds)
+        if isinstance(found, Exception):
+            rule = f"its images cannot be scored ({_said(found)}, twice)"
+            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from found
+        return found
+
+    def _tried(
+        self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Measured | Exception:
+        """As ``_ask``, or the error of a scorer that failed; an error that another try cannot mend is raised."""
         try:
             return self._ask(knobs, images, prompts, seeds)
         except PostdiffError:
@@ -200,16 +213,7 @@ class ImageEvaluator:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.note(f"scoring images of {knobs.describe()} failed ({_said(error)}); trying once more")
-        try:
-            return self._ask(knobs, images, prompts, seeds)
-        except PostdiffError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            rule = f"its images cannot be scored ({_said(error)}, twice)"
-            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from error
+            return error
 
     def _ask(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
         """The scores, the other measures and the embeddings of one batch."""

@@ -4,7 +4,7 @@ At each budget that was searched, the best plan found of each arm is named (Post
 *step reduction*, where only T varies; *cheaper steps*, where T stays the model's default; *combined*, where everything
 varies.
 All differences are paired, plan minus baseline on the same held-out prompts and seeds, with 95 % intervals.
-Rows, winners and sentences are those of the profile (``conclude.Evidence.row``).
+Rows, winners and sentences are those of the profile (``evidence.Evidence.row``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import compare
 from postdiff_calib.scores.select import ARMS, Arm
 from postdiff_calib.study.answers import overall_answer
-from postdiff_calib.study.conclude import Evidence, comparison_section, tradeoff_row
+from postdiff_calib.study.conclude import comparison_section, tradeoff_row
+from postdiff_calib.study.evidence import Evidence
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.rows import crossover
 

@@ -33,7 +33,8 @@ from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
-from postdiff_calib.study.conclude import Evidence, Facts, Scored, conclude
+from postdiff_calib.study.conclude import Facts, conclude
+from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
 RECORD = "study.json"

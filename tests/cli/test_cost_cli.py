@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cost import Latency, table_for_card
-from postdiff_calib.cost.grid import GridRow, binding_knob, plot_reachable, reachable
+from postdiff_calib.cost.grid import GridRow, binding_knob, reachable
 from postdiff_calib.cost.latency import timing
 from postdiff_calib.cost.meter import StepKey
 from postdiff_calib.cost.store import read_table, write_json
 from postdiff_calib.errors import BudgetError, KnobError, ModelError, OutputError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, get_card
+from postdiff_calib.report.plots import plot_reachable
 
 KEYS = ["model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
 KEYS += ["relative_to_baseline", "macs_text_encoder", "macs_vae_decoder"]

@@ -24,7 +24,8 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.report.html.findings import Findings, plan_words
 from postdiff_calib.report.html.images import Album, choose
 from postdiff_calib.report.html.page import ReportJob, render, write_report
-from postdiff_calib.report.html.plots import WIDE, Point, frontier_plot, histogram, nice_step, ticks
+from postdiff_calib.report.html.plots import WIDE, frontier_plot, histogram, ticks
+from postdiff_calib.report.plot_data import Point, nice_step
 from postdiff_calib.report.wording import interval, result_text, results, row_difference, signed, verdict, winner
 from postdiff_calib.study.record import Study
 

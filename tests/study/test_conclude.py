@@ -18,7 +18,9 @@ from postdiff_calib.scores.guards import Guard, read
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.conclude import Evidence, Facts, Scored, choose, conclude
+from postdiff_calib.study.choose import choose
+from postdiff_calib.study.conclude import Facts, conclude
+from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget
 
 N = 400

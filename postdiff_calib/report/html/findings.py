@@ -17,13 +17,13 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
 from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.report.html.plots import Point
+from postdiff_calib.report.plot_data import Point
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import Interval, interval, own_row, results, shown, signed
 from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import Comparison, compare
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
-from postdiff_calib.study.conclude import Scored
+from postdiff_calib.study.evidence import Scored
 from postdiff_calib.study.record import Study
 from postdiff_calib.techniques import states, techniques
 
