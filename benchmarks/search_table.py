@@ -69,8 +69,7 @@ def choose(
     """The plans of the table in random order; see the module. ``most_expensive`` is in MACs, for the mixed corners."""
 
     def one_knob(c: Candidate) -> bool:
-        total, _, _, k, m = c.coordinates()
-        return total == default_steps and sum((c.n_low > 0, k > 1, m < 1)) <= 1
+        return c.knobs.num_inference_steps == default_steps and len(c.plan.acting) <= 1
 
     chosen = {c.plan_id: c for c in candidates if c.step_reduction or one_knob(c)}
     rest = sorted(

@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.cost.budget import Limit, PlanCost
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, searched
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.search.space import Candidate, SearchSpace, candidate
+from postdiff_calib.search.space import Candidate, SearchSpace, candidate, coordinate_matrix
 
 Array = npt.NDArray[np.float64]
 Arm = Literal["step_reduction", "cheaper_steps", "combined"]
@@ -253,14 +253,20 @@ def _cheaper_wins() -> World:
     return replace(table, name="cheaper wins", truth=truth)
 
 
+def by_symbol(candidates: Sequence[Candidate]) -> dict[str, npt.NDArray[np.float64]]:
+    """Effective values of the searched knobs by symbol, (M,) each."""
+    return {row.symbol: values for row, values in zip(searched(), coordinate_matrix(candidates).T, strict=True)}
+
+
 @cache
 def _cliffs() -> World:
     table, data = _table(), _grid_file()
     known = (f"{plan_id:016x}" for plan_id in data["content"].tolist())
     smooth = dict(zip(known, data["smooth"].tolist(), strict=True))
     truth = np.zeros(len(table.truth))
+    knobs = by_symbol(table.candidates)
     for i, c in enumerate(table.candidates):
-        total, s, _, k, m = c.coordinates()
+        total, s, k, m = (float(knobs[symbol][i]) for symbol in ("T", "s", "k", "m"))
         # losses are lessened and the way to the edge rises, so that the best plans are near it
         truth[i] = 0.4 * smooth[c.plan_id] + 6.0 * (k - 1) / 4 * s / 0.8 + 2.0 * (1 - m)
         truth[i] -= 8.0 * (k >= 4 and s >= 0.4) + 5.0 * (m < 0.6 and total <= 8)

@@ -40,10 +40,10 @@ def limit(share, space=SPACE):
 
 
 def loss(c, private=0.08):
-    total, s, beta, _, m = c.coordinates()
+    total, s, beta, k, m = c.coordinates()
     steps = 120 * (total**-2.2 - 20**-2.2)
     low = 1.2 * (s / 0.5) ** 1.5 * ((1 - beta) / 0.5) ** 1.3
-    cache = {1: 0.0, 2: 0.3, 3: 0.6, 4: 1.8, 5: 4.2}[c.k] * (20 / total) ** 0.7
+    cache = {1: 0.0, 2: 0.3, 3: 0.6, 4: 1.8, 5: 4.2}[int(k)] * (20 / total) ** 0.7
     guide = 1.3 * ((1 - m) / 0.55) ** 1.4
     seed = int(hashlib.sha256(c.plan_id.encode()).hexdigest()[:8], 16)
     own = private * np.random.default_rng(seed).standard_normal() if steps + low + cache + guide > 1e-9 else 0.0

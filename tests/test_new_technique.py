@@ -119,7 +119,7 @@ class Toy(Technique):
     def fired(self, steps, summary):
         return (Fired("output scaling", self.acts(steps), any(part.hook.calls for part in self.attached)),)
 
-    def probes(self, mixed):
+    def probes(self, mixed, probing):
         return (replace(mixed, scale_interval=2),)
 
     def metered(self, key):

@@ -19,7 +19,7 @@ from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.plan import Step, StepPlan
 from postdiff_calib.techniques import techniques
-from postdiff_calib.techniques.block_cache import count_network_layers
+from postdiff_calib.techniques.layers import count_network_layers
 from postdiff_calib.techniques.technique import NetworkCall, Part
 from postdiff_calib.techniques.uncopied import Uncopied
 

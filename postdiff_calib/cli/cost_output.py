@@ -121,11 +121,16 @@ class CostView:
         """MACs of a full and a cached step by block and kind of layer."""
         from postdiff_calib.cost.meter import StepKey
         from postdiff_calib.cost.modules import breakdown
+        from postdiff_calib.techniques import techniques
+        from postdiff_calib.techniques.technique import Deployment
 
         full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
         shown = {"full step": full}
-        if "cache_interval" in self.card.knobs:
-            shown["cached step"] = full._replace(refresh=False, branch=self.knobs.cache_branch)
+        deployment = Deployment(self.costs.latent, self.costs.latent_multiple, self.costs.guides)
+        for technique in techniques():
+            if (saving := technique.saving_step(self.card.knobs)) is not None:
+                name, kind = saving
+                shown[name] = full._replace(**technique.key(kind, self.knobs, deployment))
         counted = {name: breakdown(self.costs.meter, key) for name, key in shown.items()}
         if self.as_json:
             typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))

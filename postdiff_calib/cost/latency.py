@@ -26,6 +26,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.progress import Progress
 from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.technique import Probing
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -107,24 +108,12 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
         table: prices in MACs; a plan that it refuses (no such branch, no smaller size) is left out.
         setting: which β and branches.
     """
-    k = 2 if "cache_interval" in applicable else 1
-    m = 0.5 if "guidance_fraction" in applicable else 1.0
-    first = setting.branches[0] if setting.branches else 1
-    wanted = [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=first), Knobs(6)]
-    if k > 1:
-        # A second share of cached steps, for the line.
-        wanted.append(Knobs(8, cache_interval=4, guidance_fraction=m, cache_branch=first))
     # Quickly: the middle and the smallest, so that all others lie between measured sizes.
     scales = _middle_first(setting.scales)[: 2 if setting.quick else None]
-    if "low_res_fraction" in applicable:
-        # Low: 4 guided and 4 conditional steps; full: cross-attention live once, then cached, refresh and reuse.
-        low = Knobs(12, 2 / 3, 0.5, k, 1 / 3 if m < 1 else 1.0, first)
-        wanted += [replace(low, low_res_scale=scale) for scale in scales]
-        if k > 1 and not setting.quick:
-            wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in scales[:1]]
-    if k > 1 and not setting.quick:
-        wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
-    wanted += [knobs for technique in techniques() for knobs in technique.probes(wanted[0])]
+    probing = Probing(applicable, scales, setting.branches, setting.quick)
+    mixed = Knobs(8, **{name: value for technique in techniques() for name, value in technique.mixed(probing).items()})
+    wanted = [mixed, Knobs(6)]
+    wanted += [knobs for technique in techniques() for knobs in technique.probes(mixed, probing)]
     plans: list[StepPlan] = []
     kinds: set[Any] = set()
     for knobs in wanted:

@@ -45,7 +45,7 @@ class CardLike(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One distinct plan and its cost; ``k`` is 1 wherever every step refreshes, ``n_guided`` counts steps."""
+    """One distinct plan and its cost."""
 
     plan: StepPlan
     cost: PlanCost
@@ -61,27 +61,12 @@ class Candidate:
         return self.plan.plan_id
 
     @property
-    def n_low(self) -> int:
-        """Low-resolution steps."""
-        return self.plan.n_low
-
-    @property
-    def n_guided(self) -> int:
-        """Guided steps."""
-        return self.plan.gate_step
-
-    @property
-    def k(self) -> int:
-        """The effective cache interval."""
-        return int(self.plan.effective["cache_interval"])
-
-    @property
     def step_reduction(self) -> bool:
         """Of the step-reduction arm: nothing but T differs from the baseline."""
         return not self.plan.acting
 
     def coordinates(self) -> tuple[float, ...]:
-        """Effective values of the searched knobs, in their order: (T, s, β, k, m); β is 1 where no step is low."""
+        """Effective values of the searched knobs, in the order of the table."""
         return tuple(self.plan.effective[row.field] for row in searched())
 
 

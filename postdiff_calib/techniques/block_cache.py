@@ -14,14 +14,16 @@ Symbols: k cache interval, b cache branch, N transformer blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import denoiser_of
-from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.hooks import add_hook, conditional_half, remove_hook
+from postdiff_calib.techniques.layers import count_layers
 from postdiff_calib.techniques.step import StepKind
 from postdiff_calib.techniques.technique import (
     Columns,
@@ -29,13 +31,13 @@ from postdiff_calib.techniques.technique import (
     Fired,
     NetworkCall,
     Part,
+    Probing,
     State,
     Steps,
     Technique,
 )
 from postdiff_calib.techniques.unet_cut import cut_of
 
-_LAYER_LISTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 #: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
 _REFERENCE_DEPTH = 28
 
@@ -50,10 +52,7 @@ class BlockCaching(Technique):
     states = (State("refresh", True, "deep", 7, ("refresh", "reuse"), ("deep blocks run", "deep blocks reused")),)
 
     def columns(self, knobs: Knobs, columns: Columns) -> Columns:  # noqa: D102
-        low_res = columns["low_res"]
-        n_low = sum(low_res)
-        starts = (0 if low else n_low for low in low_res)
-        return {"refresh": [(i - start) % knobs.cache_interval == 0 for i, start in enumerate(starts)]}
+        return {"refresh": _refreshes(tuple(columns["low_res"]), knobs.cache_interval)}
 
     def facts(self, knobs: Knobs, steps: Steps) -> Mapping[str, Any]:  # noqa: D102
         return {"branch": knobs.cache_branch if self.acts(steps) else None}
@@ -75,6 +74,23 @@ class BlockCaching(Technique):
     def fired(self, steps: Steps, summary: Any) -> tuple[Fired, ...]:  # noqa: D102
         return (Fired("block caching", self.acts(steps), any(step.layers_skipped for step in summary.steps)),)
 
+    def mixed(self, probing: Probing) -> Mapping[str, Any]:  # noqa: D102
+        interval = 2 if "cache_interval" in probing.applicable else 1
+        return {"cache_interval": interval, "cache_branch": probing.branches[0] if probing.branches else 1}
+
+    def probes(self, mixed: Knobs, probing: Probing) -> tuple[Knobs, ...]:
+        """A second share of cached steps, for the line; and the other branches."""
+        if mixed.cache_interval == 1:
+            return ()
+        others = () if probing.quick else probing.branches[1:]
+        return (replace(mixed, cache_interval=4), *(replace(mixed, cache_branch=branch) for branch in others))
+
+    def saving_step(self, applicable: Collection[str]) -> tuple[str, StepKind] | None:  # noqa: D102
+        return ("cached step", StepKind(False, True, False, True)) if "cache_interval" in applicable else None
+
+    def branches(self, values: Mapping[str, Any]) -> tuple[int, ...]:  # noqa: D102
+        return (values["cache_branch"],)
+
     def key(self, kind: StepKind, knobs: Knobs, deployment: Deployment) -> Mapping[str, Any]:
         """On a cached step the deep blocks do not run; how many those are depends on the branch."""
         return {"refresh": kind.refresh, "branch": -1 if kind.refresh else knobs.cache_branch}
@@ -84,6 +100,13 @@ class BlockCaching(Technique):
 
     def metered(self, key: Any) -> Knobs | None:  # noqa: D102
         return None if key.refresh else Knobs(2, cache_interval=2, cache_branch=key.branch)
+
+
+@lru_cache(maxsize=4096)
+def _refreshes(low_res: tuple[bool, ...], interval: int) -> tuple[bool, ...]:
+    n_low = sum(low_res)
+    starts = (0 if low else n_low for low in low_res)
+    return tuple((i - start) % interval == 0 for i, start in enumerate(starts))
 
 
 @dataclass
@@ -97,30 +120,6 @@ class Flags:
 
     reuse: bool = False
     keep: bool = False
-
-
-def conditional_half(value: Any) -> Any:
-    """The second half of every tensor in a (nested) module output, copied so that the first half can be freed."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(conditional_half(item) for item in value)
-    return value.chunk(2)[1].clone()
-
-
-def count_layers(module: Any) -> int:
-    """Layers in a U-Net block: resnets, attentions and samplers; 1 for anything without such lists."""
-    lists = [getattr(module, name, None) for name in _LAYER_LISTS]
-    if all(layers is None for layers in lists):
-        return 1
-    return sum(layer is not None for layers in lists if layers is not None for layer in layers)
-
-
-def count_network_layers(network: Any) -> int:
-    """The unit of ``summary``: a transformer's blocks, or the layers of a U-Net's down, middle and up blocks."""
-    chain = denoiser_of(network).blocks(network)
-    if chain:
-        return len(chain)
-    blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
-    return sum(count_layers(block) for block in blocks if block is not None)
 
 
 class _Skip:

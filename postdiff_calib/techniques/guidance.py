@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ from postdiff_calib.techniques.technique import (
     Fired,
     NetworkCall,
     Part,
+    Probing,
     State,
     Steps,
     Technique,
@@ -70,10 +72,7 @@ class GuidanceDropping(Technique):
         n_guided = max(1, round(round(knobs.guidance_fraction * total, 9)))
         always = knobs.cross_attention_cache == "off"
         live_again = n_low if n_guided <= n_low else -1
-        return {
-            "guided": [i < n_guided for i in range(total)],
-            "cross_attention_live": [i < n_guided or i == live_again or always for i in range(total)],
-        }
+        return _columns(total, n_guided, live_again, always)
 
     def facts(self, knobs: Knobs, steps: Steps) -> Mapping[str, Any]:  # noqa: D102
         return {"cross": knobs.cross_attention_cache if self.acts(steps) else None}
@@ -122,6 +121,9 @@ class GuidanceDropping(Technique):
             Fired("cross-attention caching", asked, cached),
         )
 
+    def mixed(self, probing: Probing) -> Mapping[str, Any]:  # noqa: D102
+        return {"guidance_fraction": 0.5} if "guidance_fraction" in probing.applicable else {}
+
     def key(self, kind: StepKind, knobs: Knobs, deployment: Deployment) -> Mapping[str, Any]:
         """A step without guidance runs half the batch, and one with cached cross-attention lacks those layers."""
         return {
@@ -134,6 +136,14 @@ class GuidanceDropping(Technique):
 
     def metered(self, key: Any) -> Knobs | None:  # noqa: D102
         return None if key.cross_attention_live else Knobs(2, guidance_fraction=0.5)
+
+
+@lru_cache(maxsize=4096)
+def _columns(total: int, n_guided: int, live_again: int, always: bool) -> Columns:
+    return {
+        "guided": tuple(i < n_guided for i in range(total)),
+        "cross_attention_live": tuple(i < n_guided or i == live_again or always for i in range(total)),
+    }
 
 
 def _count_guided(steps: Steps) -> int:

@@ -11,6 +11,7 @@ Symbols: β low side over full side, x̂0 predicted clean latent, ε noise; late
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from postdiff_calib.techniques.technique import (
     Fired,
     NetworkCall,
     Part,
+    Probing,
     State,
     Steps,
     Technique,
@@ -42,7 +44,7 @@ class MixedResolution(Technique):
         total = knobs.num_inference_steps
         # 9 decimals first: 0.15 · 10 must count as 1.5 whatever its binary form.
         n_low = min(round(round(knobs.low_res_fraction * total, 9)), total - 1)
-        return {"low_res": [i < n_low for i in range(total)], "switch": [i == n_low - 1 for i in range(total)]}
+        return _columns(total, n_low)
 
     def facts(self, knobs: Knobs, steps: Steps) -> Mapping[str, Any]:  # noqa: D102
         return {"scale": knobs.low_res_scale if self.acts(steps) else None}
@@ -87,12 +89,31 @@ class MixedResolution(Technique):
         switched = any(step.switched for step in summary.steps)
         return (Fired("low-resolution steps", self.acts(steps), switched),)
 
+    def probes(self, mixed: Knobs, probing: Probing) -> tuple[Knobs, ...]:
+        """At each β 4 guided and 4 conditional steps; full: cross-attention live once, then cached."""
+        if "low_res_fraction" not in probing.applicable:
+            return ()
+        low = replace(mixed, num_inference_steps=12, low_res_fraction=2 / 3, low_res_scale=0.5)
+        low = replace(low, guidance_fraction=1 / 3 if mixed.guidance_fraction < 1 else 1.0)
+        found = [replace(low, low_res_scale=scale) for scale in probing.scales]
+        if mixed.cache_interval > 1 and not probing.quick:
+            found += [replace(low, low_res_scale=scale, cache_interval=1) for scale in probing.scales[:1]]
+        return tuple(found)
+
     def key(self, kind: StepKind, knobs: Knobs, deployment: Deployment) -> Mapping[str, Any]:
         """Low-resolution steps are cheaper by their size."""
         latent = deployment.latent
         if kind.low_res:
             latent = low_res_size(*latent, knobs.low_res_scale, deployment.multiple)
         return {"height": latent[0], "width": latent[1]}
+
+
+@lru_cache(maxsize=1024)
+def _columns(total: int, n_low: int) -> Columns:
+    return {
+        "low_res": tuple(i < n_low for i in range(total)),
+        "switch": tuple(i == n_low - 1 for i in range(total)),
+    }
 
 
 def _count_low(steps: Steps) -> int:

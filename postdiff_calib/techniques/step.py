@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -51,3 +52,22 @@ class Step:
     def kind(self) -> StepKind:
         """The kind of step, for pricing."""
         return StepKind(self.low_res, self.guided, self.refresh, self.cross_attention_live, self.more)
+
+
+class StepRow(tuple[Step, ...]):
+    """The steps of a plan in order; plans that share them share what is worked out here once."""
+
+    @cached_property
+    def kinds(self) -> frozenset[StepKind]:
+        """The kinds of step there are."""
+        return frozenset(step.kind for step in self)
+
+    @cached_property
+    def acting(self) -> dict[Any, bool]:
+        """Which techniques act, as far as that was asked."""
+        return {}
+
+    @cached_property
+    def text(self) -> str:
+        """For the plan's hash: the facts of every step, as JSON."""
+        return json.dumps([step.kind.facts for step in self])

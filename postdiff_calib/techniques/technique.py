@@ -8,15 +8,16 @@ Symbols: T steps, numbered from 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.families import Family
-from postdiff_calib.techniques.step import Step, StepKind
+from postdiff_calib.techniques.step import Step, StepKind, StepRow
 
 Steps = Sequence[Step]
+_OWN = frozenset(StepKind._fields)
 #: State by name → its values, one per step.
 Columns = Mapping[str, Sequence[Any]]
 
@@ -44,7 +45,7 @@ class State:
 
     def of(self, step: Step | StepKind) -> Any:
         """Its value on a step."""
-        if self.name in StepKind._fields:
+        if self.name in _OWN:
             return getattr(step, self.name)
         return dict(step.more).get(self.name, self.neutral)
 
@@ -139,6 +140,22 @@ class Deployment(NamedTuple):
     guides: bool
 
 
+class Probing(NamedTuple):
+    """What is to be measured.
+
+    Attributes:
+        applicable: the knobs that do something for the model.
+        scales: β values, the most telling first.
+        branches: cache branches.
+        quick: few kinds of step.
+    """
+
+    applicable: Collection[str]
+    scales: Sequence[float]
+    branches: Sequence[int]
+    quick: bool
+
+
 class Fired(NamedTuple):
     """Whether a plan asks for something, and whether it was seen to happen."""
 
@@ -168,7 +185,11 @@ class Technique:
 
     def acts(self, steps: Iterable[Step]) -> bool:
         """Whether any step is other than in the baseline."""
-        return any(state.of(step) != state.neutral for step in steps for state in self.states)
+        if not isinstance(steps, StepRow):
+            return any(state.of(step) != state.neutral for step in steps for state in self.states)
+        if self not in steps.acting:
+            steps.acting[self] = any(state.of(kind) != state.neutral for kind in steps.kinds for state in self.states)
+        return steps.acting[self]
 
     def facts(self, knobs: Knobs, steps: Steps) -> Mapping[str, Any]:
         """What the plan's hash needs beside the states; nothing where it does not act."""
@@ -218,11 +239,29 @@ class Technique:
         """What it makes of a step's ``StepKey``, by field."""
         return {}
 
-    def probes(self, mixed: Knobs) -> tuple[Knobs, ...]:
-        """Knobs to run when seconds are measured, beside those in ``cost.latency``; none: seconds come from MACs.
+    def mixed(self, probing: Probing) -> Mapping[str, Any]:
+        """Its knobs in the first plan of which seconds are measured, 8 steps that use what the model has."""
+        return {}
 
-        ``mixed`` are knobs of 8 steps that use what else the model has.
+    def probes(self, mixed: Knobs, probing: Probing) -> tuple[Knobs, ...]:
+        """Further knobs to run when seconds are measured; none: its seconds come from MACs.
+
+        Args:
+            mixed: 8 steps that use what else the model has.
+            probing: what is to be measured.
         """
+        return ()
+
+    def saving_step(self, applicable: Collection[str]) -> tuple[str, StepKind] | None:
+        """A step of its own whose layers are of interest one by one, and its name; None: there is none.
+
+        Args:
+            applicable: the knobs that do something for the model.
+        """
+        return None
+
+    def branches(self, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The cache branches whose seconds are measured for these values of the knobs, by field."""
         return ()
 
     def restored(self, key: Any) -> Any:
