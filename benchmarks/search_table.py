@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from postdiff_calib.cost.build import table_for_card
-from postdiff_calib.generate.images import generate
+from postdiff_calib.generate import generate
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline

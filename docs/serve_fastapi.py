@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field
 from postdiff_calib import enable, load_profile
 from postdiff_calib.deploy import load_for, to_image
 from postdiff_calib.errors import PostdiffError
-from postdiff_calib.generate.images import generate
+from postdiff_calib.generate import generate
 
 
 class Painter:

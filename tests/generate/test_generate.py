@@ -84,3 +84,11 @@ def test_refusals():
     # Knobs that round to nothing are a point of the search like any other.
     (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], settings(batch_size=1))
     assert torch.isfinite(images).all()
+
+
+def test_the_short_path_is_the_same_function():
+    import postdiff_calib.generate as package
+
+    assert package.generate is generate
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing

@@ -266,6 +266,6 @@ def test_what_may_be_unfound_is_told_from_held_out_scores_too():
 
     good, bad = after(step_reduction=5.0, cheaper_steps=0.0), after(step_reduction=-5.0, cheaper_steps=0.0)
     assert good.finalists == bad.finalists == before.finalists
-    # the better the fewer-steps plans turned out, the less an unknown cheaper plan is likely to be ahead of them
+    # the better the plans of step reduction turned out, the less an unknown cheaper plan is likely to be ahead of them
     assert good.unfound.cheaper_steps < before.unfound.cheaper_steps < bad.unfound.cheaper_steps
     assert proposer.after_judging([replace(before, unfound=None)], {})[0].unfound is None

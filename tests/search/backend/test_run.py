@@ -25,7 +25,7 @@ from postdiff_calib.search.space import candidate
 N = 60
 FINGERPRINT = {"model": {"name": "made up", "revision": "a"}, "prompts": "1234"}
 SETTINGS = SearchSettings(n_trials=12)
-#: Two plans of fewer steps are enqueued beside the twelve.
+#: Two plans of the step-reduction arm are enqueued beside the twelve.
 TRIALS = 14
 
 
@@ -182,7 +182,7 @@ def test_another_budget_is_searched_as_fully_with_the_old_scores_known(finished,
     assert other.plans.keys() > result.plans.keys()
     mine = [t for t in trials(copy) if t.user_attrs["search"][2] == limit(0.35, SMALL).value]
     alone = search(tmp_path / "alone", share=0.35)
-    assert len(mine) == alone.trials == 13  # of fewer steps, T = 4 alone fits
+    assert len(mine) == alone.trials == 13  # of the step-reduction arm, T = 4 alone fits
     assert {t.user_attrs["plan"] for t in mine if "enqueued" in t.user_attrs} == {
         t.user_attrs["plan"] for t in trials(tmp_path / "alone") if "enqueued" in t.user_attrs
     }

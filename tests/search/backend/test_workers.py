@@ -25,7 +25,7 @@ N = 40
 HERE = Path(__file__).parent
 FINGERPRINT = {"model": "made up"}
 SETTINGS = SearchSettings(n_trials=40)
-#: Trials of a search within half the cost beside ``n_trials``: two plans of fewer steps.
+#: Trials of a search within half the cost beside ``n_trials``: two plans of the step-reduction arm.
 FEWER = 2
 #: Little noise, so that every search should find the one best plan, though others are only slightly worse.
 SURFACE = {"space": SMALL, "private": 0.0, "noise": 0.02}
