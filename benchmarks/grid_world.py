@@ -105,8 +105,8 @@ def main() -> None:
     card = get_card("shapes")
     space = SearchSpace.from_card(card, card.latent_size())
     grid = space.candidates(table_for_card(card).price)
-    rows = {c.content: i for i, c in enumerate(grid)}
-    at = np.array([rows[c.content] for c in table.candidates])
+    rows = {c.plan_id: i for i, c in enumerate(grid)}
+    at = np.array([rows[c.plan_id] for c in table.candidates])
     differences = table.scores - table.scores[table.baseline]
     means, deviations = differences.mean(1), differences.std(1)
 
@@ -161,7 +161,7 @@ def main() -> None:
     neighbour[at] = np.arange(len(at))
     np.savez_compressed(
         options.out,
-        content=np.array([int(c.content, 16) for c in grid], dtype=np.uint64),
+        content=np.array([int(c.plan_id, 16) for c in grid], dtype=np.uint64),
         macs=macs,
         macs_paper=np.array([c.cost.macs_paper for c in grid]),
         truth=truth,

@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from postdiff_calib.budget import format_seconds
 from postdiff_calib.cost import build_cost_table
+from postdiff_calib.cost.budget import format_seconds
 from postdiff_calib.cost.latency import Setting, probes, run_plan, summarise
 from postdiff_calib.cost.timeline import Timeline
 from postdiff_calib.models.cards import Card, get_card
@@ -83,7 +83,7 @@ def draw_plans(space: SearchSpace, count: int, seed: int) -> list[StepPlan]:
     plans = {"baseline": compile_plan(space.baseline)}
     while len(plans) < count:
         plan = rng.choice(by_steps[rng.choice(sorted(by_steps))])
-        plans.setdefault(plan.content, plan)
+        plans.setdefault(plan.plan_id, plan)
     return list(plans.values())
 
 

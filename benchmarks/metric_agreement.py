@@ -2,9 +2,9 @@
 
 The embedded model's judge reads the scene off an image, so it says in how many images everything that the prompt names
 is right. Plans are those of ``results/search_table.npz``: a number from each of five bands of cost, spread evenly over
-the band, and a list of plans that people ask about, among them the whole fewer-steps arm. Prompts, seeds and settings
-are the table's own, so its CLIP scores can be compared with those of this run: see ``change_from_search_table`` in the
-JSON file.
+the band, and a list of plans that people ask about, among them the whole step-reduction arm. Prompts, seeds and
+settings are the table's own, so its CLIP scores can be compared with those of this run: see
+``change_from_search_table`` in the JSON file.
 
 Scores are kept plan by plan in a file outside the repository (``--work``), so a stopped run goes on where it was.
 
@@ -32,6 +32,7 @@ from scipy import stats
 
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.generate import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
@@ -42,7 +43,6 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.measured import Measured
-from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 #: The calibration draw of the search table; its first prompts are used here.
@@ -61,7 +61,7 @@ BLOCK = 40
 SPLITS = RESAMPLES = 1000
 #: A difference of this many standard errors counts as significant (95 %).
 SIGNIFICANT = 1.96
-#: Plans that lose at most so many CLIP points are those that one would deploy; they are looked at apart.
+#: Plans that lose at most so many CLIP points are those that one would deploy; they are counted apart.
 NEAR = 2.0
 
 
@@ -98,17 +98,17 @@ def choose(table: list[Knobs], price, baseline: Knobs, per_band: int) -> list[Kn
     def share(knobs: Knobs) -> float:
         return price(compile_plan(knobs)).macs / whole
 
-    chosen = {compile_plan(knobs).content: knobs for knobs in (baseline, *NAMED)}
+    chosen = {compile_plan(knobs).plan_id: knobs for knobs in (baseline, *NAMED)}
     for low, high in BANDS:
         inside = sum(low < share(knobs) <= high for knobs in chosen.values() if knobs != baseline)
         free = sorted((k for k in table if low < share(k) <= high), key=share)
-        free = [k for k in free if compile_plan(k).content not in chosen]
+        free = [k for k in free if compile_plan(k).plan_id not in chosen]
         missing = min(max(0, per_band - inside), len(free))
         first, last = (share(free[0]), share(free[-1])) if free else (low, high)
         for target in np.linspace(first, last, missing):  # evenly over the band's cost: the nearest that is left
             nearest = min(free, key=lambda k, target=target: abs(share(k) - target))
             free.remove(nearest)
-            chosen[compile_plan(nearest).content] = nearest
+            chosen[compile_plan(nearest).plan_id] = nearest
     first, *rest = chosen.values()
     return [first, *(rest[i] for i in np.random.default_rng(0).permutation(len(rest)))]
 
@@ -242,8 +242,8 @@ def summary(knobs: list[Knobs], macs: np.ndarray, clip: np.ndarray, scene: np.nd
 
 def change_from(table, knobs: list[Knobs], clip: np.ndarray) -> dict[str, float | int] | None:
     """Largest and mean change of a CLIP score from the search table's, over plans and prompts that both have."""
-    rows = {compile_plan(Knobs.from_dict(k)).content: i for i, k in enumerate(json.loads(str(table["knobs"])))}
-    pairs = [(i, rows[content]) for i, k in enumerate(knobs) if (content := compile_plan(k).content) in rows]
+    rows = {compile_plan(Knobs.from_dict(k)).plan_id: i for i, k in enumerate(json.loads(str(table["knobs"])))}
+    pairs = [(i, rows[plan_id]) for i, k in enumerate(knobs) if (plan_id := compile_plan(k).plan_id) in rows]
     if not pairs:
         return None
     mine, theirs = (np.array(part) for part in zip(*pairs, strict=True))
@@ -276,22 +276,22 @@ def main() -> None:
     evaluator = Images(loaded, scorer, judge, prompts, options.batch_size)
     book = ScoreBook(evaluator, len(prompts), baseline, FileStore(options.work))
     for number, knobs in enumerate(plans, 1):
-        content = compile_plan(knobs).content
+        plan_id = compile_plan(knobs).plan_id
         try:
             for start in range(0, len(prompts), BLOCK):
                 book.scores(knobs, range(start, min(start + BLOCK, len(prompts))))
         except HealthError as error:
             print(f"{number}/{len(plans)} {knobs.describe()} {error}", flush=True)
             continue
-        means = f"{book.known(content).mean():.3f} {book.measures(content, 'scene').mean():.1f}"
+        means = f"{book.known(plan_id).mean():.3f} {book.measures(plan_id, 'scene').mean():.1f}"
         print(f"{number}/{len(plans)} {knobs.describe()} {means}", flush=True)
 
-    contents = {compile_plan(k).content: k for k in plans if book.complete(compile_plan(k).content)}
-    kept = list(contents.values())
+    plan_ids = {compile_plan(k).plan_id: k for k in plans if book.complete(compile_plan(k).plan_id)}
+    kept = list(plan_ids.values())
     macs = np.array([price(compile_plan(k)).macs for k in kept])
-    clip = np.array([book.known(c) for c in contents], dtype=np.float32)
-    scene = np.array([book.measures(c, "scene") for c in contents]).astype(np.uint8)
-    row = list(contents).index(book.baseline)
+    clip = np.array([book.known(c) for c in plan_ids], dtype=np.float32)
+    scene = np.array([book.measures(c, "scene") for c in plan_ids]).astype(np.uint8)
+    row = list(plan_ids).index(book.baseline)
     about = {
         "model": "shapes",
         "fingerprint": loaded.fingerprint,

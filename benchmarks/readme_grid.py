@@ -1,4 +1,4 @@
-"""The README's picture: baseline, calibrated plan, and the best of the other arms, on the same prompts and seeds.
+"""The README's image: baseline, calibrated plan, and the best of the other arms, on the same prompts and seeds.
 
     python benchmarks/readme_grid.py profile.yaml docs/grid.png
 
@@ -40,8 +40,8 @@ def main() -> None:
     row = next(r for r in profile.tradeoff.rows if abs(r.share - profile.budget.share) < 1e-9)
     rows = [(f"baseline\nT={loaded.card.num_inference_steps}", Knobs(loaded.card.num_inference_steps))]
     rows.append((f"calibrated, {profile.expected.relative_macs:.0%}\n" + profile.knobs.describe(), profile.knobs))
-    for name, arm in (("fewer steps", row.fewer), ("cheaper steps", row.cheaper)):
-        if arm is not None and arm.content != profile.plan.content:
+    for name, arm in (("step reduction", row.step_reduction), ("cheaper steps", row.cheaper_steps)):
+        if arm is not None and arm.plan_id != profile.plan.plan_id:
             rows.append((f"{name}, {arm.relative_macs:.0%}\n{arm.knobs}", knobs_of(arm.knobs)))
     side = profile.model.width * ZOOM
     sheet = Image.new("RGB", (LABEL + COLUMNS * (side + 4), len(rows) * (side + 4) + CAPTION), "white")
@@ -52,8 +52,8 @@ def main() -> None:
         pen.multiline_text((4, y * (side + 4) + side // 2 - 14), label, fill="black", font_size=11)
         for x, image in enumerate(images):
             array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            picture = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(picture, (LABEL + x * (side + 4), y * (side + 4)))
+            tile = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(tile, (LABEL + x * (side + 4), y * (side + 4)))
     for x, prompt in enumerate(prompts):
         words, lines = prompt.split(), [""]
         for word in words:

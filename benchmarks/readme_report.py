@@ -36,8 +36,8 @@ def main() -> None:
     finally:
         browser.quit()
     # A palette holds the page's few colours in a third of the bytes.
-    picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 if __name__ == "__main__":

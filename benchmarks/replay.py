@@ -3,8 +3,8 @@
 For every world (``worlds.py``), own budget and seed, fresh prompts are drawn, the search runs at its own budget and at
 the further ones, its finalists are judged, and every sentence of the profile is held against the truth:
 
-- *rows*: does the interval of cheaper − fewer steps hold the difference of the true best plans of both arms? When an
-  arm is said to win, is it the right one?
+- *rows*: does the interval of cheaper steps − step reduction hold the difference of the true best plans of both arms?
+  When an arm is said to win, is it the right one?
 - *cross-over*: when a change of the better arm is claimed, does it change there?
 - *winner*: does the interval hold the chosen plan's own true difference? How often is it called better, or worse, when
   it is not? How far is it below the best plan (regret)?
@@ -38,7 +38,8 @@ from worlds import WORLDS, World, make_world
 from postdiff_calib.jobs import checks
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.paired import compare
-from postdiff_calib.study.conclude import choose, comparison_section
+from postdiff_calib.study.choose import choose
+from postdiff_calib.study.conclude import comparison_section
 from postdiff_calib.study.rows import crossover
 from postdiff_calib.study.searched import FURTHER_SHARES
 
@@ -130,13 +131,13 @@ def one(key: Key) -> Run:
     rows = {s: evidence.row(world.limit(s)) for s in sorted(shares)}
     told = []
     for s, row in rows.items():
-        arms = {arm: world.allowed_rows(s, arm) for arm in ("fewer", "cheaper")}
+        arms = {arm: world.allowed_rows(s, arm) for arm in ("step_reduction", "cheaper_steps")}
         arms = {arm: found[found != world.baseline] for arm, found in arms.items()}
         if row.difference is None or not all(len(found) for found in arms.values()):
             continue
         best = {arm: float(true[found].max()) for arm, found in arms.items()}
-        gap = best["cheaper"] - best["fewer"]
-        named = true[world.rows[row.cheaper.plan.content]] - true[world.rows[row.fewer.plan.content]]
+        gap = best["cheaper_steps"] - best["step_reduction"]
+        named = true[world.rows[row.cheaper_steps.plan.plan_id]] - true[world.rows[row.step_reduction.plan.plan_id]]
         told.append(
             {
                 "share": s,
@@ -148,7 +149,9 @@ def one(key: Key) -> Run:
                 "high": objective.shown * row.difference.high,
                 "covered": bool(row.difference.low <= gap <= row.difference.high),
                 "pair": bool(row.difference.low <= named <= row.difference.high),
-                "wrong": bool((row.winner == "cheaper" and gap <= 1e-9) or (row.winner == "fewer" and gap >= -1e-9)),
+                "wrong": bool(
+                    (row.winner == "cheaper_steps" and gap <= 1e-9) or (row.winner == "step_reduction" and gap >= -1e-9)
+                ),
             }
         )
     change = crossover(list(rows.values()))
@@ -158,7 +161,7 @@ def one(key: Key) -> Run:
         right = bool(signs[0] != signs[1])
     limit = world.limit(share)
     choice = choose(limit, evidence)
-    row = world.rows[choice.winner.plan.content]
+    row = world.rows[choice.winner.plan.plan_id]
     allowed = world.allowed_rows(share)
     verified, metrics = [], []
     for term, c in zip(terms, choice.comparisons, strict=True):
@@ -223,7 +226,7 @@ def print_tables(runs: list[Run]) -> None:
                 for row in run["rows"]:
                     cells[row["share"], "own" if row["own"] else "further"].append(row)
             for (share, kind), rows in sorted(cells.items()):
-                won = [r for r in rows if r["winner"] in ("fewer", "cheaper")]
+                won = [r for r in rows if r["winner"] not in ("tie", "undecided")]
                 print(
                     f"| {world} | {len(rows)} | {share:.0%} {kind} | {share_of([r['covered'] for r in rows])} "
                     f"| {share_of([r['pair'] for r in rows])} | {len(won)} | {sum(r['wrong'] for r in won)} "

@@ -24,7 +24,7 @@ from postdiff_calib.search.settings import SearchSettings, default_explore_promp
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.strategies import default_trials
 from postdiff_calib.search.strategy import enqueued
-from postdiff_calib.study.conclude import Evidence, Scored
+from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget
 
 #: The row it would choose from so many images on.
@@ -92,7 +92,7 @@ class Replay:
         self.held_out = self._book(judged, {m: t[:, n_search:] for m, t in tables.items()}, self.n_judged)
         self.strategy = PostDiff(self.world.candidates, limits, self.reference, self.book, self.settings)
         self.searched: list[SearchedBudget] = []
-        self.by_content = {c.content: c for c in self.world.candidates}
+        self.by_plan_id = {c.plan_id: c for c in self.world.candidates}
 
     def _book(self, scores: Scores, tables: dict[str, Array], n: int) -> ScoreBook:
         evaluator: Evaluator = Lookup(self.world, scores, tables)
@@ -106,7 +106,7 @@ class Replay:
     def evaluate(self, proposal: Proposal) -> None:
         """Score the next prompts of a plan and of the baseline."""
         order = prompt_order(self.book.num_prompts, self.settings.seed)
-        known = np.isfinite(self.book.known(proposal.candidate.content))
+        known = np.isfinite(self.book.known(proposal.candidate.plan_id))
         block = [i for i in order if not known[i]][: self.settings.explore_prompts]
         self.book.scores(self.reference.knobs, block)
         self.book.scores(proposal.candidate.knobs, block)
@@ -124,7 +124,7 @@ class Replay:
         for proposal in first:
             self.evaluate(proposal)
         note()
-        others = sum(p.arm != "fewer" for p in first)
+        others = sum(p.arm != "step_reduction" for p in first)
         for budget in range(len(self.shares)):
             for number in range(self.strategy.planned(budget, others)):
                 self.evaluate(self.strategy.propose(budget, number))
@@ -135,10 +135,10 @@ class Replay:
     def judge(self) -> None:
         """Score the finalists of every budget on the held-out prompts."""
         searched = self.strategy.searched()
-        judged = {f.candidate.content for budget in searched for f in budget.finalists}
+        judged = {f.candidate.plan_id for budget in searched for f in budget.finalists}
         every = list(range(self.n_judged))
-        for plan in (self.reference.content, *sorted(judged)):
-            self.held_out.scores(self.by_content[plan].knobs, every)
+        for plan in (self.reference.plan_id, *sorted(judged)):
+            self.held_out.scores(self.by_plan_id[plan].knobs, every)
         held_out = {plan: self.held_out.differences(plan) for plan in sorted(judged)}
         self.searched = searched_budgets(self.strategy.after_judging(searched, held_out))
 
@@ -150,7 +150,7 @@ class Replay:
         def scores(c: Candidate) -> PlanScores:
             return book.plan_scores(c.knobs, c.cost)
 
-        return Scored(scores(self.reference), [scores(self.by_content[plan]) for plan in book.plans])
+        return Scored(scores(self.reference), [scores(self.by_plan_id[plan]) for plan in book.plans])
 
 
 def run_postdiff(
@@ -174,7 +174,7 @@ def run_postdiff(
     replay.judge()
     judged = replay.evidence().judged(world.limit(share))
     assert judged is not None
-    best = judged.best("joint")
+    best = judged.best("combined")
     assert best is not None
-    row = world.rows[best.plan.content]
+    row = world.rows[best.plan.plan_id]
     return row, [*curve, (replay.images, row)], replay.images

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from worlds import Scores, World
+from worlds import Scores, World, by_symbol
 
 from postdiff_calib.search.space import coordinate_matrix
 
@@ -303,7 +303,7 @@ def ridge_features(world: World) -> Array:
     """Knobs, their squares and products, standardised."""
     key = id(world.candidates)
     if key not in _FEATURES:
-        total, s, beta, k, m = coordinate_matrix(world.candidates).T
+        total, s, beta, k, m = (by_symbol(world.candidates)[symbol] for symbol in ("T", "s", "β", "k", "m"))
         base = np.stack([1 / total, np.log(total), s, s * (1 - beta), k, k / total, m, np.log(world.macs)], 1)
         base = (base - base.mean(0)) / base.std(0)
         i, j = np.triu_indices(base.shape[1])

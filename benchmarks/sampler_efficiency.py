@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from postdiff_calib.accelerate import NetworkAttachment, accelerated
 from postdiff_calib.accelerate.network import Run
-from postdiff_calib.accelerate.techniques.block_cache import BlockCache
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan, low_res_size
+from postdiff_calib.techniques.block_cache import BlockCache
 
 #: Stable Diffusion 1.5's U-Net, from its published configuration.
 SD15: dict[str, Any] = {
@@ -100,7 +100,7 @@ def tgate(call: dict[str, Any], copy: Any, gate: int) -> Callable[[], Any]:
 
 
 def hook_seconds(pipe: Any, knobs: Knobs, size: tuple[int, int]) -> float:
-    """Time that the hooks themselves add to one reuse step: every skipped module's call, and the outer two."""
+    """Time that the hooks themselves add to one cached step: every skipped module's call, and the outer two."""
     plan = compile_plan(knobs)
     hooks = NetworkAttachment(pipe.unet, plan)
     blocks = hooks.parts["block caching"]
@@ -221,11 +221,11 @@ def main() -> None:
         row = {"setting": name, "seconds": seconds[name], "speedups": values, "macs": macs[name]}
         rows.append({**row, "efficiency": speed / promised})
         print(f"{name:<16}{median[name]:>10.3f}{speed:>10.3f}{promised:>10.3f}{speed / promised:>12.3f}")
-    # Two steps, one of each kind, of the network alone would be noisier: take the reuse step from the k=2 totals.
+    # Two steps, one of each kind, of the network alone would be noisier: take the cached step from the k=2 totals.
     refreshes = len(compile_plan(settings["k=2"]).refresh_steps)
     reuse = (median["k=2"] - median["identity"] * refreshes / total) / max(1, total - refreshes)
     overhead = hook_seconds(pipe, settings["k=2"], size)
-    print(f"hooks on a reuse step: {1e6 * overhead:.0f} µs of {1e3 * reuse:.2f} ms = {100 * overhead / reuse:.2f} %")
+    print(f"hooks on a cached step: {1e6 * overhead:.0f} µs of {1e3 * reuse:.2f} ms = {100 * overhead / reuse:.2f} %")
     print(f"k=2 against DeepCache: {statistics.median(rivals['k=2']):.3f} × its speed")
     print(f"m=.75 mean against T-GATE: {statistics.median(rivals['m=.75 mean']):.3f} × its speed")
     if options.out:

@@ -1,7 +1,7 @@
-"""What a search costs besides making and scoring pictures: the share of wall time that is spent on anything else.
+"""What a search costs besides making and scoring images: the share of wall time that is spent on anything else.
 
 Runs the stages of ``postdiff calibrate`` in a temporary study folder and times every call that makes and scores
-pictures (their measures against the unaccelerated model's included). What is left is the search itself: proposals, the
+images (their measures against the baseline's included). What is left is the search itself: proposals, the
 surrogate, races, Optuna's storage, the score file, the study's record. Measured for the search and for the whole run
 from the first proposal to the profile's numbers.
 
@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
 from postdiff_calib.jobs import calibrate
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
@@ -45,7 +46,7 @@ class Timed:
         try:
             return self.evaluator.measured(knobs, indices)
         finally:
-            self.clock["pictures"] += time.perf_counter() - start
+            self.clock["images"] += time.perf_counter() - start
 
     def scores(self, knobs: Knobs, indices: Any) -> list[float]:
         """As ``evaluate.Evaluator``."""
@@ -56,7 +57,7 @@ class Timed:
 class TimedWorkbench(Workbench):
     """A workbench with timed evaluators."""
 
-    clock: dict[str, float] = field(default_factory=lambda: {"pictures": 0.0})
+    clock: dict[str, float] = field(default_factory=lambda: {"images": 0.0})
 
     def evaluator(self, *args: Any, **options: Any) -> Any:
         """As ``Workbench.evaluator``."""
@@ -69,21 +70,21 @@ def run(job: CalibrateJob) -> dict[str, Any]:
     plain, prompt_set = calibrate.set_up(job, loaded)
     bench = TimedWorkbench(**{f.name: getattr(plain, f.name) for f in fields(plain)})
     table = calibrate.price(bench, Silent())
-    study = Study(job.folder, calibrate.record_of(job, bench, prompt_set, table))
+    study = Study(job.folder, record_of(job, bench, prompt_set, table))
     study = calibrate.spread_stage(study, bench, Silent())
-    bench.clock["pictures"] = 0.0
+    bench.clock["images"] = 0.0
     start = time.perf_counter()
     search = calibrate.run_stage(study, bench, Silent())
-    searched, pictures = time.perf_counter() - start, bench.clock["pictures"]
+    searched, images = time.perf_counter() - start, bench.clock["images"]
     study = study.with_search(search.trials, search.failed, calibrate.searched_budgets(search.searched))
     study = calibrate.confirm_stage(study, bench, search, Silent())
     study.conclude()
-    whole, all_pictures = time.perf_counter() - start, bench.clock["pictures"]
+    whole, all_images = time.perf_counter() - start, bench.clock["images"]
     return {
         "images": search.images_made,
         "trials": search.trials,
-        "search": {"seconds": searched, "pictures": pictures, "overhead": 1 - pictures / searched},
-        "whole": {"seconds": whole, "pictures": all_pictures, "overhead": 1 - all_pictures / whole},
+        "search": {"seconds": searched, "images": images, "overhead": 1 - images / searched},
+        "whole": {"seconds": whole, "images": all_images, "overhead": 1 - all_images / whole},
     }
 
 
@@ -110,7 +111,7 @@ def main() -> None:
             found = run(job)
         search, whole = found["search"], found["whole"]
         print(
-            f"{found['trials']} trials, {found['images']} pictures: search {search['seconds']:.1f} s, overhead "
+            f"{found['trials']} trials, {found['images']} images: search {search['seconds']:.1f} s, overhead "
             f"{search['overhead']:.1%}; with confirmation {whole['seconds']:.1f} s, {whole['overhead']:.1%}",
             flush=True,
         )

@@ -110,7 +110,7 @@ class Campaign:
                     "factor": self.factor_of(name, factor),
                     "images": images,
                     "used": used,
-                    "plan": world.candidates[choice].content,
+                    "plan": world.candidates[choice].plan_id,
                     "regret": float(world.truth[best] - world.truth[choice]),
                     "found": bool(choice == best),
                     "curve": told,

@@ -1,9 +1,9 @@
 """Per-prompt scores of nearly five hundred plans of a model, to compare search strategies without making images.
 
-The plans: the whole fewer-steps arm; at the default T the whole s × β grid, every k and every m; and mixed corners
-drawn evenly over the cost up to ``--dearest``. Every plan sees the same prompts with the same seeds. Scores are kept
-plan by plan in a file beside the result, so a stopped run goes on where it was, several processes can each take a share
-(``--shard``), and a last run without ``--shard`` gathers what they made.
+The plans: the whole step-reduction arm; at the default T the whole s × β grid, every k and every m; and mixed corners
+drawn evenly over the cost up to ``--most-expensive``. Every plan sees the same prompts with the same seeds. Scores are
+kept plan by plan in a file beside the result, so a stopped run goes on where it was, several processes can each take a
+share (``--shard``), and a last run without ``--shard`` gathers what they made.
 
     python benchmarks/search_table.py --device cuda
     python benchmarks/search_table.py --shard 0/2 & python benchmarks/search_table.py --shard 1/2; wait
@@ -27,6 +27,7 @@ import torch
 
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.generate import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
@@ -36,12 +37,11 @@ from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.search.space import Candidate, SearchSpace
-from postdiff_calib.settings import GenerationSettings
 
 RESULTS = Path(__file__).parent / "results"
 
 
-class Pictures:
+class ImageScores:
     """The evaluator: makes the images of some prompts and scores them; the seed of prompt i is i."""
 
     def __init__(self, loaded, scorer, prompts, batch_size) -> None:
@@ -63,16 +63,17 @@ class Pictures:
         return self.scorer.score(images, texts)
 
 
-def choose(candidates: list[Candidate], default_steps: int, count: int, seed: int, dearest: float) -> list[Candidate]:
-    """The plans of the table in random order; see the module. ``dearest`` is in MACs, for the mixed corners."""
+def choose(
+    candidates: list[Candidate], default_steps: int, count: int, seed: int, most_expensive: float
+) -> list[Candidate]:
+    """The plans of the table in random order; see the module. ``most_expensive`` is in MACs, for the mixed corners."""
 
     def one_knob(c: Candidate) -> bool:
-        total, _, _, k, m = c.coordinates()
-        return total == default_steps and sum((c.n_low > 0, k > 1, m < 1)) <= 1
+        return c.knobs.num_inference_steps == default_steps and len(c.plan.acting) <= 1
 
-    chosen = {c.content: c for c in candidates if c.fewer or one_knob(c)}
+    chosen = {c.plan_id: c for c in candidates if c.step_reduction or one_knob(c)}
     rest = sorted(
-        (c for c in candidates if c.content not in chosen and c.cost.macs <= dearest), key=lambda c: c.cost.macs
+        (c for c in candidates if c.plan_id not in chosen and c.cost.macs <= most_expensive), key=lambda c: c.cost.macs
     )
     missing = max(0, count - len(chosen))
     if missing and rest:
@@ -81,7 +82,7 @@ def choose(candidates: list[Candidate], default_steps: int, count: int, seed: in
         rng = np.random.default_rng(seed)
         for low, high in pairwise(edges):
             c = rest[int(rng.integers(low, max(high, low + 1)))]
-            chosen[c.content] = c
+            chosen[c.plan_id] = c
     return random.Random(seed).sample(list(chosen.values())[:count], min(count, len(chosen)))
 
 
@@ -92,7 +93,9 @@ def main() -> None:
     parser.add_argument("--prompts", help="prompt set; the card's own by default")
     parser.add_argument("--num-prompts", type=int, default=500)
     parser.add_argument("--plans", type=int, default=480)
-    parser.add_argument("--dearest", type=float, default=0.65, help="of the mixed corners, over the default's MACs")
+    parser.add_argument(
+        "--most-expensive", type=float, default=0.65, help="of the mixed corners, over the default's MACs"
+    )
     parser.add_argument("--shard", default="0/1", help="i/n: make the scores of every n-th plan only, write no table")
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -108,15 +111,15 @@ def main() -> None:
     space = SearchSpace.from_card(card, card.latent_size())
     candidates = list(space.candidates(price))
     baseline_plan = compile_plan(space.baseline)
-    dearest = options.dearest * price(baseline_plan).macs
-    plans = choose(candidates, card.num_inference_steps, options.plans, options.seed, dearest)
-    baseline = baseline_plan.content
-    if baseline not in {c.content for c in plans}:
-        plans[0] = next(c for c in candidates if c.content == baseline)
+    most_expensive = options.most_expensive * price(baseline_plan).macs
+    plans = choose(candidates, card.num_inference_steps, options.plans, options.seed, most_expensive)
+    baseline = baseline_plan.plan_id
+    if baseline not in {c.plan_id for c in plans}:
+        plans[0] = next(c for c in candidates if c.plan_id == baseline)
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     store = FileStore(options.out.with_suffix(".scores.jsonl"))
-    book = ScoreBook(Pictures(loaded, scorer, prompts, options.batch_size), len(prompts), space.baseline, store)
+    book = ScoreBook(ImageScores(loaded, scorer, prompts, options.batch_size), len(prompts), space.baseline, store)
     shard, shards = (int(part) for part in options.shard.split("/"))
     for number, c in enumerate(plans, 1):
         if number % shards != shard:
@@ -126,10 +129,10 @@ def main() -> None:
         except HealthError as error:  # a search drops such a plan, and so does the table
             print(f"{number}/{len(plans)} {c.knobs.describe()} {error}", flush=True)
             continue
-        print(f"{number}/{len(plans)} {c.knobs.describe()} {book.known(c.content).mean():.3f}", flush=True)
+        print(f"{number}/{len(plans)} {c.knobs.describe()} {book.known(c.plan_id).mean():.3f}", flush=True)
     if shards > 1:
         return
-    plans = [c for c in plans if book.complete(c.content)]
+    plans = [c for c in plans if book.complete(c.plan_id)]
     about = {
         "model": options.model,
         "fingerprint": loaded.fingerprint,
@@ -144,8 +147,8 @@ def main() -> None:
         options.out,
         knobs=json.dumps([c.knobs.as_dict() for c in plans]),
         macs=np.array([c.cost.macs for c in plans]),
-        scores=np.array([book.known(c.content) for c in plans], dtype=np.float32),
-        baseline=[c.content for c in plans].index(baseline),
+        scores=np.array([book.known(c.plan_id) for c in plans], dtype=np.float32),
+        baseline=[c.plan_id for c in plans].index(baseline),
         about=json.dumps(about),
     )
     print(f"{options.out}: {len(plans)} plans × {len(prompts)} prompts, {book.images_made} images made")

@@ -34,15 +34,15 @@ def drawn(recipe: Recipe) -> Iterator[list[Scene]]:
         yield [sample_scene(rng) for _ in range(recipe.batch)]
 
 
-def grid(pictures: torch.Tensor, captions: list[str], path: Path, columns: int = 8, zoom: int = 2) -> None:
+def grid(images: torch.Tensor, captions: list[str], path: Path, columns: int = 8, zoom: int = 2) -> None:
     """Images (N, 3, S, S) in [0, 1] with their captions below, as one PNG."""
-    side, text = pictures.shape[-1] * zoom, 46
+    side, text = images.shape[-1] * zoom, 46
     rows = -(-len(captions) // columns)
     sheet = Image.new("RGB", (columns * (side + 8), rows * (side + text)), "white")
     draw = ImageDraw.Draw(sheet)
     for i, caption in enumerate(captions):
         x, y = (i % columns) * (side + 8) + 4, (i // columns) * (side + text) + 2
-        array = (pictures[i].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        array = (images[i].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         sheet.paste(Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST), (x, y))
         lines, line = [], ""
         for word in caption.split():
@@ -99,13 +99,13 @@ def main() -> int:
     result["scorer_on_true"] = scorer
 
     start = time.monotonic()
-    pictures = []
+    made = []
     for at in range(0, len(captions), args.batch_size):
         prompt = captions[at : at + args.batch_size]
         generators = [torch.Generator().manual_seed(at + i) for i in range(len(prompt))]
         out = pipe(prompt, num_inference_steps=steps, guidance_scale=scale, generator=generators, output_type="pt")
-        pictures.append(out.images)
-    generated = torch.cat(pictures)
+        made.append(out.images)
+    generated = torch.cat(made)
     result["seconds_per_image"] = (time.monotonic() - start) / len(captions)
     drawn_right = judge.accuracies(reader.codes(generated), scenes)
     result["judge_on_generated"] = drawn_right

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from postdiff_calib.cost.build import table_for_card
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.scores.evaluator import PictureEvaluator
-from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.scores.evaluator import ImageEvaluator
 
 #: Each must lose by at least so many standard errors.
 MUST_LOSE = {Knobs(4): 5, Knobs(20, cache_interval=5): 3, Knobs(20, guidance_fraction=0.3): 3, Knobs(20, 0.8, 0.375): 3}
@@ -66,7 +66,7 @@ def main() -> int:
         batch_size=25,
         latent_multiple=card.latent_multiple,
     )
-    evaluator = PictureEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings)
+    evaluator = ImageEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings)
     table = table_for_card(card, guidance_scale=scale)
     baseline = Knobs(card.num_inference_steps)
     everyone = list(range(args.num))

@@ -33,15 +33,15 @@ import numpy as np
 import torch
 
 from postdiff_calib.accelerate import attachment
+from postdiff_calib.files.pixels import rounded
 from postdiff_calib.generate import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
-from postdiff_calib.pixels import rounded
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.fidelity import ssim
-from postdiff_calib.settings import GenerationSettings
 
 RESULT = Path(__file__).parent / "results" / "switch_noise.json"
 SETTINGS = (

@@ -25,14 +25,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit, PlanCost
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.cost.budget import Limit, PlanCost
+from postdiff_calib.knobs import Knobs, searched
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.search.space import Candidate, SearchSpace, candidate
+from postdiff_calib.search.space import Candidate, SearchSpace, candidate, coordinate_matrix
 
 Array = npt.NDArray[np.float64]
-Arm = Literal["fewer", "cheaper", "joint"]
+Arm = Literal["step_reduction", "cheaper_steps", "combined"]
 
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "search_table.npz"
@@ -91,7 +91,7 @@ class World:
     @cached_property
     def rows(self) -> dict[str, int]:
         """Row by plan id."""
-        return {c.content: i for i, c in enumerate(self.candidates)}
+        return {c.plan_id: i for i, c in enumerate(self.candidates)}
 
     @cached_property
     def macs(self) -> Array:
@@ -108,9 +108,9 @@ class World:
         """Which plans belong to which arm."""
         default = self.reference.knobs.num_inference_steps
         return {
-            "fewer": np.array([c.fewer for c in self.candidates]),
-            "cheaper": np.array([c.knobs.num_inference_steps == default for c in self.candidates]),
-            "joint": np.ones(len(self.candidates), dtype=np.bool_),
+            "step_reduction": np.array([c.step_reduction for c in self.candidates]),
+            "cheaper_steps": np.array([c.knobs.num_inference_steps == default for c in self.candidates]),
+            "combined": np.ones(len(self.candidates), dtype=np.bool_),
         }
 
     def draw(self, rng: np.random.Generator, num_prompts: int) -> Scores:
@@ -131,7 +131,7 @@ class World:
         """This share of the baseline's MACs."""
         return Limit("macs", "median", share * self.reference.cost.macs, self.reference.cost.macs)
 
-    def allowed_rows(self, share: float, arm: Arm = "joint") -> npt.NDArray[np.intp]:
+    def allowed_rows(self, share: float, arm: Arm = "combined") -> npt.NDArray[np.intp]:
         """Rows of an arm's plans within a budget."""
         limit = self.limit(share)
         within = np.array([limit.allows(c.cost) for c in self.candidates])
@@ -141,7 +141,7 @@ class World:
         """The plans within a budget."""
         return [self.candidates[i] for i in self.allowed_rows(share)]
 
-    def best(self, share: float, arm: Arm = "joint") -> int | None:
+    def best(self, share: float, arm: Arm = "combined") -> int | None:
         """The row of the highest truth of an arm within a budget; None where the arm has no plan there."""
         rows = self.allowed_rows(share, arm)
         return int(rows[self.truth[rows].argmax()]) if len(rows) else None
@@ -168,8 +168,8 @@ def recorded(path: Path = TABLE) -> Recorded:
     with np.load(path) as data:
         plans = [compile_plan(Knobs.from_dict(k)) for k in json.loads(str(data["knobs"]))]
         macs, scores, baseline = data["macs"].tolist(), data["scores"].astype(np.float64), int(data["baseline"])
-    cost = {plan.content: PlanCost(m, 0) for plan, m in zip(plans, macs, strict=True)}
-    return Recorded([candidate(plan, lambda plan: cost[plan.content]) for plan in plans], scores, baseline)
+    cost = {plan.plan_id: PlanCost(m, 0) for plan, m in zip(plans, macs, strict=True)}
+    return Recorded([candidate(plan, lambda plan: cost[plan.plan_id]) for plan in plans], scores, baseline)
 
 
 def _rows_of(residual: Array, order: npt.NDArray[np.intp] | None = None) -> Noise:
@@ -201,17 +201,17 @@ def _grid() -> World:
     card = get_card("shapes")
     plans = SearchSpace.from_card(card, card.latent_size()).plans
     cost = {
-        f"{content:016x}": PlanCost(macs, paper)
-        for content, macs, paper in zip(
+        f"{plan_id:016x}": PlanCost(macs, paper)
+        for plan_id, macs, paper in zip(
             data["content"].tolist(), data["macs"].tolist(), data["macs_paper"].tolist(), strict=True
         )
     }
-    if len(plans) != len(cost) or any(plan.content not in cost for plan in plans):
+    if len(plans) != len(cost) or any(plan.plan_id not in cost for plan in plans):
         raise SystemExit("the search space has changed since grid_world.npz: run python benchmarks/grid_world.py")
-    by_content = {plan.content: plan for plan in plans}
-    candidates = [candidate(by_content[content], lambda plan: cost[plan.content]) for content in cost]
+    by_plan_id = {plan.plan_id: plan for plan in plans}
+    candidates = [candidate(by_plan_id[plan_id], lambda plan: cost[plan.plan_id]) for plan_id in cost]
     factor, correlation, neighbour = (data[n].astype(np.float64) for n in ("factor", "correlation", "neighbour"))
-    baseline = next(i for i, c in enumerate(candidates) if c.content == found.candidates[found.baseline].content)
+    baseline = next(i for i, c in enumerate(candidates) if c.plan_id == found.candidates[found.baseline].plan_id)
     prompts = found.scores.shape[1]
 
     def noise(_: np.random.Generator, columns: npt.NDArray[np.intp]) -> Callable[[int], Array]:
@@ -242,27 +242,33 @@ def _flat() -> World:
 def _cheaper_wins() -> World:
     table = _table()
     truth, macs = table.truth.copy(), table.macs
-    cheaper = np.flatnonzero(table.arms["cheaper"] & ~table.arms["fewer"])
-    fewer = np.flatnonzero(table.arms["fewer"])
+    cheaper_steps = np.flatnonzero(table.arms["cheaper_steps"] & ~table.arms["step_reduction"])
+    step_reduction = np.flatnonzero(table.arms["step_reduction"])
     edges = table.reference.cost.macs * np.array([0.0, *np.arange(0.15, 0.81, 0.05), 1.0]) * (1 + 1e-9)
     for low, high in pairwise(edges):
-        band = cheaper[(macs[cheaper] > low) & (macs[cheaper] <= high)]
-        rivals = fewer[macs[fewer] <= high]
+        band = cheaper_steps[(macs[cheaper_steps] > low) & (macs[cheaper_steps] <= high)]
+        rivals = step_reduction[macs[step_reduction] <= high]
         if len(band) and len(rivals):
             truth[band] += table.truth[rivals].max() + 1.0 - table.truth[band].max()
     return replace(table, name="cheaper wins", truth=truth)
 
 
+def by_symbol(candidates: Sequence[Candidate]) -> dict[str, npt.NDArray[np.float64]]:
+    """Effective values of the searched knobs by symbol, (M,) each."""
+    return {row.symbol: values for row, values in zip(searched(), coordinate_matrix(candidates).T, strict=True)}
+
+
 @cache
 def _cliffs() -> World:
     table, data = _table(), _grid_file()
-    known = (f"{content:016x}" for content in data["content"].tolist())
+    known = (f"{plan_id:016x}" for plan_id in data["content"].tolist())
     smooth = dict(zip(known, data["smooth"].tolist(), strict=True))
     truth = np.zeros(len(table.truth))
+    knobs = by_symbol(table.candidates)
     for i, c in enumerate(table.candidates):
-        total, s, _, k, m = c.coordinates()
+        total, s, k, m = (float(knobs[symbol][i]) for symbol in ("T", "s", "k", "m"))
         # losses are lessened and the way to the edge rises, so that the best plans are near it
-        truth[i] = 0.4 * smooth[c.content] + 6.0 * (k - 1) / 4 * s / 0.8 + 2.0 * (1 - m)
+        truth[i] = 0.4 * smooth[c.plan_id] + 6.0 * (k - 1) / 4 * s / 0.8 + 2.0 * (1 - m)
         truth[i] -= 8.0 * (k >= 4 and s >= 0.4) + 5.0 * (m < 0.6 and total <= 8)
     truth[table.baseline] = 0.0
     return replace(table, name="cliffs", truth=truth)
@@ -314,7 +320,10 @@ WORLDS: dict[str, tuple[Callable[[np.random.Generator, float], World], str]] = {
     "table": (lambda rng, share: _table(), "469 plans of the shapes model as recorded"),
     "grid": (lambda rng, share: _grid(), "all 17,489 plans of that model's grid; means by a model (grid_world.py)"),
     "flat": (lambda rng, share: _flat(), "every plan is as good as the baseline; noise as recorded"),
-    "cheaper wins": (lambda rng, share: _cheaper_wins(), "the best cheaper-steps plan is one point above fewer steps"),
+    "cheaper wins": (
+        lambda rng, share: _cheaper_wins(),
+        "the best cheaper-steps plan is one point above step reduction",
+    ),
     "cliffs": (lambda rng, share: _cliffs(), "smooth, but k ≥ 4 with s ≥ 0.4 and m < 0.6 with T ≤ 8 fall off"),
     "no structure": (lambda rng, share: _no_structure(rng), "the table's plans permuted among those of similar cost"),
     "lone optimum": (_lone_optimum, "one plan of middling cost, another in each run, is 2.5 points above the best"),

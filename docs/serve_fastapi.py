@@ -29,7 +29,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from postdiff_calib import enable, load_profile
-from postdiff_calib.deploy import load_for, to_picture
+from postdiff_calib.deploy import load_for, to_image
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.generate import generate
 
@@ -59,7 +59,7 @@ class Painter:
 
 def _png(image: Any) -> bytes:
     buffer = io.BytesIO()
-    to_picture(image).save(buffer, format="PNG")
+    to_image(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -112,15 +112,15 @@ class Batcher:
                 prompts, seeds, answers = ([request[i] for request in batch] for i in range(3))
                 self.batches[len(batch)] += 1
                 try:
-                    pictures = await loop.run_in_executor(thread, self.paint, prompts, seeds)
+                    images = await loop.run_in_executor(thread, self.paint, prompts, seeds)
                 except Exception as error:  # every request of the batch is told; the server goes on
                     for answer in answers:
                         if not answer.done():
                             answer.set_exception(error)
                 else:
-                    for answer, picture in zip(answers, pictures, strict=True):
+                    for answer, image in zip(answers, images, strict=True):
                         if not answer.done():
-                            answer.set_result(picture)
+                            answer.set_result(image)
 
 
 #: Most bytes of a request: a prompt of 2,000 characters, each of them escaped, and a seed.

@@ -1,4 +1,4 @@
-"""postdiff: the compute-optimal way to run a text-to-image diffusion model, fewer steps or cheaper steps.
+"""postdiff: the compute-optimal way to run a text-to-image diffusion model, step reduction or cheaper steps.
 
 Public names; each is imported on first use, so that importing the package is immediate::
 

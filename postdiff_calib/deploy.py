@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
+from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.pixels import to_array
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
@@ -103,7 +103,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     def run(knobs: Knobs) -> tuple[torch.Tensor, float]:
         import torch
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         start = time.perf_counter()
         images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))
@@ -122,17 +122,21 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
 
 
-def to_picture(image: torch.Tensor) -> Image.Image:
+def to_image(image: torch.Tensor) -> Image.Image:
     """An image of ``generate``, (3, H, W) in [0, 1], as an 8-bit image."""
     from PIL import Image
 
     return Image.fromarray(to_array(image))
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+#: The name that deployments of earlier versions import.
+to_picture = to_image
+
+
+def _save(image: Image.Image, path: Path) -> None:
     """Write a PNG file whole or not at all."""
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
 
 
 def _write(out: Path, prompt: str, seed: int, image: torch.Tensor, reference: torch.Tensor | None) -> GeneratedImage:
@@ -140,11 +144,11 @@ def _write(out: Path, prompt: str, seed: int, image: torch.Tensor, reference: to
 
     stem = f"{seed:05d}-{safe_name(prompt.lower()[:60], '', also='').strip('-')}"
     path, baseline, pair = out / f"{stem}.png", None, None
-    ours = to_picture(image)
+    ours = to_image(image)
     _save(ours, path)
     if reference is not None:
         baseline, pair = out / f"{stem}.baseline.png", out / f"{stem}.pair.png"
-        stock = to_picture(reference)
+        stock = to_image(reference)
         _save(stock, baseline)
         sheet = Image.new("RGB", (stock.width + ours.width + 4, ours.height), "white")
         sheet.paste(stock, (0, 0))

@@ -217,9 +217,10 @@ class Knobs:
         Raises:
             KnobError: an unknown name, or a value that is refused.
         """
+        known = names()
         for name in values:
-            if name not in names():
-                raise KnobError(f"unknown knob {name!r}", f"knobs are {', '.join(sorted(names()))}", "correct the name")
+            if name not in known:
+                raise KnobError(f"unknown knob {name!r}", f"knobs are {', '.join(sorted(known))}", "correct the name")
         more = {row.field for row in _REGISTERED} & set(values)
         own = {name: value for name, value in values.items() if name not in more}
         return cls(**cast(Any, own), more=tuple((name, values[name]) for name in sorted(more)))
@@ -262,7 +263,7 @@ _REGISTERED: list[Knob] = []
 
 @contextmanager
 def extended(rows: Sequence[Knob]) -> Iterator[None]:
-    """More rows in the table, for the length of the block; see ``accelerate.techniques.registered``."""
+    """More rows in the table, for the length of the block; see ``techniques.registered``."""
     _REGISTERED.extend(rows)
     try:
         yield
@@ -299,20 +300,17 @@ def settled(values: Mapping[str, Any], default_steps: int, lacks: Collection[str
         KnobError: a value that is refused.
     """
     found: dict[str, Any] = {}
-    for row in table():
+    rows = {row.field: row for row in table()}
+    for row in rows.values():
         value = values.get(row.field)
         if value is None:
             value = default_steps if row.per_model else row.neutral
             if row.needs and row.usual is not None:
                 value = row.usual
         found[row.field] = row.idle if row.idle is not None and row.field in lacks else value
-    for row in table():
-        if row.needs and found[row.needs] == _row(row.needs).neutral:
+    for row in rows.values():
+        if row.needs and found[row.needs] == rows[row.needs].neutral:
             found[row.field] = row.neutral
         if row.kind is int and isinstance(found[row.field], float) and found[row.field].is_integer():
             found[row.field] = int(found[row.field])
     return Knobs.from_dict(found)
-
-
-def _row(name: str) -> Knob:
-    return next(row for row in table() if row.field == name)

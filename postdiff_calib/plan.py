@@ -3,7 +3,7 @@
 The sampler executes the plan, the cost model prices it, the report draws it. Source: PostDiff, arXiv 2508.06160,
 sections 2.2 and 2.5.
 
-There are T steps. The techniques (``accelerate.techniques``) say, one after another, what happens on each of them.
+There are T steps. The techniques (``techniques``) say, one after another, what happens on each of them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from postdiff_calib.accelerate.techniques import states, techniques
-from postdiff_calib.accelerate.techniques.mixed_resolution import low_res_size as low_res_size
-from postdiff_calib.accelerate.techniques.step import Step as Step
-from postdiff_calib.accelerate.techniques.step import StepKind as StepKind
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.techniques import states, techniques
+from postdiff_calib.techniques.mixed_resolution import low_res_size as low_res_size
+from postdiff_calib.techniques.step import Step as Step
+from postdiff_calib.techniques.step import StepKind as StepKind
+from postdiff_calib.techniques.step import StepRow
 
 #: A search compiles thousands of plans from the same few hundred steps.
 _step = lru_cache(maxsize=8192)(Step)
+#: Where the steps stand in the text that a plan's hash is of.
+_STEPS = "\N{DOWNWARDS ARROW}steps"
+
+
+@lru_cache(maxsize=16384)
+def _steps(*columns: tuple[bool, ...]) -> StepRow:
+    """Steps of these columns, which many plans share."""
+    return StepRow(_step(index, *values) for index, values in enumerate(zip(*columns, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -67,16 +76,18 @@ class StepPlan:
         return Counter(step.kind for step in self.steps)
 
     @cached_property
-    def content(self) -> str:
+    def plan_id(self) -> str:
         """Short hash of what the plan makes the sampler do; equal for knobs that compile to the same run.
 
         Includes β, cache branch and cache mode only where a step makes use of them.
         """
         knobs = self.knobs
-        facts: dict[str, Any] = {"steps": [step.kind.facts for step in self.steps]}
+        facts: dict[str, Any] = {"steps": _STEPS}
         for technique in techniques():
             facts |= technique.facts(knobs, self.steps)
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        steps = self.steps if isinstance(self.steps, StepRow) else StepRow(self.steps)
+        text = json.dumps(facts, sort_keys=True).replace(json.dumps(_STEPS), steps.text)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         """A table in plain text, a row per step."""
@@ -118,14 +129,16 @@ def compile_plan(knobs: Knobs) -> StepPlan:
         columns |= technique.columns(knobs, columns)
     own = [columns[name] for name in ("low_res", "guided", "refresh", "cross_attention_live", "switch")]
     further = [state for state in states() if state.name not in StepKind._fields]
+    if not further:
+        return StepPlan(knobs, _steps(*map(tuple, own)))
     steps = []
     for index, values in enumerate(zip(*own, strict=True)):
         given = [(state, columns[state.name][index]) for state in further]
         more = tuple((state.name, value) for state, value in given if value != state.neutral)
         steps.append(_step(index, *values, more))
-    return StepPlan(knobs, tuple(steps))
+    return StepPlan(knobs, StepRow(steps))
 
 
 def plan_facts(plan: StepPlan) -> tuple[str, int, int, tuple[int, ...]]:
     """What a profile states of a plan: plan id, low-resolution steps, gate step, refresh steps."""
-    return plan.content, plan.n_low, plan.gate_step, plan.refresh_steps
+    return plan.plan_id, plan.n_low, plan.gate_step, plan.refresh_steps

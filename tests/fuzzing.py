@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from profiles import profile_data
 from studies import BASELINE, N, study_record
 
-from postdiff_calib.budget import PlanCost, parse_budget, parse_budgets
+from postdiff_calib.cost.budget import PlanCost, parse_budget, parse_budgets
 from postdiff_calib.cost.store import read_table
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan
@@ -35,7 +35,7 @@ from postdiff_calib.study.record import StudyRecord
 PROFILE = profile_data()
 RECORD = study_record().as_dict()
 TABLE = RECORD["cost"]
-BLOCK = {"plan": compile_plan(BASELINE).content, "knobs": BASELINE.as_dict(), "prompts": [0, 1], "scores": [80.0, 81.5]}
+BLOCK = {"plan": compile_plan(BASELINE).plan_id, "knobs": BASELINE.as_dict(), "prompts": [0, 1], "scores": [80.0, 81.5]}
 SECRET = "Sesame17"
 
 #: Text with what is awkward in it.

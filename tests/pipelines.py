@@ -424,7 +424,7 @@ def img2img(pipe: Any) -> Any:
     return quiet(getattr(diffusers, kind)(**pipe.components, **kwargs))
 
 
-def picture(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
+def condition_image(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
     """Random images in [0, 1], for pipelines that start from one."""
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
 
@@ -439,10 +439,10 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd3": (sd3, {"max_sequence_length": LENGTH}),
     "sana": (sana, {"complex_human_instruction": None, "max_sequence_length": LENGTH, "use_resolution_binning": False}),
     "flux": (flux, {"max_sequence_length": LENGTH, "negative_prompt": ["blue"] * 3, "true_cfg_scale": 4.0}),
-    "controlnet": (lambda: controlnet(sd("unipc")), {"image": picture(3, 128, 128)}),
+    "controlnet": (lambda: controlnet(sd("unipc")), {"image": condition_image(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
-        {"image": picture(3, 128, 128)},
+        {"image": condition_image(3, 128, 128)},
     ),
 }
 

@@ -23,7 +23,7 @@ def metrics() -> list[dict[str, Any]]:
 def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
     return {
         "knobs": knobs.describe(),
-        "content": compile_plan(knobs).content,
+        "plan_id": compile_plan(knobs).plan_id,
         "relative_macs": relative,
         "seconds": 0.06,
         "difference": difference(),
@@ -34,9 +34,9 @@ def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
 
 def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
     knobs = knobs or Knobs(20, 0.3, 0.5, 2, 0.75)
-    content, n_low, gate_step, refresh_steps = plan_facts(compile_plan(knobs))
+    plan_id, n_low, gate_step, refresh_steps = plan_facts(compile_plan(knobs))
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "model": {
             "id": "shapes",
             "card": "shapes",
@@ -65,7 +65,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
         },
         "knobs": knobs.as_dict(),
         "plan": {
-            "content": content,
+            "plan_id": plan_id,
             "n_low": n_low,
             "gate_step": gate_step,
             "refresh_steps": list(refresh_steps),
@@ -95,14 +95,14 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "rows": [
                 {
                     "share": 0.6,
-                    "fewer": arm(Knobs(12), 0.6),
-                    "cheaper": arm(knobs, 0.58),
-                    "joint": None,
-                    "cheaper_minus_fewer": difference(0.03, 0.02),
+                    "step_reduction": arm(Knobs(12), 0.6),
+                    "cheaper_steps": arm(knobs, 0.58),
+                    "combined": None,
+                    "cheaper_steps_minus_step_reduction": difference(0.03, 0.02),
                     "searched": True,
                     "unit": "spreads",
                     "metrics": {"clip": difference(0.3), "scene": difference(0.2, 1.0)},
-                    "winner": "cheaper",
+                    "winner": "cheaper_steps",
                     "answer": "Cheaper steps win at 60%.",
                 }
             ],
@@ -117,10 +117,10 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "seed": 0,
             "scorer": "local-dir:scorer",
             "scorer_sha256": "ef" * 32,
-            "sampler": "postdiff",
+            "search": "postdiff",
             "trials": 40,
             "images": 3000,
-            "smallest_difference": 0.2,
+            "minimum_detectable_difference": 0.2,
             "study": "studies/shapes",
             "notes": [],
         },

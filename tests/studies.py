@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from profiles import profile_data
 
-from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -19,7 +20,6 @@ from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, further_limits
@@ -46,7 +46,7 @@ CLIP, SCENE = Term("clip", 5.0, 1.0, 0.5), Term("scene", 0.2, 1.0, 0.02)
 
 
 class EasyMeter(Meter):
-    """A full guided step costs 2000 MACs, a reuse step a fifth of it, a low-resolution step a quarter."""
+    """A full guided step costs 2000 MACs, a cached step a fifth of it, a low-resolution step a quarter."""
 
     def __init__(self) -> None:
         super().__init__({"_class_name": "Easy"}, 4)
@@ -96,7 +96,7 @@ def finalists(limit: Limit, counts: Mapping[Arm, int]) -> tuple[str, ...]:
     for arm, count in counts.items():
         plans = [PlanScores(knobs, table.price(compile_plan(knobs)), np.zeros(1)) for knobs in LOSSES]
         plans = [p for p in plans if p.knobs != BASELINE and limit.allows(p.cost) and arm in p.arms(20)]
-        found |= {p.plan.content: p for p in sorted(plans, key=lambda p: LOSSES[p.knobs])[:count]}
+        found |= {p.plan.plan_id: p for p in sorted(plans, key=lambda p: LOSSES[p.knobs])[:count]}
     return tuple(found)
 
 
@@ -124,7 +124,7 @@ def write_scores(path: Path, losses: dict[Knobs, float], n: int, seed: int, *, s
     for knobs, loss in losses.items():
         noise = np.zeros(n) if knobs == BASELINE else random.normal(0, 0.5, n)
         scores = base - loss + noise - noise.mean()
-        block = {"plan": compile_plan(knobs).content, "knobs": knobs.as_dict(), "prompts": list(range(n))}
+        block = {"plan": compile_plan(knobs).plan_id, "knobs": knobs.as_dict(), "prompts": list(range(n))}
         block["scores"] = [float(score) for score in scores]
         if scene:
             noise = np.zeros(n) if knobs == BASELINE else other.normal(0, 0.03, n)
@@ -145,7 +145,7 @@ def study_record(
     """
     data = profile_data()
     model = {**data["model"], "scheduler": "DDIMScheduler", "guidance_scale": 3.6}
-    derived = {"num_held_out": 0, "trials": 0, "images": 0, "smallest_difference": 0.0, "notes": []}
+    derived = {"num_held_out": 0, "trials": 0, "images": 0, "minimum_detectable_difference": 0.0, "notes": []}
     fields = {
         "asked": Asked("shapes", parse_budget(budget), trials=len(LOSSES), seed=0),
         "settings": GenerationSettings(64, 64, 3.6, batch_size=10, latent_multiple=2),
@@ -167,7 +167,7 @@ def study_record(
 def make_study(
     folder: Path, *, scores: bool = True, held_out: bool = True, scene: bool = False, **changes: object
 ) -> Study:
-    """Write a study's folder; in it, cheaper steps win at the study's 60 % and fewer steps at 25 and 40 %.
+    """Write a study's folder; in it, cheaper steps win at the study's 60 % and step reduction at 25 and 40 %.
 
     All plans but ``T=20 s=0.5 β=0.5`` are finalists of a budget, so the held-out prompts have their scores.
 
@@ -183,6 +183,6 @@ def make_study(
         write_scores(folder / SCORES, LOSSES, N, 0, scene=scene)
     if scores and held_out:
         judged = {plan for budget in study.record.searched for plan in budget.finalists}
-        losses = {k: loss for k, loss in LOSSES.items() if k == BASELINE or compile_plan(k).content in judged}
+        losses = {k: loss for k, loss in LOSSES.items() if k == BASELINE or compile_plan(k).plan_id in judged}
         write_scores(folder / HELD_OUT, losses, N_HELD_OUT, 1, scene=scene)
     return study

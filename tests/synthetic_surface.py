@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.space import SearchSpace, candidate
 
@@ -40,12 +40,12 @@ def limit(share, space=SPACE):
 
 
 def loss(c, private=0.08):
-    total, s, beta, _, m = c.coordinates()
+    total, s, beta, k, m = c.coordinates()
     steps = 120 * (total**-2.2 - 20**-2.2)
     low = 1.2 * (s / 0.5) ** 1.5 * ((1 - beta) / 0.5) ** 1.3
-    cache = {1: 0.0, 2: 0.3, 3: 0.6, 4: 1.8, 5: 4.2}[c.k] * (20 / total) ** 0.7
+    cache = {1: 0.0, 2: 0.3, 3: 0.6, 4: 1.8, 5: 4.2}[int(k)] * (20 / total) ** 0.7
     guide = 1.3 * ((1 - m) / 0.55) ** 1.4
-    seed = int(hashlib.sha256(c.content.encode()).hexdigest()[:8], 16)
+    seed = int(hashlib.sha256(c.plan_id.encode()).hexdigest()[:8], 16)
     own = private * np.random.default_rng(seed).standard_normal() if steps + low + cache + guide > 1e-9 else 0.0
     return max(0.0, steps + low + cache + guide + 0.5 * low * cache + own)
 
@@ -64,13 +64,13 @@ class Surface:
 
     def row(self, knobs):
         c = candidate(compile_plan(knobs), price)
-        if c.content not in self._rows:
-            own = int(hashlib.sha256(c.content.encode()).hexdigest()[:8], 16)
+        if c.plan_id not in self._rows:
+            own = int(hashlib.sha256(c.plan_id.encode()).hexdigest()[:8], 16)
             mean = loss(c, self.private)
             spread = 0.0 if compile_plan(knobs).is_identity and knobs == self.space.baseline else 5 * mean**0.5 + 0.5
             noise = np.random.default_rng([self.seed, own]).standard_normal(self.num_prompts)
-            self._rows[c.content] = self.level - mean + self.noise * spread * noise
-        return self._rows[c.content]
+            self._rows[c.plan_id] = self.level - mean + self.noise * spread * noise
+        return self._rows[c.plan_id]
 
     def scores(self, knobs, indices):
         self.images += len(indices)

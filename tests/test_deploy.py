@@ -25,7 +25,7 @@ def job(tmp_path, monkeypatch):
     loaded = SimpleNamespace(pipe=None, card=SimpleNamespace(num_inference_steps=20))
     monkeypatch.setattr(deploy, "load_for", lambda *_, **__: (loaded, ()))
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("postdiff_calib.generate.generate", lambda *_, **__: iter([images]))
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", lambda *_, **__: iter([images]))
     job = GenerateJob(PROMPTS, tmp_path / "p.yaml", True, tmp_path / "new" / "out", 7, "cpu", "float32", False)
     return SimpleNamespace(job=job, images=images, folder=tmp_path)
 

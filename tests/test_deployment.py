@@ -18,8 +18,8 @@ from PIL import Image
 from profiles import profile_data
 
 from postdiff_calib import enable, summary
-from postdiff_calib.deploy import to_picture
-from postdiff_calib.generate import generate
+from postdiff_calib.deploy import to_image, to_picture
+from postdiff_calib.generate.images import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.models.load import load_pipeline
@@ -73,7 +73,7 @@ def test_a_deployment_needs_no_search_no_scorer_and_no_command_line(shapes, path
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     (batch,) = generate(shapes.pipe, load_profile(path), PROMPTS[:1], [5], load_profile(path).generation)
-    digest = hashlib.sha256(to_picture(batch[0]).tobytes()).hexdigest()
+    digest = hashlib.sha256(to_image(batch[0]).tobytes()).hexdigest()
     assert result.stdout.split() == ["(64,", "64)", digest]
 
 
@@ -118,17 +118,21 @@ def server():
     del sys.modules["serve_fastapi"]
 
 
+def test_the_earlier_name_still_works():
+    assert to_picture is to_image
+
+
 def pixels(content):
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
 
 
 @pytest.mark.slow
-def test_the_server_makes_the_pictures_that_generate_makes(server, shapes, path):
+def test_the_server_makes_the_images_that_generate_makes(server, shapes, path):
     from fastapi.testclient import TestClient
 
     profile = load_profile(path)
     images = torch.cat(list(generate(shapes.pipe, profile, PROMPTS, [7, 8, 9], profile.generation)))
-    expected = [np.asarray(to_picture(image), dtype=int) for image in images]
+    expected = [np.asarray(to_image(image), dtype=int) for image in images]
     painter = server.Painter(path, device="cpu")
 
     with TestClient(server.create_app(painter, window=0.0)) as client:
@@ -147,8 +151,8 @@ def test_the_server_makes_the_pictures_that_generate_makes(server, shapes, path)
         wishes = [{"prompt": prompt, "seed": seed} for prompt, seed in zip(PROMPTS, (7, 8, 9), strict=True)]
         answers = list(threads.map(lambda wish: client.post("/image", json=wish), wishes))
         assert client.get("/health").json()["batches"] == {"3": 1}
-    for answer, picture in zip(answers, expected, strict=True):
-        assert abs(pixels(answer.content) - picture).max() <= 1
+    for answer, image in zip(answers, expected, strict=True):
+        assert abs(pixels(answer.content) - image).max() <= 1
 
 
 class Stub:
@@ -171,13 +175,13 @@ def test_an_error_is_one_sentence_and_the_server_goes_on(server):
     def paint(prompts, seeds):
         if "bad" in prompts:
             raise UsageError("a bad prompt", "it cannot be drawn", "take another")
-        return [b"picture"] * len(prompts)
+        return [b"image"] * len(prompts)
 
     with TestClient(server.create_app(Stub(paint), window=0.0)) as client:
         answer = client.post("/image", json={"prompt": "bad"})
         assert answer.status_code == 500
         assert answer.json() == {"detail": "a bad prompt: it cannot be drawn; take another"}
-        assert client.post("/image", json={"prompt": "good"}).content == b"picture"
+        assert client.post("/image", json={"prompt": "good"}).content == b"image"
 
 
 def test_a_large_request_is_turned_away(server):
@@ -218,7 +222,7 @@ def test_a_full_queue_turns_requests_away(server):
     def paint(prompts, seeds):
         begun.set()
         assert go_on.wait(120)
-        return [b"picture"] * len(prompts)
+        return [b"image"] * len(prompts)
 
     stub = Stub(paint)
     with TestClient(server.create_app(stub, window=0.0, room=1)) as client, ThreadPoolExecutor(2) as threads:
@@ -233,7 +237,7 @@ def test_a_full_queue_turns_requests_away(server):
             go_on.set()
         assert answer.status_code == 503
         assert "try again later" in answer.json()["detail"]
-        assert running.result().content == waiting.result().content == b"picture"
+        assert running.result().content == waiting.result().content == b"image"
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "broken.yaml"])

@@ -8,7 +8,7 @@ from postdiff_calib.errors import KnobError, PostdiffError
 from postdiff_calib.knobs import Knobs, searched, settled, table
 
 
-def test_defaults_are_the_unaccelerated_model():
+def test_defaults_are_the_baseline():
     assert Knobs() == Knobs(
         num_inference_steps=20,
         low_res_fraction=0.0,

@@ -14,7 +14,7 @@ import torch
 from report.report_study import CLIP, make_study
 from rich.console import Console
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import GuardError, ModelError, ProfileError
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards
@@ -23,23 +23,23 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS
 from postdiff_calib.profile import json_schema, load_profile, parse_profile
 from postdiff_calib.quality.metrics import DISTANCE, METRICS, Metric, metrics, registered
-from postdiff_calib.report.html.content import Findings
+from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.page import render
 from postdiff_calib.report.terminal import print_profile
 from postdiff_calib.scores import guards as rails
 from postdiff_calib.scores.book import FileStore
-from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term, parse_per_metric
 
 
-def brightness(pictures):
-    return [100 * float(image.mean()) for image in pictures.images]
+def brightness(given):
+    return [100 * float(image.mean()) for image in given.images]
 
 
-def mean_absolute_difference(pictures):
-    images, reference = pictures.pair
+def mean_absolute_difference(given):
+    images, reference = given.pair
     return [float((a - b).abs().mean()) for a, b in zip(images, reference, strict=True)]
 
 
@@ -102,9 +102,9 @@ def test_they_are_gone_afterwards():
 
 @pytest.mark.usefixtures("_toys")
 def test_they_are_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr("postdiff_calib.generate.generate", generate)
-    baseline = BaselinePictures(tmp_path, Knobs(8), {})
-    evaluator = PictureEvaluator(None, Scorer(), ["a", "b"], 3, {}, baseline=baseline)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", generate)
+    baseline = BaselineImages(tmp_path, Knobs(8), {})
+    evaluator = ImageEvaluator(None, Scorer(), ["a", "b"], 3, {}, baseline=baseline)
     own, other = evaluator.measured(Knobs(8), [0, 1]), evaluator.measured(Knobs(4), [0, 1])
     assert own.measures["mae"] == [0, 0]
     assert own.measures["bright"] == pytest.approx([25, 25], abs=1)

@@ -26,12 +26,12 @@ class CheapestFirst(Strategy):
     def propose(self, budget, number, busy=(), suggested=None):
         assert suggested is None
         known = {*self.book.plans, *busy}
-        open_plans = [c for c in self.members("joint", budget) if c.content not in known]
-        return Proposal(min(open_plans, key=lambda c: (c.cost.macs, c.content)), self.role, "joint", budget)
+        open_plans = [c for c in self.members("combined", budget) if c.plan_id not in known]
+        return Proposal(min(open_plans, key=lambda c: (c.cost.macs, c.plan_id)), self.role, "combined", budget)
 
     def finalists(self, budget=0, failed=()):
-        seen = [c for c in self.members("joint", budget) if c.content in self.book.plans and c.content not in failed]
-        return [Finalist(max(seen, key=lambda c: np.nanmean(self.book.differences(c.content))), "joint")]
+        seen = [c for c in self.members("combined", budget) if c.plan_id in self.book.plans and c.plan_id not in failed]
+        return [Finalist(max(seen, key=lambda c: np.nanmean(self.book.differences(c.plan_id))), "combined")]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def _toy():
 
 def search(folder, trials):
     problem = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL), N, further=(limit(0.35, SMALL),))
-    settings = SearchSettings(n_trials=trials, sampler="cheapest", explore_prompts=4)
+    settings = SearchSettings(n_trials=trials, strategy="cheapest", explore_prompts=4)
     return run_search(problem, settings, folder, {"model": "toy"})
 
 
@@ -50,13 +50,13 @@ def test_it_is_gone_afterwards():
     with registered(CheapestFirst):
         assert strategies() == (*STRATEGIES, CheapestFirst)
     assert strategies() == STRATEGIES
-    with pytest.raises(StudyError, match="sampler 'cheapest': samplers are postdiff, tpe, gp, random, nsga2"):
+    with pytest.raises(StudyError, match="search 'cheapest': searches are postdiff, tpe, gp, random, nsga2"):
         find_strategy("cheapest")
 
 
 @pytest.mark.usefixtures("_toy")
 def test_it_may_be_asked_for(tmp_path):
-    check_job(CalibrateJob(sampler="cheapest", study=tmp_path / "study", out=tmp_path / "profile.yaml"))
+    check_job(CalibrateJob(search="cheapest", study=tmp_path / "study", out=tmp_path / "profile.yaml"))
     assert default_trials(240, "cheapest") == default_trials(240)
 
 
@@ -65,8 +65,8 @@ def test_it_searches(tmp_path):
     result = search(tmp_path, 12)
     strategy = result.strategy
     assert isinstance(strategy, CheapestFirst)
-    by_cost = sorted(strategy.members("joint"), key=lambda c: (c.cost.macs, c.content))
-    looked = [c.content in result.plans for c in by_cost]
+    by_cost = sorted(strategy.members("combined"), key=lambda c: (c.cost.macs, c.plan_id))
+    looked = [c.plan_id in result.plans for c in by_cost]
     first_left_out = looked.index(False)
     # it proposed the cheapest ones, beside those that every search starts with, and would go on with the next
     assert first_left_out >= strategy.planned(0, result.trials - first_left_out) > 0
@@ -79,11 +79,11 @@ def test_its_own_finalists_are_judged_and_further_budgets_are_left_alone(tmp_pat
     (searched,) = result.searched
     (finalist,) = searched.finalists
     means = {
-        c.content: np.nanmean(result.strategy.book.differences(c.content))
-        for c in result.strategy.members("joint")
-        if c.content in result.plans
+        c.plan_id: np.nanmean(result.strategy.book.differences(c.plan_id))
+        for c in result.strategy.members("combined")
+        if c.plan_id in result.plans
     }
-    assert finalist.candidate.content == max(means, key=means.get)
+    assert finalist.candidate.plan_id == max(means, key=means.get)
     assert searched.unfound is None
     assert result.strategy.planned(1, 0) == 0
     # a resumed search has nothing left to do

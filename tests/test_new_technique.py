@@ -15,12 +15,9 @@ from report.report_study import make_study
 from typer.testing import CliRunner
 
 from postdiff_calib.accelerate import accelerated, enable, summary
-from postdiff_calib.accelerate.techniques import registered
-from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
-from postdiff_calib.accelerate.techniques.technique import Fired, Part, State, Technique
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import app
 from postdiff_calib.cost import CostTable, table_for_card
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.latency import probes
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.errors import KnobError, ProfileError
@@ -28,13 +25,16 @@ from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import json_schema, load_profile, parse_profile
-from postdiff_calib.report.html.content import Findings, plan_words
+from postdiff_calib.report.html.findings import Findings, plan_words
 from postdiff_calib.report.html.page import render
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.search.backend.sampler import distributions, parameters, snap
+from postdiff_calib.search.backend.proposer import distributions, parameters, snap
 from postdiff_calib.search.importance import severities
 from postdiff_calib.search.space import SearchSpace, candidate, coordinate_matrix
 from postdiff_calib.search.surrogate import Features
+from postdiff_calib.techniques import registered
+from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.technique import Fired, Part, State, Technique
 
 
 class Scaling:
@@ -119,7 +119,7 @@ class Toy(Technique):
     def fired(self, steps, summary):
         return (Fired("output scaling", self.acts(steps), any(part.hook.calls for part in self.attached)),)
 
-    def probes(self, mixed):
+    def probes(self, mixed, probing):
         return (replace(mixed, scale_interval=2),)
 
     def metered(self, key):
@@ -140,10 +140,10 @@ def run_cli(*arguments):
 
 
 def test_it_is_gone_afterwards():
-    stock = compile_plan(Knobs(8)).content
+    stock = compile_plan(Knobs(8)).plan_id
     with registered(Toy()):
-        assert compile_plan(Knobs(8)).content == stock
-        assert compile_plan(Knobs(8, scale_interval=4)).content != stock
+        assert compile_plan(Knobs(8)).plan_id == stock
+        assert compile_plan(Knobs(8, scale_interval=4)).plan_id != stock
     with pytest.raises((KnobError, TypeError)):
         Knobs(8, scale_interval=4)
     with pytest.raises(KnobError, match="unknown knob 'scale_interval'"):
@@ -169,8 +169,8 @@ def test_it_is_planned(toy):
     assert plan.acting == ("output scaling",)
     assert not plan.is_identity
     assert str(plan).count("scaled") == 2
-    assert plan.content == compile_plan(Knobs(8, scale_interval=3)).content
-    assert len({compile_plan(Knobs(8, scale_interval=n)).content for n in range(10)}) == 9  # 9 of 8 steps is never
+    assert plan.plan_id == compile_plan(Knobs(8, scale_interval=3)).plan_id
+    assert len({compile_plan(Knobs(8, scale_interval=n)).plan_id for n in range(10)}) == 9  # 9 of 8 steps is never
 
 
 def test_it_runs_with_the_others_and_leaves_nothing_behind(toy):
@@ -236,14 +236,14 @@ def test_it_is_searched(toy):
     assert np.abs(features(points[:1])).max() < 1e-12
     columns = features(points)[:, features.groups["main5"]]
     assert len(np.unique(columns, axis=0)) == 3
-    assert [c.fewer for c in few] == [True] + [False] * 5
+    assert [c.step_reduction for c in few] == [True] + [False] * 5
 
     assert "scale_interval" in distributions(space)
     assert parameters(few[2].knobs, space)["scale_interval"] == 2
     assert snap({"scale_interval": 3.6}, space)["scale_interval"] == 4
     scores = PlanScores(few[1].knobs, few[1].cost, np.zeros(1))
     assert severities(scores)[-1] == 0.25
-    assert scores.arms(20) == ("cheaper", "joint")
+    assert scores.arms(20) == ("cheaper_steps", "combined")
 
 
 def test_it_is_written_to_a_profile_and_read_back(toy, tmp_path):

@@ -24,12 +24,12 @@ from typing import Any
 from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.accelerate.run_summary import RunSummary
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.uncopied import refuse_copy
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
-from postdiff_calib.settings import DEFAULT_NOISE
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.noise import DEFAULT_NOISE
+from postdiff_calib.techniques.uncopied import refuse_copy
 
 #: Held while a pipeline is enabled or disabled: hooks are put on and taken off by one thread at a time.
 _ENABLING = threading.RLock()

@@ -22,18 +22,18 @@ from postdiff_calib.accelerate.network import NetworkAttachment, claim, give_bac
 from postdiff_calib.accelerate.run import Run
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted, switch_of
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.mixed_resolution import (
+from postdiff_calib.errors import UnsupportedError, UsageError
+from postdiff_calib.models.families import Family, family_of
+from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.mixed_resolution import (
     fresh_noise,
     low_res_start,
     start_size,
     upsample,
 )
-from postdiff_calib.accelerate.techniques.switch_noise import Pooling, pooling, renoised
-from postdiff_calib.errors import UnsupportedError, UsageError
-from postdiff_calib.models.families import Family, family_of
-from postdiff_calib.plan import StepPlan, compile_plan
-from postdiff_calib.settings import parse_noise
+from postdiff_calib.techniques.noise import parse_noise
+from postdiff_calib.techniques.switch_noise import Pooling, pooling, renoised
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")

@@ -15,16 +15,16 @@ from typing import Any
 
 from postdiff_calib.accelerate import layout
 from postdiff_calib.accelerate.run import Run
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.block_cache import count_network_layers
-from postdiff_calib.accelerate.techniques.hooks import add_hook, remove_hook
-from postdiff_calib.accelerate.techniques.technique import NetworkCall, Part
-from postdiff_calib.accelerate.techniques.uncopied import Uncopied
 from postdiff_calib.accelerate.two_calls import SecondCall
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.models.families.family import Guidance
 from postdiff_calib.plan import StepPlan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.hooks import add_hook, remove_hook
+from postdiff_calib.techniques.layers import count_network_layers
+from postdiff_calib.techniques.technique import NetworkCall, Part
+from postdiff_calib.techniques.uncopied import Uncopied
 
 #: Denoisers and schedulers that are inside an accelerated call now: one call at a time may drive them.
 _BUSY: set[int] = set()

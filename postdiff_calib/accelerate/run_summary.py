@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.errors import UsageError
 from postdiff_calib.plan import StepPlan
+from postdiff_calib.techniques import techniques
 
 
 @dataclass

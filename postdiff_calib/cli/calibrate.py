@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
-from postdiff_calib.settings import DEFAULT_NOISE
+from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
 def calibrate_command(
@@ -48,7 +48,8 @@ def calibrate_command(
         str,
         typer.Option("--noise", help="Of low-resolution steps: complement (draws none), coupled or independent."),
     ] = DEFAULT_NOISE,
-    sampler: Annotated[str, typer.Option("--sampler", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
+    search: Annotated[str, typer.Option("--search", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
+    sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
@@ -101,13 +102,16 @@ def calibrate_command(
 
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
-    from postdiff_calib.budget import parse_budget
+    from postdiff_calib.cost.budget import parse_budget
+    from postdiff_calib.errors import UsageError
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.job import CalibrateJob
     from postdiff_calib.jobs.stopped import stopped_line
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
 
+    if sampler is not None:
+        raise UsageError(f"--sampler {sampler}", "the option has another name now", f"write --search {sampler}")
     job = CalibrateJob(
         model=model,
         budget=parse_budget(budget),
@@ -118,7 +122,7 @@ def calibrate_command(
         out=out,
         study=study,
         noise=noise,
-        sampler=sampler,
+        search=search,
         device=device,
         dtype=dtype,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""``postdiff compare``: fewer or cheaper steps at every budget of a study, or two profiles side by side."""
+"""``postdiff compare``: step reduction or cheaper steps at every budget of a study, or two profiles side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def compare_command(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw quality against cost into this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Answer the question at every budget: fewer steps, cheaper steps, or both?
+    """Answer the question at every budget: step reduction, cheaper steps, or combined?
 
     Example: postdiff compare studies/shapes --plot compare.png
 
@@ -35,7 +35,7 @@ def compare_command(
         first, second = map(load_profile, what)
         print_profiles(what, first, second, as_json=as_json)
         return
-    from postdiff_calib.budget import parse_budgets
+    from postdiff_calib.cost.budget import parse_budgets
     from postdiff_calib.files import refuse_output
     from postdiff_calib.study.arms import compare_arms
     from postdiff_calib.study.record import Study

@@ -58,9 +58,8 @@ def cost_command(
     for path, what in ((out, "output"), (plot, "plot")):
         if path is not None:
             refuse_output(path, inputs=inputs, what=what)
-    branch = knobs["cache_branch"]
     card, costs = _table(
-        model, height, width, guidance_scale, measure, quick, refresh, branch, batch_size, device, dtype, table
+        model, height, width, guidance_scale, measure, quick, refresh, knobs, batch_size, device, dtype, table
     )
     view = CostView(card, costs, settled(knobs, card.num_inference_steps, names() - card.knobs), convention, as_json)
     if out is not None:
@@ -84,7 +83,7 @@ def _check_options(
     out: Path | None,
     table: Path | None,
 ) -> None:
-    from postdiff_calib.budget import parse_budget
+    from postdiff_calib.cost.budget import parse_budget
     from postdiff_calib.errors import UsageError
 
     if convention not in ("paper", "full"):
@@ -107,7 +106,7 @@ def _table(
     measure: bool,
     quick: bool,
     refresh: bool,
-    cache_branch: int,
+    knobs: dict[str, Any],
     batch_size: int,
     device: str,
     dtype: str,
@@ -125,6 +124,7 @@ def _table(
         sizes: dict[str, Any] = {"height": height or None, "width": width or None}
         return card, table_for_card(card, **sizes, guidance_scale=guidance_scale)
     from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.techniques import techniques
 
     loaded = load_pipeline(model, device=device, dtype=dtype)
     card = loaded.card
@@ -136,7 +136,7 @@ def _table(
         batch_size=batch_size,
         measure=measure,
         scales=card.low_res_scales,
-        branches=(cache_branch,),
+        branches=tuple(branch for technique in techniques() for branch in technique.branches(knobs)),
         quick=quick,
         refresh=refresh,
     )

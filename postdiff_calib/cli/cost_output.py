@@ -11,10 +11,10 @@ from typing import Any, cast
 import typer
 from rich.table import Table
 
-from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
-from postdiff_calib.cost.grid import binding_knob, plot_reachable, reachable, show
+from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost.grid import binding_knob, reachable, show
 from postdiff_calib.cost.macs import Convention
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.card import Card
@@ -118,14 +118,19 @@ class CostView:
             say(f"written to {out}")
 
     def print_modules(self) -> None:
-        """MACs of a full and a reuse step by block and kind of layer."""
+        """MACs of a full and a cached step by block and kind of layer."""
         from postdiff_calib.cost.meter import StepKey
         from postdiff_calib.cost.modules import breakdown
+        from postdiff_calib.techniques import techniques
+        from postdiff_calib.techniques.technique import Deployment
 
         full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
         shown = {"full step": full}
-        if "cache_interval" in self.card.knobs:
-            shown["reuse step"] = full._replace(refresh=False, branch=self.knobs.cache_branch)
+        deployment = Deployment(self.costs.latent, self.costs.latent_multiple, self.costs.guides)
+        for technique in techniques():
+            if (saving := technique.saving_step(self.card.knobs)) is not None:
+                name, kind = saving
+                shown[name] = full._replace(**technique.key(kind, self.knobs, deployment))
         counted = {name: breakdown(self.costs.meter, key) for name, key in shown.items()}
         if self.as_json:
             typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))
@@ -148,15 +153,17 @@ class CostView:
         rows = reachable(priced, limit)
         if plot is not None:
             title = f"{self.costs.model} {self.costs.height}×{self.costs.width}"
+            from postdiff_calib.report.plots import plot_reachable
+
             plot_reachable(rows, plot, title, limit)
         if self.as_json:
             facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]
             typer.echo(json.dumps({"budget": limit.value if limit else None, "rows": facts}, indent=2))
         else:
-            table = _table("T", "plans", "cheapest", "dearest", "cheapest plan", "within budget")
+            table = _table("T", "plans", "cheapest", "most expensive", "cheapest plan", "within budget")
             for row in rows:
                 within = "" if row.within is None else str(row.within)
-                figures = show(row.cheapest, limit), show(row.dearest, limit)
+                figures = show(row.cheapest, limit), show(row.most_expensive, limit)
                 table.add_row(
                     str(row.num_inference_steps), str(row.plans), *figures, row.cheapest_knobs.describe(), within
                 )

@@ -21,7 +21,7 @@ from postdiff_calib.cli.worker import worker_command
 
 app = typer.Typer(
     name="postdiff",
-    help="Finds the compute-optimal way to run a text-to-image diffusion model: fewer steps or cheaper steps.",
+    help="Finds the compute-optimal way to run a text-to-image diffusion model: step reduction or cheaper steps.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -73,7 +73,7 @@ def _options(
         bool, typer.Option("--debug", help="Show the trace of an unexpected error; goes with any command.")
     ] = False,
 ) -> None:
-    """Finds the compute-optimal way to run a text-to-image diffusion model: fewer steps or cheaper steps.
+    """Finds the compute-optimal way to run a text-to-image diffusion model: step reduction or cheaper steps.
 
     Start with: postdiff calibrate --model shapes --budget 60%
     """

@@ -102,7 +102,7 @@ def build_cost_table(
         batch_size: images per call; seconds are per image at this batch.
         measure: measure seconds; otherwise prices are in MACs alone.
         scales: β values whose kinds of step are measured.
-        branches: cache branches whose reuse steps are measured.
+        branches: cache branches whose cached steps are measured.
         quick: measure a few kinds for about ten seconds and predict the others.
         refresh: measure again even if this machine has measured this model before.
         progress: is given the stage and its rounds.

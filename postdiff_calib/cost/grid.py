@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from postdiff_calib.budget import Limit, PlanCost, format_macs, format_seconds
-from postdiff_calib.errors import UsageError
-from postdiff_calib.files import save_figure
+from postdiff_calib.cost.budget import Limit, PlanCost, format_macs, format_seconds
 from postdiff_calib.knobs import Knobs
 
 
@@ -23,7 +20,7 @@ class GridRow:
     Attributes:
         num_inference_steps: T.
         plans: how many distinct plans have it.
-        cheapest, dearest: lowest and highest cost, in seconds or MACs.
+        cheapest, most_expensive: lowest and highest cost, in seconds or MACs.
         cheapest_knobs: the plan that costs least.
         within: how many the budget allows; None without one.
     """
@@ -31,7 +28,7 @@ class GridRow:
     num_inference_steps: int
     plans: int
     cheapest: float
-    dearest: float
+    most_expensive: float
     cheapest_knobs: Knobs
     within: int | None
 
@@ -59,49 +56,12 @@ def reachable(priced: Iterable[tuple[Knobs, PlanCost]], limit: Limit | None = No
 
 
 def binding_knob(rows: Sequence[GridRow]) -> tuple[Knobs, str]:
-    """The cheapest plan of all and the knob whose range keeps it from being cheaper, in words."""
+    """The cheapest plan of all and the knob whose range keeps it from being cheaper, as text."""
     cheapest = min(rows, key=lambda row: row.cheapest)
     lowest = min(row.num_inference_steps for row in rows)
     return cheapest.cheapest_knobs, f"T cannot go below {lowest} in this model's search space"
 
 
-def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit | None = None) -> None:
-    """Draw the range of costs at each T, and the budget as a line.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-        OutputError: the file cannot be written, or its ending is not an image's.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
-    seconds = limit is not None and limit.kind == "seconds"
-    top = max(row.dearest for row in rows)
-    unit, scale = ("s", 1.0) if seconds else _unit(top)
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = [row.num_inference_steps for row in rows]
-    low, high = [row.cheapest / scale for row in rows], [row.dearest / scale for row in rows]
-    axes.fill_between(steps, low, high, alpha=0.25, label="all plans")
-    axes.plot(steps, high, marker="o", markersize=3, label="fewer steps alone")
-    axes.plot(steps, low, marker="o", markersize=3, label="cheapest plan")
-    if limit is not None:
-        axes.axhline(limit.value / scale, color="black", linestyle="--", linewidth=1, label="budget")
-    axes.set(xlabel="denoising steps T", ylabel=f"cost per image ({unit})", title=title, ylim=(0, None))
-    axes.legend()
-    save_figure(figure, path, dpi=150)
-
-
 def show(figure: float, limit: Limit | None) -> str:
-    """A cost in words, in the limit's kind."""
+    """A cost as text, in the limit's kind."""
     return format_seconds(figure) if limit is not None and limit.kind == "seconds" else format_macs(figure)
-
-
-def _unit(macs: float) -> tuple[str, float]:
-    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if macs >= scale:
-            return f"{prefix}MACs, attention counted", scale
-    return "MACs, attention counted", 1.0

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.accelerate.techniques import techniques
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
@@ -26,6 +25,8 @@ from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs, names, settled
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.progress import Progress
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.technique import Probing
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -107,24 +108,12 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
         table: prices in MACs; a plan that it refuses (no such branch, no smaller size) is left out.
         setting: which β and branches.
     """
-    k = 2 if "cache_interval" in applicable else 1
-    m = 0.5 if "guidance_fraction" in applicable else 1.0
-    first = setting.branches[0] if setting.branches else 1
-    wanted = [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=first), Knobs(6)]
-    if k > 1:
-        # A second share of reuse steps, for the line.
-        wanted.append(Knobs(8, cache_interval=4, guidance_fraction=m, cache_branch=first))
     # Quickly: the middle and the smallest, so that all others lie between measured sizes.
     scales = _middle_first(setting.scales)[: 2 if setting.quick else None]
-    if "low_res_fraction" in applicable:
-        # Low: 4 guided and 4 conditional steps; full: cross-attention live once, then cached, refresh and reuse.
-        low = Knobs(12, 2 / 3, 0.5, k, 1 / 3 if m < 1 else 1.0, first)
-        wanted += [replace(low, low_res_scale=scale) for scale in scales]
-        if k > 1 and not setting.quick:
-            wanted += [replace(low, low_res_scale=scale, cache_interval=1) for scale in scales[:1]]
-    if k > 1 and not setting.quick:
-        wanted += [Knobs(8, cache_interval=k, guidance_fraction=m, cache_branch=b) for b in setting.branches[1:]]
-    wanted += [knobs for technique in techniques() for knobs in technique.probes(wanted[0])]
+    probing = Probing(applicable, scales, setting.branches, setting.quick)
+    mixed = Knobs(8, **{name: value for technique in techniques() for name, value in technique.mixed(probing).items()})
+    wanted = [mixed, Knobs(6)]
+    wanted += [knobs for technique in techniques() for knobs in technique.probes(mixed, probing)]
     plans: list[StepPlan] = []
     kinds: set[Any] = set()
     for knobs in wanted:
@@ -224,12 +213,12 @@ def summarise(
 def _factor_line(
     table: CostTable, latency: Latency, runs: Sequence[tuple[StepPlan, Timeline]], batch_size: int
 ) -> tuple[float, float]:
-    """(start, slope) of measured over summed seconds of the steps against the share of reuse steps."""
+    """(start, slope) of measured over summed seconds of the steps against the share of cached steps."""
     ratios: dict[str, list[float]] = defaultdict(list)
-    shares = {plan.content: reuse_share(plan) for plan, _ in runs}
+    shares = {plan.plan_id: reuse_share(plan) for plan, _ in runs}
     for plan, times in runs:
-        ratios[plan.content].append(sum(times.steps) / batch_size / _loop(table, latency, plan))
-    x = [shares[content] for content in ratios]
+        ratios[plan.plan_id].append(sum(times.steps) / batch_size / _loop(table, latency, plan))
+    x = [shares[plan_id] for plan_id in ratios]
     y = [statistics.median(values) for values in ratios.values()]
     if len(set(x)) < 2:
         return statistics.fmean(y), 0.0

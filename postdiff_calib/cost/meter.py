@@ -1,7 +1,7 @@
 """What one denoising step costs: the real hooks on a weightless network, counted.
 
 The denoiser is built on the meta device, the very hooks that a deployment attaches are put on it, and each kind of
-step is called and counted. So a figure is of what runs: on a reuse step the blocks that the cache skips do not run, on
+step is called and counted. So a figure is of what runs: on a cached step the blocks that the cache skips do not run, on
 a step with cached cross-attention those layers do not (queries, keys, values, products and output projection).
 
 Symbols: (h, w) latent size, b cache branch; a guided step runs 2 network items per image, another 1.
@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.accelerate.techniques.technique import Deployment, Part, Technique
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.errors import UnsupportedError, reason_of
 from postdiff_calib.plan import StepKind, StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques.technique import Deployment, Part, Technique
 
 #: The name under which the hooks are put on; the network is our own, so nothing can clash.
 _HOOKS = "postdiff-cost"

@@ -52,7 +52,7 @@ def environment_of(loaded: LoadedModel, batch_size: int) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """The hardware in words, e.g. ``NVIDIA H100 80GB HBM3`` or the processor's model."""
+    """The hardware as text, e.g. ``NVIDIA H100 80GB HBM3`` or the processor's model."""
     import torch
 
     if device.startswith("cuda"):

@@ -7,7 +7,7 @@ A plan's MACs are the sum over its steps, exact. Its seconds per image, end to e
 where ``before`` is everything up to the first network call (text encoding, set-up) and ``after`` is decoding to a
 image. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little less than the median
 of their sum, and a step's time depends a little on what ran before it (a processor's caches hold less of the deep
-blocks' weights after shallow steps), so it is linear in the share r of steps that reuse. A kind of step that was not
+blocks' weights after cached steps), so it is linear in the share r of steps that reuse. A kind of step that was not
 measured is predicted from its MACs.
 
 The table is plain data: one made on another machine prices plans here.
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
 from postdiff_calib.errors import ModelError
@@ -54,7 +54,7 @@ class Latency:
         text: the text encoders' share of ``before``.
         step_overhead: share of a step outside the network (scheduler, guidance).
         switch: what the step that changes resolution takes beyond others of its kind.
-        scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of reuse steps.
+        scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of cached steps.
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: images per call.
         memory: peak bytes per image beyond the weights by kind of step, where the device reports them.

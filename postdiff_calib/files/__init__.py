@@ -3,10 +3,11 @@
 | module | what |
 | --- | --- |
 | ``parse`` | text, YAML and JSON of unknown origin: bounded in size, depth and numbers |
-| ``differences`` | the entries in which two mappings differ, in words |
+| ``differences`` | the entries in which two mappings differ, as text |
 | ``write`` | one way to write a file, which paths are accepted as outputs, names that are safe in paths |
 | ``lock`` | one process at a time on a study's folder |
 | ``secrets`` | addresses and texts without their passwords |
+| ``pixels`` | images in 8 bits, as a file has them |
 """
 
 from postdiff_calib.files.lock import StudyLock

@@ -1,4 +1,4 @@
-"""Two mappings of plain data → the entries in which they differ, in words."""
+"""Two mappings of plain data → the entries in which they differ, as text."""
 
 from __future__ import annotations
 

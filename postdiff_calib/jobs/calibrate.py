@@ -7,28 +7,26 @@ differs.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
-from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
-from postdiff_calib.settings import parse_noise
-from postdiff_calib.study.asked import Asked
-from postdiff_calib.study.record import Study, StudyRecord
+from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
+from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
@@ -77,8 +75,7 @@ def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> Calibr
         study = study.with_earlier_searches()
     study = spread_stage(study, bench, progress, fresh=job.fresh)
     search = run_stage(study, bench, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
-    study = study.with_settings(bench.batch.within(study.record.settings))
-    study = study.with_search(search.trials, search.failed, searched_budgets(search.searched))
+    study = saved(study, bench, search, search.searched)
     interrupted = search.interrupted
     if not interrupted:
         try:
@@ -221,7 +218,7 @@ def run_stage(
     )
     settings = SearchSettings(
         n_trials=record.asked.trials,
-        sampler=record.asked.sampler,
+        strategy=record.asked.search,
         seed=record.seed,
         explore_prompts=default_explore_prompts(len(record.held_out)),
         guards=record.asked.rails,
@@ -246,8 +243,14 @@ def run_stage(
 def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
     """What each budget's search came to, as a study keeps it."""
     return [
-        SearchedBudget(s.limit, tuple(f.candidate.content for f in s.finalists), s.unfound, s.fits) for s in searched
+        SearchedBudget(s.limit, tuple(f.candidate.plan_id for f in s.finalists), s.unfound, s.fits) for s in searched
     ]
+
+
+def saved(study: Study, bench: Workbench, search: SearchResult, searched: Sequence[Searched]) -> Study:
+    """The study with what each budget's search came to, and the batch size that fitted into memory; on the disk."""
+    study = study.with_settings(bench.batch.within(study.record.settings))
+    return study.with_search(search.trials, search.failed, searched_budgets(searched))
 
 
 def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress: Progress) -> Study:
@@ -260,7 +263,7 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
     evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder, progress.note)
     broken: dict[str, tuple[str, str]] = {}
     for _ in range(1 + REPLACEMENTS):
-        chosen = {f.candidate.content: f.candidate.knobs for s in search.searched for f in s.finalists}
+        chosen = {f.candidate.plan_id: f.candidate.knobs for s in search.searched for f in s.finalists}
         progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
         found = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
         if not found:
@@ -271,80 +274,4 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
         search = search.without(broken)
     evidence = study.evidence()
     searched = search.after_judging(evidence.differences(evidence.held_out))
-    study = study.with_settings(bench.batch.within(study.record.settings))
-    study = study.with_search(search.trials, search.failed, searched_budgets(searched))
-    return study.without(broken)
-
-
-def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:
-    """What a study is about, before it is searched."""
-    from importlib.metadata import version
-
-    from postdiff_calib.cost.store import device_name
-    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
-    from postdiff_calib.search.strategies import default_trials
-
-    loaded = bench.loaded
-    pipe, card = loaded.pipe, loaded.card
-    known = card.name if card.name != loaded.source else None
-    trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.sampler)
-    return StudyRecord(
-        asked=Asked(
-            model=job.model,
-            budget=job.budget,
-            trials=trials,
-            seed=job.seed,
-            prompts=job.prompts,
-            sampler=job.sampler,
-            delta=job.delta,
-            weight=job.weight,
-            max_drop=job.max_drop,
-            guards=job.guards,
-        ),
-        settings=bench.settings,
-        fingerprint=bench.fingerprint(),
-        num_inference_steps=card.num_inference_steps,
-        model=ModelSection(
-            id=card.name if card.embedded else loaded.source,
-            card=known,
-            revision=loaded.revision or "local",
-            pipeline_class=type(pipe).__name__,
-            denoiser_class=type(getattr(pipe, card.denoiser_role)).__name__,
-            fingerprint=loaded.fingerprint,
-            dtype=loaded.dtype,
-            height=card.height,
-            width=card.width,
-            scheduler=type(pipe.scheduler).__name__,
-            guidance_scale=float(card.guidance_scale),
-            configuration=configuration_of(pipe),
-            tokenizer=fingerprint_tokenizers(pipe),
-            notes=list(loaded.notes),
-        ),
-        evidence=EvidenceSection(
-            prompt_set=prompt_set,
-            prompt_set_sha256=bench.calibration.sha256,
-            num_prompts=len(bench.held_out),
-            num_held_out=0,
-            held_out_sha256=bench.held_out.sha256,
-            seed=job.seed,
-            scorer="shapes" if card.embedded else bench.scorer.name,
-            scorer_sha256=bench.scorer.weights_sha256,
-            sampler=job.sampler,
-            trials=0,
-            images=0,
-            smallest_difference=0.0,
-            study=str(job.folder),
-            notes=[],
-        ),
-        environment=EnvironmentSection(
-            device=device_name(loaded.device),
-            latency_device=None,
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},
-            },
-        ),
-        calibration=bench.calibration.prompts,
-        held_out=bench.held_out.prompts,
-        cost=table,
-    )
+    return saved(study, bench, search, searched).without(broken)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
-from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
 from postdiff_calib.quality import metric as find_metric
@@ -51,7 +51,7 @@ class Check:
 
     Attributes:
         name: what was checked.
-        wanted, found: in words.
+        wanted, found: as text.
         outcome: ``failed`` alone makes the verification fail.
         reason: why it is not ``passed``, or what a pass means; may be empty.
         figures: the numbers behind it, for scripts.
@@ -171,10 +171,10 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
     )
     if section.kind == "macs":
         return Check("latency", "no limit", found, "not judged", "the budget is in MACs", figures)
-    measured, unaccelerated = (p50, base50) if section.quantile == "median" else (p95, base95)
+    measured, reference = (p50, base50) if section.quantile == "median" else (p95, base95)
     name = "p50" if section.quantile == "median" else "p95"
     if parse_budget(section.text).relative:
-        value, limit = measured / unaccelerated, section.share
+        value, limit = measured / reference, section.share
         wanted = f"{name} at most {limit:.3g} of the baseline {name}"
         found = f"{value:.3g}: {found}"
     else:
@@ -197,7 +197,7 @@ def quality(metric: str, stated: StatedComparison, fresh: Comparison, on: str, m
         metric: its name, of ``quality.METRICS``.
         stated: the profile's paired difference, in the metric's unit.
         fresh: the paired difference measured now.
-        on: what it was measured on, in words, e.g. ``fresh prompts``.
+        on: what it was measured on, as text, e.g. ``fresh prompts``.
         metrics: how many metrics are checked.
     """
     gap = fresh.mean - stated.mean
@@ -229,7 +229,7 @@ def baseline_score(metric: str, stated: float, num_prompts: int, fresh: Sequence
         stated: the profile's mean of the baseline.
         num_prompts: over so many prompts.
         fresh: at least two values measured now.
-        on: what they were measured on, in words.
+        on: what they were measured on, as text.
     """
     n = len(fresh)
     mean, spread = statistics.fmean(fresh), statistics.stdev(fresh)
@@ -248,7 +248,7 @@ def guard_rail(guard: Guard, reading: Reading | None, on: str) -> Check:
     Args:
         guard: the profile's.
         reading: of the plan now; None where the metric could not be computed here.
-        on: what it was measured on, in words.
+        on: what it was measured on, as text.
     """
     name = f"guard {guard.metric}"
     wanted = f"{guard.rule} {guard.bound:g}".replace("-", "−")

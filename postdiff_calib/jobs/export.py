@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.budget import Budget, parse_budget, parse_budgets
+from postdiff_calib.cost.budget import Budget, parse_budget, parse_budgets
 from postdiff_calib.cost.store import read_table
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import ModelError, OutputError, ProfileError, StudyError, UsageError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from postdiff_calib.budget import Budget, parse_budget
+from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
 from postdiff_calib.scores.names import STUDY_NAME
-from postdiff_calib.settings import DEFAULT_NOISE
+from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CalibrateJob:
     out: Path = Path("profile.yaml")
     study: Path | None = None
     noise: str = DEFAULT_NOISE
-    sampler: str = "postdiff"
+    search: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 0

@@ -25,8 +25,8 @@ from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
 from postdiff_calib.search.strategies import find_strategy
-from postdiff_calib.settings import parse_noise
 from postdiff_calib.study.record import RECORD, Study
+from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
     from postdiff_calib.models.card import Card
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
     parse_noise(job.noise)
-    strategy = find_strategy(job.sampler)
+    strategy = find_strategy(job.search)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
         parse_per_metric(option, texts, [m.name for m in quality_metrics()])
-    # Optuna's samplers keep their seed in 32 bits.
+    # Optuna's own searches keep their seed in 32 bits.
     require_seed(job.seed, 1_000_000, HIGHEST_SEED if not strategy.asks else 2**32 - 1 + 999_999)
     _check_places(job)
     if job.storage is not None:

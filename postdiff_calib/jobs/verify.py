@@ -2,10 +2,6 @@
 
 Stages: read the profile → find fresh prompts → load the model and compare it → count and time the plan → score it.
 What cannot be compared with the profile's pipeline (it is another one) is neither timed nor scored.
-
-Fresh prompts come from the prompt set that the calibration drew from, without its calibration and held-out prompts;
-where too few of them are left, or the set is gone, the held-out prompts are drawn again with new seeds, and the check
-says so. Seeds count on behind those of the calibration, so no image of it is made again.
 """
 
 from __future__ import annotations
@@ -17,23 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import CheckError, PromptError, StudyError
+from postdiff_calib.errors import CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
+from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.prompts import PromptSet, content_hash, draw, left_over, load_prompt_set
-from postdiff_calib.study.record import Study
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.scores.select import PlanScores
 
-#: With fewer fresh prompts than this (and than asked for), held-out prompts with new seeds say more.
-LEAST_FRESH = 20
 #: Timed calls with and without the profile: enough for a 95th percentile, fewer where nothing is judged by them.
 ROUNDS, UNJUDGED_ROUNDS, LEAST_ROUNDS = 20, 5, 5
 #: Seconds after which no further round is begun.
@@ -91,16 +84,6 @@ class VerifyResult:
             "checks": [check.as_dict() for check in self.checks],
             "notes": list(self.notes),
         }
-
-
-@dataclass(frozen=True)
-class FreshPrompts:
-    """Prompts to verify on: prompt i has seed ``seed`` + i; ``what`` they are in words, ``note`` where not fresh."""
-
-    prompts: tuple[str, ...]
-    seed: int
-    what: str = "fresh prompts"
-    note: str = ""
 
 
 def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult:
@@ -209,10 +192,10 @@ def time_calls(
 
     judged = profile.budget.kind == "seconds"
     rounds = ROUNDS if judged else UNJUDGED_ROUNDS
-    unaccelerated = Knobs(loaded.card.num_inference_steps)
+    baseline = Knobs(loaded.card.num_inference_steps)
     progress.stage("timing", rounds)
     with_profile, without = in_turn(
-        [lambda: call(profile), lambda: call(unaccelerated)], rounds, TIME_LIMIT, time.monotonic, progress
+        [lambda: call(profile), lambda: call(baseline)], rounds, TIME_LIMIT, time.monotonic, progress
     )
     return with_profile, without
 
@@ -294,99 +277,22 @@ def score(
     Raises:
         HealthError: images are constant, saturated or not finite.
     """
-    from postdiff_calib.budget import PlanCost
+    from postdiff_calib.cost.budget import PlanCost
     from postdiff_calib.jobs.workbench import judge_for
     from postdiff_calib.scores.book import MemoryStore, ScoreBook
-    from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+    from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
 
-    n, unaccelerated = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
+    n, baseline = len(fresh.prompts), Knobs(loaded.card.num_inference_steps)
     progress.stage("scoring", 2 * n)
     with tempfile.TemporaryDirectory(prefix="postdiff-") as folder:
-        kept = BaselinePictures(Path(folder), unaccelerated, {}) if profile.budget.guards else None
+        kept = BaselineImages(Path(folder), baseline, {}) if profile.budget.guards else None
         settings = profile.generation
         judge = judge_for(loaded.card, fresh.prompts, loaded.device)
-        evaluator = PictureEvaluator(
+        evaluator = ImageEvaluator(
             loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept, judge
         )
-        book = ScoreBook(evaluator, n, unaccelerated, MemoryStore())
-        for knobs in (unaccelerated, profile.knobs):  # in this order: the second is measured against the first
+        book = ScoreBook(evaluator, n, baseline, MemoryStore())
+        for knobs in (baseline, profile.knobs):  # in this order: the second is measured against the first
             book.scores(knobs, range(n))
     free = PlanCost(0.0, 0.0)  # costs are checked elsewhere
-    return book.plan_scores(profile.knobs, free), book.plan_scores(unaccelerated, free)
-
-
-def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> FreshPrompts:
-    """Prompts that the calibration did not use, or its held-out ones with new seeds where there are none (see module).
-
-    Args:
-        profile: says which prompts were drawn, by set, number and seed.
-        count: how many are wanted, at least 2.
-        given: the prompt set, a shipped one's name or a file; by default the one that the study or the profile names.
-
-    Raises:
-        PromptError: the set is not the one that was drawn from, or neither it nor the study is found.
-    """
-    evidence = profile.evidence
-    if count < 2:
-        raise PromptError(f"{count} prompts", "an interval needs at least 2", "the default is 100")
-    study = _study(profile)
-    named = None if study is None else study.record.asked.prompts
-    drawn = None
-    for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
-        if drawn is None and name is not None:
-            drawn = _drawn(profile, name, required=name == given)
-    if drawn is not None:
-        rest, held_out = drawn
-        seed = evidence.seed + evidence.num_prompts + len(held_out)
-        if len(rest) >= min(count, LEAST_FRESH):
-            note = f"only {len(rest)} fresh prompts are left in the set" if len(rest) < count else ""
-            return FreshPrompts(rest[:count], seed, note=note)
-        why = f"prompt set {evidence.prompt_set!r} has {len(rest)} prompts left that the calibration did not use"
-    elif study is not None:
-        held_out = study.record.held_out
-        seed = evidence.seed + evidence.num_prompts + len(held_out)
-        why = f"prompt set {evidence.prompt_set!r} is not found as it was"
-    else:
-        raise PromptError(
-            f"prompt set {evidence.prompt_set!r}",
-            "neither it, as it was drawn from, nor the study is here, so no prompt is known to be fresh",
-            "name the set's file with --prompt-set",
-        )
-    if len(held_out) < 2:
-        raise PromptError(why, "and a single held-out prompt gives no interval", "calibrate with more prompts")
-    note = f"{why}: quality is judged on held-out prompts with new seeds, which flatters the profile a little"
-    return FreshPrompts(held_out[:count], seed, "held-out prompts with new seeds", note)
-
-
-def _study(profile: Profile) -> Study | None:
-    """The study that the profile came from, where its folder is still here and still holds the same prompts."""
-    try:
-        study = Study.load(profile.evidence.study)
-    except StudyError:
-        return None
-    return study if content_hash(study.record.held_out) == profile.evidence.held_out_sha256 else None
-
-
-def _drawn(profile: Profile, name: str, *, required: bool) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """(fresh prompts, held-out prompts) of a set, or None where it is not the set that the calibration drew from."""
-    evidence = profile.evidence
-    try:
-        found: PromptSet = load_prompt_set(name)
-    except PromptError:
-        if required:
-            raise
-        return None
-    try:
-        calibration, held_out = draw(found, evidence.num_prompts, evidence.seed)
-        same = (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256)
-    except PromptError:
-        same = False
-    if same:
-        return left_over(found, evidence.num_prompts, evidence.seed), held_out.prompts
-    if required:
-        raise PromptError(
-            f"prompt set {name!r}",
-            "it is not the one that the profile was calibrated on, so its intervals do not compare",
-            "give that set, or leave --prompt-set out",
-        )
-    return None
+    return book.plan_scores(profile.knobs, free), book.plan_scores(baseline, free)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PromptError
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.memory import BatchSize
-from postdiff_calib.settings import GenerationSettings, Noise
+from postdiff_calib.techniques.noise import Noise
 
 if TYPE_CHECKING:
     from postdiff_calib.models.card import Card
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from postdiff_calib.prompts import PromptSet
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.metrics import Metric
-    from postdiff_calib.scores.evaluator import PictureEvaluator
+    from postdiff_calib.scores.evaluator import ImageEvaluator
     from postdiff_calib.search.space import SearchSpace
 
 #: Latent sides up to this are small images, of which more go into a batch.
@@ -90,7 +91,7 @@ class Workbench:
         on_images: Callable[[int], None] | None = None,
         folder: Path | None = None,
         note: Callable[[str], None] = lambda _: None,
-    ) -> PictureEvaluator:
+    ) -> ImageEvaluator:
         """Makes and scores the images of a prompt set.
 
         Args:
@@ -101,14 +102,14 @@ class Workbench:
                 them; without it, images are scored and judged only.
             note: hears what a person should know, such as a batch that does not fit into memory.
         """
-        from postdiff_calib.scores.evaluator import BaselinePictures, PictureEvaluator
+        from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
         from postdiff_calib.scores.names import BASELINE
 
         baseline = None
         if folder is not None:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
-            baseline = BaselinePictures(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
-        return PictureEvaluator(
+            baseline = BaselineImages(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
+        return ImageEvaluator(
             self.loaded.pipe,
             self.scorer,
             prompts.prompts,

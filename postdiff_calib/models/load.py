@@ -279,7 +279,7 @@ def _missing(model: str, source: str, revision: str, error: Exception, *, offlin
 
 
 def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
-    """Replace the scheduler where the card or the technique asks for it; what was done, in words."""
+    """Replace the scheduler where the card or the technique asks for it; what was done, as text."""
     import diffusers
 
     shipped = type(pipe.scheduler).__name__

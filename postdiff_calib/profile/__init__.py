@@ -6,7 +6,8 @@ study is written without its password. ``profile.schema.json`` beside this file 
 """
 
 from postdiff_calib.profile.comments import comment
-from postdiff_calib.profile.document import SCHEMA_VERSION, Profile, json_schema
+from postdiff_calib.profile.document import Profile, json_schema
+from postdiff_calib.profile.earlier import SCHEMA_VERSION
 from postdiff_calib.profile.read import load_profile, parse_profile
 from postdiff_calib.profile.sections import (
     ArmResult,

@@ -27,7 +27,7 @@ _COMMENTS: dict[str, str] = {
     ),
     "plan": (
         "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
-        "deep blocks run on refresh_steps. content is a hash of it. noise: of low-resolution steps."
+        "deep blocks run on refresh_steps. plan_id is a hash of it. noise: of low-resolution steps."
     ),
     "expected": (
         "Cost per image and quality, with the same for the baseline. macs are multiply-accumulates of all\n"
@@ -38,13 +38,13 @@ _COMMENTS: dict[str, str] = {
         "with the seed. confirmed: on prompts that the search never saw."
     ),
     "tradeoff": (
-        "Fewer steps, cheaper steps, or both? The best plan found of each arm at several budgets (share of the\n"
+        "Step reduction, cheaper steps, or combined? The best plan found of each arm at several budgets (share of the\n"
         "baseline's cost), and between which budgets the better arm changes, if that is shown. A row that was not\n"
-        "searched decides nothing. The interval of cheaper minus fewer covers the best plans of both arms."
+        "searched decides nothing. The interval of cheaper steps minus step reduction covers the best plans of both."
     ),
     "evidence": (
         "What the figures rest on: prompts, seeds, the scoring model, the search. A true difference of\n"
-        "smallest_difference would be told from zero in four cases of five. notes say what is thin."
+        "minimum_detectable_difference is found in four such studies of five. notes say what is thin."
     ),
     "environment": (
         "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."

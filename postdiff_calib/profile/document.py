@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from postdiff_calib.files import write_atomically
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.comments import comment
@@ -25,11 +26,6 @@ from postdiff_calib.profile.sections import (
     Section,
     TradeoffSection,
 )
-from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.settings import GenerationSettings
-
-#: Written; version 1, which lacks single metrics and what was searched, is still read.
-SCHEMA_VERSION = 2
 
 
 class Profile(Section):
@@ -62,21 +58,8 @@ class Profile(Section):
 
     @property
     def metric_results(self) -> tuple[MetricResult, ...]:
-        """The quality metrics; a profile of version 1 states its score alone, and no spread."""
-        e = self.expected
-        if e.metrics:
-            return tuple(e.metrics)
-        alone = MetricResult(
-            metric=SCORE,
-            score=e.score,
-            baseline_score=e.baseline_score,
-            difference=e.difference,
-            spread=e.delta,
-            weight=1.0,
-            delta=e.delta,
-            verdict=e.verdict,
-        )
-        return (alone,)
+        """The quality metrics, the score first."""
+        return tuple(self.expected.metrics)
 
     @property
     def generation(self) -> GenerationSettings:
@@ -97,7 +80,7 @@ class Profile(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
         compiled = compile_plan(self.knobs)
-        stated = (self.plan.content, self.plan.n_low, self.plan.gate_step, tuple(self.plan.refresh_steps))
+        stated = (self.plan.plan_id, self.plan.n_low, self.plan.gate_step, tuple(self.plan.refresh_steps))
         if stated != plan_facts(compiled):
             raise ValueError("the plan section does not follow from the knobs section; export the profile again")
         return self

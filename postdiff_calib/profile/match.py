@@ -89,7 +89,7 @@ def weights_fact(model: ModelSection, loaded: LoadedModel) -> Fact:
 
 
 def pipeline_mismatches(model: ModelSection, pipe: Any) -> list[str]:
-    """What differs between ``pipe`` and a profile's pipeline, in words; empty when nothing does.
+    """What differs between ``pipe`` and a profile's pipeline, as text; empty when nothing does.
 
     Classes, then, where those are the same, the configuration of networks and scheduler.
     """
@@ -111,7 +111,7 @@ def mismatches(model: ModelSection, loaded: LoadedModel) -> list[str]:
 
 
 def other_settings(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What a study was made with differently, in words; empty when nothing differs.
+    """What a study was made with differently, as text; empty when nothing differs.
 
     Args:
         known: what the study's scores depend on, as it was stored.

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from postdiff_calib.errors import KnobError, ProfileError
 from postdiff_calib.files import line_of, read_text, read_yaml
-from postdiff_calib.profile.document import SCHEMA_VERSION, Profile
+from postdiff_calib.profile.document import Profile
+from postdiff_calib.profile.earlier import SCHEMA_VERSION, current, written_key
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -38,16 +39,16 @@ def parse_profile(text: str, name: str = "profile") -> Profile:
         raise ProfileError(where, f"this postdiff reads up to {SCHEMA_VERSION}, from 1 on", remedy)
     try:
         # JSON mode: lists for tuples and whole numbers for floats are fine, strings for numbers are not.
-        return Profile.model_validate_json(json.dumps(data))
+        return Profile.model_validate_json(json.dumps(current(data)))
     except (ValidationError, TypeError, ValueError) as error:
-        raise _explain(error, tree, name) from error
+        raise _explain(error, tree, name, version) from error
 
 
-def _explain(error: Exception, tree: Any, name: str) -> ProfileError:
+def _explain(error: Exception, tree: Any, name: str, version: Any) -> ProfileError:
     if not isinstance(error, ValidationError):
         return ProfileError(name, f"it holds a value that profiles do not use ({error})", "correct the file")
     first = error.errors()[0]
-    location = tuple(first["loc"])
+    location = tuple(written_key(part, version) for part in first["loc"])
     key = ".".join(str(part) for part in location) or "profile"
     where = f"{name}, line {line_of(tree, location)}, {key}"
     cause = first.get("ctx", {}).get("error")

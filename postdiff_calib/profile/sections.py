@@ -18,7 +18,7 @@ from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.card import MAX_SIDE
 from postdiff_calib.quality.metrics import comparisons, metrics
-from postdiff_calib.settings import Noise
+from postdiff_calib.techniques.noise import Noise
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -149,7 +149,7 @@ KnobsSection = Annotated[Section, _Made(knobs_section)]
 class PlanSection(Section):
     """What the settings compile to; checked against the knobs on loading."""
 
-    content: str
+    plan_id: str
     n_low: Annotated[int, Field(ge=0)]
     gate_step: Annotated[int, Field(ge=1)]
     refresh_steps: list[int]
@@ -252,7 +252,7 @@ class ArmResult(Section):
     """The best plan found of one arm under a budget; ``difference`` repeats the first of ``metrics``."""
 
     knobs: str
-    content: str
+    plan_id: str
     relative_macs: float
     seconds: float | None
     difference: Comparison
@@ -261,22 +261,23 @@ class ArmResult(Section):
 
 
 class TradeoffRow(Section):
-    """The paper's question at one budget: fewer steps, cheaper steps, or both?
+    """The paper's question at one budget: step reduction, cheaper steps, or combined?
 
     ``searched``: both arms were searched at this budget and their finalists judged on held-out prompts; else nothing is
-    decided. ``cheaper_minus_fewer`` is the best of one arm minus the best of the other, in ``unit``: points of the one
-    metric, or spreads of the baseline over all ``metrics``, whose own differences are of the two named plans.
+    decided. ``cheaper_steps_minus_step_reduction`` is the best of one arm minus the best of the other, in ``unit``:
+    points of the one metric, or spreads of the baseline over all ``metrics``, whose own differences are of the two
+    named plans.
     """
 
     share: Annotated[float, Field(gt=0)]
-    fewer: ArmResult | None
-    cheaper: ArmResult | None
-    joint: ArmResult | None
-    cheaper_minus_fewer: Comparison | None
+    step_reduction: ArmResult | None
+    cheaper_steps: ArmResult | None
+    combined: ArmResult | None
+    cheaper_steps_minus_step_reduction: Comparison | None
     searched: bool = False
     unit: Literal["points", "spreads"] = "points"
     metrics: dict[str, Comparison] = Field(default_factory=dict)
-    winner: Literal["fewer", "cheaper", "tie", "undecided"]
+    winner: Literal["step_reduction", "cheaper_steps", "tie", "undecided"]
     answer: str
 
 
@@ -291,8 +292,8 @@ class EvidenceSection(Section):
     """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin.
 
     ``num_prompts`` is the number that was asked for; the search used half as many, and ``num_held_out`` judged the plan
-    (0 where none did). ``smallest_difference`` is the smallest true difference of the score that is found in four such
-    studies of five.
+    (0 where none did). ``minimum_detectable_difference`` is the smallest true difference of the score
+    that is found in four such studies of five.
     """
 
     prompt_set: Address
@@ -303,10 +304,10 @@ class EvidenceSection(Section):
     seed: int
     scorer: str
     scorer_sha256: str
-    sampler: str
+    search: str
     trials: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=0)]
-    smallest_difference: float
+    minimum_detectable_difference: float
     study: Address
     notes: list[str]
 

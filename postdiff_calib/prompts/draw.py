@@ -1,6 +1,6 @@
 """Drawing the calibration set and a disjoint held-out set from a prompt set.
 
-The search looks at calibration prompts, many plans on few prompts each; its finalists are judged on held-out prompts,
+The search uses calibration prompts, many plans on few prompts each; its finalists are judged on held-out prompts,
 which it never saw, few plans on all of them. So the size that is asked for is that of the held-out set, and the
 calibration set is half as large.
 

@@ -36,7 +36,7 @@ class PromptSet:
     Attributes:
         prompts: distinct prompts, in the file's order.
         sha256: plan id of ``prompts`` and ``held_out``; file format and header do not enter.
-        source: where the prompts come from, in words.
+        source: where the prompts come from, as text.
         licence: SPDX identifier, or ``unknown``.
         name: the shipped set's name, or the file's stem.
         held_out: prompts the file reserves for confirmation; empty when it leaves the split to ``draw``.
@@ -267,18 +267,18 @@ def _read_json(path: Path, header: dict[str, Any]) -> Rows:
         content = content.get("annotations")
     if not isinstance(content, list):
         raise PromptError(f"prompt file {path}", "it has no list of captions", remedy)
-    pictures: set[int | str] = set()
+    images: set[int | str] = set()
     for number, row in enumerate(content, 1):
         text = row.get("caption") if isinstance(row, dict) else row
         if not isinstance(text, str):
             raise PromptError(f"{path}, caption {number}", "it holds no text", remedy)
-        picture = row.get("image_id") if isinstance(row, dict) else None
-        if picture is not None:
-            if isinstance(picture, bool) or not isinstance(picture, (int, str)):
+        image = row.get("image_id") if isinstance(row, dict) else None
+        if image is not None:
+            if isinstance(image, bool) or not isinstance(image, (int, str)):
                 raise PromptError(f"{path}, caption {number}", "its image_id is neither a number nor text", remedy)
-            if picture in pictures:
+            if image in images:
                 continue
-            pictures.add(picture)
+            images.add(image)
         yield text, ""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
-from postdiff_calib.pixels import levels
+from postdiff_calib.files.pixels import levels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,26 +114,26 @@ class ClipScorer:
         """open_clip's own preprocessing on tensors: (B, 3, H, W) in [0, 1] → (B, 3, S, S), normalised."""
         import torch
 
-        pictures = levels(images.detach().float().cpu()).to(torch.uint8)
+        resized = levels(images.detach().float().cpu()).to(torch.uint8)
         for transform in self._preprocess.transforms:
             kind = type(transform).__name__
             if kind == "MaybeToTensor":
-                pictures = pictures.float() / 255
+                resized = resized.float() / 255
             elif kind == "ResizeKeepRatio":  # reads a PIL image's size; the resizing itself is torchvision's
-                pictures = _resize_keep_ratio(transform, pictures)
+                resized = _resize_keep_ratio(transform, resized)
             elif kind != "MaybeConvertMode":
-                pictures = transform(pictures)
-        return pictures
+                resized = transform(resized)
+        return resized
 
 
-def _resize_keep_ratio(transform: Any, pictures: torch.Tensor) -> torch.Tensor:
+def _resize_keep_ratio(transform: Any, images: torch.Tensor) -> torch.Tensor:
     from torchvision.transforms.functional import resize
 
     class Sized:
-        size = (pictures.shape[-1], pictures.shape[-2])
+        size = (images.shape[-1], images.shape[-2])
 
     size = transform.get_params(Sized, transform.size, transform.longest)
-    resized: torch.Tensor = resize(pictures, size, transform.interpolation)
+    resized: torch.Tensor = resize(images, size, transform.interpolation)
     return resized
 
 

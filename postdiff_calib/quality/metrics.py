@@ -35,7 +35,7 @@ SCORE = "clip"
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What metrics are computed from: B images with their prompts, and what they are judged by.
 
     Args:
@@ -101,13 +101,13 @@ class Metric:
 
     Attributes:
         name: on the command line and in files.
-        label: in words.
+        label: its name in text.
         direction: which values are better; a quality metric's are the higher ones.
-        unit: of a value, in words.
+        unit: of a value, as text.
         function: maps ``Images`` to a number per prompt, or to a single number for a metric of the set.
         deviation: what surrogates of guards learn; of a quality metric's paired difference it is the loss.
         digits: shown after the point.
-        difference_unit: of a difference of two values, in words; short, may be empty.
+        difference_unit: of a difference of two values, as text; short, may be empty.
         highest: the largest value, or the largest drop, that a bound can sensibly have.
         example: a bound that a user might ask for, shown in messages and help.
         equal: its value for images equal to the reference; None where images are not compared.
@@ -120,7 +120,7 @@ class Metric:
     label: str
     direction: Literal["higher", "lower"]
     unit: str
-    function: Callable[[Pictures], list[float]]
+    function: Callable[[Images], list[float]]
     deviation: Deviation = LOSS
     digits: int = 2
     difference_unit: str = ""
@@ -146,7 +146,7 @@ class Metric:
 
     @property
     def guarded(self) -> str:
-        """What a guard bounds, in words: a quality metric's difference, a fidelity metric's value."""
+        """What a guard bounds, as text: a quality metric's difference, a fidelity metric's value."""
         return f"{self.label} difference" if self.quality else self.label
 
     @property
@@ -160,20 +160,20 @@ class Metric:
         return f"{round(value, self.digits) + 0.0:{'+' if signed else ''}.{self.digits}f}".replace("-", "−")
 
 
-def _clip(pictures: Pictures) -> list[float]:
-    return pictures.scorer.score(pictures.images, pictures.prompts)
+def _clip(images: Images) -> list[float]:
+    return images.scorer.score(images.images, images.prompts)
 
 
-def _scene(pictures: Pictures) -> list[float]:
-    if pictures.judge is None:
+def _scene(images: Images) -> list[float]:
+    if images.judge is None:
         raise ModelError(
             "metric scene", "this model has no judge of its scenes", "leave it out; the model shapes has one"
         )
-    return pictures.judge.score(pictures.images, pictures.prompts)
+    return images.judge.score(images.images, images.prompts)
 
 
-def _cmmd(pictures: Pictures) -> list[float]:
-    first, second = (pictures.scorer.image_features(part).numpy() for part in pictures.pair)
+def _cmmd(images: Images) -> list[float]:
+    first, second = (images.scorer.image_features(part).numpy() for part in images.pair)
     return [_cmmd_of_set(first, second)[0]]
 
 
@@ -183,10 +183,10 @@ def _cmmd_of_set(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tup
     return paired_cmmd(features, reference)
 
 
-def _lpips(pictures: Pictures) -> list[float]:
+def _lpips(images: Images) -> list[float]:
     from postdiff_calib.quality.lpips import installed
 
-    return installed()(*pictures.pair)
+    return installed()(*images.pair)
 
 
 def _lpips_weights() -> object:
@@ -226,7 +226,7 @@ METRICS: tuple[Metric, ...] = (
         "SSIM",
         "higher",
         "similarity, 1 = equal",
-        lambda pictures: ssim(*pictures.pair),
+        lambda images: ssim(*images.pair),
         SIMILARITY,
         digits=3,
         highest=1.0,
@@ -238,7 +238,7 @@ METRICS: tuple[Metric, ...] = (
         "PSNR",
         "higher",
         "dB",
-        lambda pictures: psnr(*pictures.pair),
+        lambda images: psnr(*images.pair),
         DECIBELS,
         digits=1,
         difference_unit="dB",

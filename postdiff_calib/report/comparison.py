@@ -30,7 +30,7 @@ def print_tradeoff(
         print_json(tradeoff.as_dict())
         return
     console = console or wide_console()
-    console.print(f"[bold]Fewer or cheaper?[/bold] {escape(tradeoff.answer)}", highlight=False)
+    console.print(f"[bold]Step reduction or cheaper steps?[/bold] {escape(tradeoff.answer)}", highlight=False)
     if tradeoff.crossover:
         console.print(crossover_text(tradeoff.crossover), highlight=False, markup=False)
     console.print()
@@ -65,7 +65,7 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
 
 
 def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]]:
-    """What a person wants to know of two profiles, by name, in words: (first, second)."""
+    """What a person wants to know of two profiles, by name, as text: (first, second)."""
 
     def facts(profile: Profile) -> dict[str, str]:
         e, knobs = profile.expected, profile.settings.model_dump()

@@ -1,4 +1,4 @@
-"""Images of results, drawn by matplotlib without a display.
+"""Every plot that matplotlib draws, without a display; ``plot_data`` says what is in it.
 
 Colours are Okabe and Ito's, which people who do not see all colours tell apart; shapes and dashes differ as well.
 """
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
+from postdiff_calib.report.plot_data import ArmMarks, arm_marks, tradeoff_caption, tradeoff_range
+from postdiff_calib.scores.select import ARM_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from postdiff_calib.cost.budget import Limit
+    from postdiff_calib.cost.grid import GridRow
     from postdiff_calib.scores.select import Arm
-    from postdiff_calib.study.arms import PlanPoint, Tradeoff
+    from postdiff_calib.study.arms import Tradeoff
 
 
 class Style(NamedTuple):
@@ -28,11 +32,17 @@ class Style(NamedTuple):
     line: dict[str, Any]
 
 
-#: Both at once lies under the other two, wide and pale, since it follows whichever of them is ahead.
+#: The combined arm lies under the other two, wide and pale, since it follows whichever of them is ahead.
 STYLES: dict[Arm, Style] = {
-    "fewer": Style("fewer steps", "#0072B2", "o", {"linestyle": (0, (5, 2)), "linewidth": 1.7, "zorder": 3}),
-    "cheaper": Style("cheaper steps", "#D55E00", "s", {"linestyle": (0, (1.3, 1.3)), "linewidth": 2.0, "zorder": 3}),
-    "joint": Style("both", "#009E73", "D", {"linestyle": "solid", "linewidth": 6, "alpha": 0.3, "zorder": 2}),
+    "step_reduction": Style(
+        ARM_NAMES["step_reduction"], "#0072B2", "o", {"linestyle": (0, (5, 2)), "linewidth": 1.7, "zorder": 3}
+    ),
+    "cheaper_steps": Style(
+        ARM_NAMES["cheaper_steps"], "#D55E00", "s", {"linestyle": (0, (1.3, 1.3)), "linewidth": 2.0, "zorder": 3}
+    ),
+    "combined": Style(
+        ARM_NAMES["combined"], "#009E73", "D", {"linestyle": "solid", "linewidth": 6, "alpha": 0.3, "zorder": 2}
+    ),
 }
 _GREY = "#555555"
 
@@ -64,12 +74,12 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    low, high = _limits(tradeoff)
+    low, high = tradeoff_range(tradeoff)
     band = axes.axhspan(-tradeoff.delta, tradeoff.delta, color="black", alpha=0.06, linewidth=0, zorder=0)
     axes.axhline(0, color=_GREY, linewidth=0.8, zorder=1)
     handles = []
     for arm, style in STYLES.items():
-        _draw_arm(axes, tradeoff.points[arm], arm, style)
+        _draw_arm(axes, arm_marks(tradeoff.points[arm], arm), style)
         look = {**style.line, "marker": style.marker, "markersize": 7, "markeredgecolor": "white"}
         handles.append(Line2D([], [], color=style.colour, label=style.label, **look))
     handles += axes.plot(
@@ -78,7 +88,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     handles += _mark_budgets(axes, tradeoff)
     band.set_label(f"within ±{tradeoff.delta:.2g} points")
     axes.legend(handles=[*handles, band], loc="lower right", framealpha=0.92, edgecolor="#cccccc", fontsize=9)
-    cheapest = min((p.share for p in tradeoff.points["joint"]), default=0.0)
+    cheapest = min((p.share for p in tradeoff.points["combined"]), default=0.0)
     axes.set(
         xlabel=f"{tradeoff.unit} per image, in % of the baseline's",
         ylabel="CLIP score minus the baseline's, in points",
@@ -90,34 +100,15 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("\n".join(textwrap.wrap(tradeoff.answer, 105)), loc="left", fontsize=9.5, color="#333333")
     figure.suptitle(
-        f"Fewer steps or cheaper steps?  {_title(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
+        f"Step reduction or cheaper steps?  {_title(tradeoff.model)}, {tradeoff.height}×{tradeoff.width}",
         x=0.01,
         ha="left",
         fontsize=13,
         fontweight="bold",
     )
-    figure.supxlabel(_caption(tradeoff, low), x=0.01, ha="left", fontsize=7.5, color=_GREY)
+    caption = "\n".join(textwrap.wrap(tradeoff_caption(tradeoff), 130))
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=_GREY)
     return figure
-
-
-def _caption(tradeoff: Tradeoff, low: float) -> str:
-    """What marks and lines mean, on which prompts, and how many plans lie under the lower edge."""
-    points = tradeoff.points["joint"]
-    pale = f"pale: the {tradeoff.num_prompts} prompts of the search"
-    text = f"{pale}, on which no plan is judged"
-    if _judged(points):
-        together = " by all metrics together" if len(tradeoff.metrics) > 1 else ""
-        text = (
-            f"Means of paired differences on {tradeoff.num_held_out} held-out prompts with 95 % intervals; lines: best "
-            f"plan within a budget{together}; {pale}"
-        )
-    hidden = sum(p.difference.mean < low for p in points)
-    text = f"{text[0].upper()}{text[1:]}{f' ({hidden} more below the edge)' if hidden else ''}."
-    return "\n".join(textwrap.wrap(text, 130))
-
-
-def _judged(points: Sequence[PlanPoint]) -> list[PlanPoint]:
-    return [p for p in points if p.held_out]
 
 
 def _title(model: str) -> str:
@@ -125,21 +116,17 @@ def _title(model: str) -> str:
     return (model if len(model) <= 40 else f"…{model[-39:]}").replace("$", r"\$")
 
 
-def _draw_arm(axes: Any, points: Sequence[PlanPoint], arm: Arm, style: Style) -> None:
-    """The frontier, the judged plans with their intervals, the others pale; a plan is marked as its narrowest arm."""
-    frontier = [p for p in _judged(points) if p.on_frontier]
-    if frontier:
-        x, y = [100 * p.share for p in frontier], [p.difference.mean for p in frontier]
+def _draw_arm(axes: Any, marks: ArmMarks, style: Style) -> None:
+    """The frontier, the judged plans with their intervals, the others pale."""
+    if marks.frontier:
+        x, y = [100 * p.share for p in marks.frontier], [p.difference.mean for p in marks.frontier]
         # The best plan stays the best at every larger budget.
         axes.step([*x, 100.0], [*y, y[-1]], where="post", color=style.colour, **style.line)
-    # The baseline is at 0 by definition and has a mark of its own.
-    own = [p for p in points if (arm != "joint" or p.arms == ("joint",)) and p.difference.low < p.difference.high]
-    pale = [p for p in own if not p.held_out]
     mark = {"marker": style.marker, "color": style.colour, "linestyle": "none"}
+    pale, judged = marks.pale, marks.judged
     axes.plot(
         [100 * p.share for p in pale], [p.difference.mean for p in pale], markersize=4, alpha=0.3, zorder=2, **mark
     )
-    judged = _judged(own)
     axes.errorbar(
         [100 * p.share for p in judged],
         [p.difference.mean for p in judged],
@@ -171,10 +158,38 @@ def _mark_budgets(axes: Any, tradeoff: Tradeoff) -> list[Any]:
     return handles
 
 
-def _limits(tradeoff: Tradeoff) -> tuple[float, float]:
-    """Of the vertical axis: every judged plan with its interval, or where none is, the frontiers; and some room."""
-    points = [p for found in tradeoff.points.values() for p in found]
-    counting = _judged(points) or [p for p in points if p.on_frontier]
-    low = min([-tradeoff.delta, *(p.difference.low for p in counting)])
-    high = max([tradeoff.delta, *(p.difference.high for p in counting)])
-    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+def plot_reachable(rows: Sequence[GridRow], path: Path, title: str, limit: Limit | None = None) -> None:
+    """Draw the range of costs at each T, and the budget as a line.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        OutputError: the file cannot be written, or its ending is not an image's.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("--plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
+    seconds = limit is not None and limit.kind == "seconds"
+    top = max(row.most_expensive for row in rows)
+    unit, scale = ("s", 1.0) if seconds else _unit(top)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [row.num_inference_steps for row in rows]
+    low, high = [row.cheapest / scale for row in rows], [row.most_expensive / scale for row in rows]
+    axes.fill_between(steps, low, high, alpha=0.25, label="all plans")
+    axes.plot(steps, high, marker="o", markersize=3, label="step reduction alone")
+    axes.plot(steps, low, marker="o", markersize=3, label="cheapest plan")
+    if limit is not None:
+        axes.axhline(limit.value / scale, color="black", linestyle="--", linewidth=1, label="budget")
+    axes.set(xlabel="denoising steps T", ylabel=f"cost per image ({unit})", title=title, ylim=(0, None))
+    axes.legend()
+    save_figure(figure, path, dpi=150)
+
+
+def _unit(macs: float) -> tuple[str, float]:
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if macs >= scale:
+            return f"{prefix}MACs, attention counted", scale
+    return "MACs, attention counted", 1.0

@@ -14,17 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.budget import format_macs, format_seconds
+from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.wording import (
-    ARM_NAMES,
     arm_difference,
     arm_results,
     fidelity,
     interval,
+    minimum_detectable_difference,
     own_row,
-    power,
     prompts,
     result_text,
     results,
@@ -34,7 +33,7 @@ from postdiff_calib.report.wording import (
     verdict,
     winner,
 )
-from postdiff_calib.scores.select import Arm
+from postdiff_calib.scores.select import ARM_NAMES, Arm
 
 if TYPE_CHECKING:
     from postdiff_calib.deploy import GenerateResult
@@ -45,7 +44,7 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206
 
 
 def seconds(value: float | None) -> str:
-    """Seconds in words, or a dash where nothing was timed."""
+    """Seconds as text, or a dash where nothing was timed."""
     return "–" if value is None else format_seconds(value)
 
 
@@ -87,7 +86,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
     console.print(arms_table(profile.tradeoff.rows), highlight=False)
     row = own_row(profile)
     if row is not None:
-        console.print(f"\n[bold]Fewer or cheaper?[/bold] {escape(row.answer)}", highlight=False)
+        console.print(f"\n[bold]Step reduction or cheaper steps?[/bold] {escape(row.answer)}", highlight=False)
     if profile.tradeoff.crossover:
         console.print(profile.tradeoff.crossover, highlight=False, markup=False)
     for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
@@ -110,7 +109,7 @@ def profile_facts(profile: Profile) -> dict[str, str]:
         "cost per image": saving,
         **metric_facts(profile),
         **_kept(profile),
-        "power": power(profile),
+        "detectable": minimum_detectable_difference(profile),
     }
 
 
@@ -134,7 +133,7 @@ def _kept(profile: Profile) -> dict[str, str]:
 
 
 def _old_rows(profile: Profile) -> tuple[str, ...]:
-    """What a reader must know of rows that version 1 stated; now all of them are on held-out prompts."""
+    """What a reader must know of rows of older profiles; today all of them are on held-out prompts."""
     if all(result.confirmed for row in profile.tradeoff.rows for result in arm_results(row).values()):
         return ()
     return ("Some plans in the table are judged on calibration prompts, which flatters them. Calibrate again.",)
@@ -151,11 +150,12 @@ def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_s
     metrics = row_metrics(rows)
     table = Table(
         title=escape(title or "best plan found of each arm: difference to the baseline, 95 % interval"),
-        caption="better: cheaper minus fewer steps, best found of each"
+        caption="better: cheaper steps minus step reduction, best found of each"
         + (", in spreads of the baseline" if any(row.unit == "spreads" for row in rows) else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     for name in ("budget", "arm", "plan"):
@@ -181,7 +181,7 @@ def _arm_line(arm: Arm, result: ArmResult, metrics: Sequence[str], baseline_seco
         "–" if c is None else "itself" if itself else interval(c, metric)
         for metric, c in zip(metrics, found, strict=True)
     ]
-    return [ARM_NAMES[arm].removesuffix(" steps"), result.knobs, f"{result.relative_macs:.0%}", time, *differences]
+    return [ARM_NAMES[arm], result.knobs, f"{result.relative_macs:.0%}", time, *differences]
 
 
 def _better_line(row: TradeoffRow, metrics: Sequence[str]) -> list[str]:

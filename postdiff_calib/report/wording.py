@@ -12,9 +12,7 @@ from typing import Protocol
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.quality.metrics import SCORE, Metric, in_words, metrics
 from postdiff_calib.scores.objective import DELTA_SHARE
-from postdiff_calib.scores.select import Arm
-
-ARM_NAMES: dict[Arm, str] = {"fewer": "fewer steps", "cheaper": "cheaper steps", "joint": "both"}
+from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
 
 
 class Interval(Protocol):
@@ -53,7 +51,7 @@ def value(amount: float, metric: str) -> str:
 
 
 def results(profile: Profile) -> tuple[MetricResult, ...]:
-    """The quality metrics of a profile; one of version 1 states its score alone, and no spread."""
+    """The quality metrics of a profile."""
     return profile.metric_results
 
 
@@ -81,25 +79,22 @@ def within(profile: Profile) -> str:
 
 
 def verdict(profile: Profile, on: str = "") -> str:
-    """The verdict over all metrics in words; ``on`` is put behind its first word."""
+    """The verdict over all metrics as text; ``on`` is put behind its first word."""
     e = profile.expected
     kind = f"{e.verdict} {on}".strip()
     if e.verdict == "equivalent":
         comma = "," if on else ":" if len(results(profile)) > 1 else ""
         return f"{kind}{comma} {within(profile)}"
     if e.verdict == "undecided" and e.prompts_to_decide:
-        enough = f"--num-prompts {e.prompts_to_decide}"
-        if profile.schema_version < 2:  # counted in prompts that were scored
-            enough = f"about {e.prompts_to_decide} prompts"
-        return f"{kind}; {enough} would decide"
+        return f"{kind}; --num-prompts {e.prompts_to_decide} would decide"
     return kind
 
 
-def power(profile: Profile) -> str:
-    """How large a true difference has to be for such a study to find it."""
+def minimum_detectable_difference(profile: Profile) -> str:
+    """The smallest true difference that four such studies of five find."""
     m = shown(results(profile)[0].metric)
-    least = m.show(profile.evidence.smallest_difference)
-    return f"a true {m.label} difference of {least} would be found in 4 of 5 such studies"
+    least = m.show(profile.evidence.minimum_detectable_difference)
+    return f"minimum detectable difference {least} ({m.label}; 4 of 5 such studies find one of that size)"
 
 
 def fidelity(profile: Profile) -> str:
@@ -114,7 +109,11 @@ def own_row(profile: Profile) -> TradeoffRow | None:
 
 def arm_results(row: TradeoffRow) -> dict[Arm, ArmResult]:
     """The arms of a row of which a plan was judged."""
-    found: dict[Arm, ArmResult | None] = {"fewer": row.fewer, "cheaper": row.cheaper, "joint": row.joint}
+    found: dict[Arm, ArmResult | None] = {
+        "step_reduction": row.step_reduction,
+        "cheaper_steps": row.cheaper_steps,
+        "combined": row.combined,
+    }
     return {arm: result for arm, result in found.items() if result is not None}
 
 
@@ -125,36 +124,31 @@ def row_metrics(rows: Sequence[TradeoffRow]) -> tuple[str, ...]:
 
 
 def arm_difference(result: ArmResult, metric: str) -> Comparison | None:
-    """A plan's difference to the baseline in a metric; version 1 states that of the score alone."""
+    """A plan's difference to the baseline in a metric; older profiles state that of the score alone."""
     return result.metrics.get(metric, result.difference if metric == SCORE else None)
-
-
-def searched(row: TradeoffRow) -> bool:
-    """Whether the row may decide; version 1 does not state it, and decides where it names a winner."""
-    return row.searched or row.winner != "undecided"
 
 
 def winner(row: TradeoffRow) -> str:
     """Which arm is better at a budget, in a few words."""
-    if not searched(row):
+    if not row.searched:
         return "not searched"
-    if row.winner in ("fewer", "cheaper"):
-        name = ARM_NAMES["fewer" if row.winner == "fewer" else "cheaper"]
-        return name if row.cheaper_minus_fewer is not None else f"only {name} fit"
+    if row.winner in ("step_reduction", "cheaper_steps"):
+        compared = row.cheaper_steps_minus_step_reduction is not None
+        return ARM_NAMES[row.winner] if compared else f"only {with_verb(row.winner, 'fit')}"
     return "neither" if row.winner == "tie" else "not compared"
 
 
 def missing(row: TradeoffRow, arm: Arm) -> str:
     """Why a row has no plan of an arm."""
-    if not searched(row):
+    if not row.searched:
         return "not searched"
-    other = {"fewer": "cheaper", "cheaper": "fewer"}.get(arm)
-    return "no plan fits" if row.cheaper_minus_fewer is None and row.winner == other else "none judged"
+    other = {"step_reduction": "cheaper_steps", "cheaper_steps": "step_reduction"}.get(arm)
+    return "no plan fits" if row.cheaper_steps_minus_step_reduction is None and row.winner == other else "none judged"
 
 
 def row_difference(row: TradeoffRow) -> str:
-    """Best of the cheaper arm minus best of the fewer arm, with its unit; empty where nothing was compared."""
-    c = row.cheaper_minus_fewer
+    """Cheaper steps minus step reduction, best found of each, with its unit; empty where nothing was compared."""
+    c = row.cheaper_steps_minus_step_reduction
     if c is None:
         return ""
     if row.unit == "points":

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.files import write_atomically
 from postdiff_calib.knobs import Knobs
@@ -190,7 +190,7 @@ class ScoreBook:
         self._evaluator = evaluator
         self.objective = objective
         self.num_prompts = num_prompts
-        self.baseline = compile_plan(baseline).content
+        self.baseline = compile_plan(baseline).plan_id
         self._baseline_knobs = baseline
         self._store = store
         self._scores: dict[str, Scores] = {}
@@ -235,7 +235,7 @@ class ScoreBook:
         Raises:
             StudyError: more than one prompt in ten had to be set aside: the model itself does not work here.
         """
-        plan = compile_plan(knobs).content
+        plan = compile_plan(knobs).plan_id
         row = self.known(plan)
         missing = [i for i in dict.fromkeys(indices) if math.isnan(row[i]) and i not in self.set_aside]
         if missing:
@@ -298,7 +298,7 @@ class ScoreBook:
 
     def plan_scores(self, knobs: Knobs, cost: PlanCost) -> PlanScores:
         """Everything known of a plan, as it stands now."""
-        plan = compile_plan(knobs).content
+        plan = compile_plan(knobs).plan_id
         features = self._features.get(plan)
         return PlanScores(
             knobs,

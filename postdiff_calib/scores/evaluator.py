@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import PlanError, PostdiffError, one_line, reason_of
 from postdiff_calib.files import replacing
+from postdiff_calib.files.pixels import rounded, to_array
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.pixels import rounded, to_array
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.memory import BatchSize, is_out_of_memory, release_memory
-from postdiff_calib.settings import GenerationSettings
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from postdiff_calib.quality.metrics import Metric
 
 
-class BaselinePictures:
+class BaselineImages:
     """The baseline's images, one PNG file each, shared by all processes that use the folder.
 
     A file's name tells the seed and a hash of all that the image depends on, so a file is never taken for another's.
@@ -44,8 +44,8 @@ class BaselinePictures:
 
     def __init__(self, folder: Path, knobs: Knobs, about: Mapping[str, Any]) -> None:
         self.folder, self.knobs = folder, knobs
-        self.content = compile_plan(knobs).content
-        self._about = json.dumps([self.content, dict(about)], sort_keys=True)
+        self.plan_id = compile_plan(knobs).plan_id
+        self._about = json.dumps([self.plan_id, dict(about)], sort_keys=True)
 
     def path(self, prompt: str, seed: int) -> Path:
         """Where the image of a prompt and seed is, or would be."""
@@ -80,7 +80,7 @@ class BaselinePictures:
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-class PictureEvaluator:
+class ImageEvaluator:
     """Makes and scores the images of a prompt set.
 
     Args:
@@ -104,7 +104,7 @@ class PictureEvaluator:
         base_seed: int,
         settings: GenerationSettings,
         on_images: Callable[[int], None] | None = None,
-        baseline: BaselinePictures | None = None,
+        baseline: BaselineImages | None = None,
         judge: SceneJudge | None = None,
         note: Callable[[str], None] = lambda _: None,
         batch: BatchSize | None = None,
@@ -134,7 +134,7 @@ class PictureEvaluator:
         """
         import numpy as np
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
@@ -193,6 +193,19 @@ class PictureEvaluator:
         from postdiff_calib.quality.health import check_health
 
         check_health(images, prompts)
+        found = self._tried(knobs, images, prompts, seeds)
+        if isinstance(found, Exception):
+            self.note(f"scoring images of {knobs.describe()} failed ({_said(found)}); trying once more")
+            found = self._tried(knobs, images, prompts, seeds)
+        if isinstance(found, Exception):
+            rule = f"its images cannot be scored ({_said(found)}, twice)"
+            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from found
+        return found
+
+    def _tried(
+        self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Measured | Exception:
+        """As ``_ask``, or the error of a scorer that failed; an error that another try cannot mend is raised."""
         try:
             return self._ask(knobs, images, prompts, seeds)
         except PostdiffError:
@@ -200,16 +213,7 @@ class PictureEvaluator:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.note(f"scoring images of {knobs.describe()} failed ({_said(error)}); trying once more")
-        try:
-            return self._ask(knobs, images, prompts, seeds)
-        except PostdiffError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            rule = f"its images cannot be scored ({_said(error)}, twice)"
-            raise PlanError(knobs.describe(), rule, "check the scorer and the device") from error
+            return error
 
     def _ask(self, knobs: Knobs, images: torch.Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Measured:
         """The scores, the other measures and the embeddings of one batch."""
@@ -230,10 +234,10 @@ class PictureEvaluator:
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
-        from postdiff_calib.quality.metrics import Pictures
+        from postdiff_calib.quality.metrics import Images
 
-        pictures = Pictures(images, None, prompts, self.scorer, self.judge)
-        return {m.name: m.function(pictures) for m in metrics}
+        batch = Images(images, None, prompts, self.scorer, self.judge)
+        return {m.name: m.function(batch) for m in metrics}
 
     def _compare(
         self,
@@ -244,31 +248,31 @@ class PictureEvaluator:
         seeds: Sequence[int],
     ) -> dict[str, list[float]]:
         """Each metric of a batch; the baseline's own images are kept, and equal to themselves."""
-        from postdiff_calib.quality.metrics import Pictures
+        from postdiff_calib.quality.metrics import Images
 
         if self.baseline is None:
             return {}
-        if compile_plan(knobs).content == self.baseline.content:
+        if compile_plan(knobs).plan_id == self.baseline.plan_id:
             self.baseline.save(images, prompts, seeds)
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
-        pictures = Pictures(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
-        return {m.name: m.function(pictures) for m in metrics}
+        batch = Images(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
+        return {m.name: m.function(batch) for m in metrics}
 
-    def _reference(self, baseline: BaselinePictures, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def _reference(self, baseline: BaselineImages, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """The baseline's images; those that this host does not have are made anew, with the same seed."""
         import torch
 
-        from postdiff_calib.generate import generate
+        from postdiff_calib.generate.images import generate
 
         kept = [baseline.load(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        absent = [i for i, picture in enumerate(kept) if picture is None]
+        absent = [i for i, found in enumerate(kept) if found is None]
         if absent:
             again, numbers = [prompts[i] for i in absent], [seeds[i] for i in absent]
             made = torch.cat(list(generate(self.pipe, baseline.knobs, again, numbers, self._now)))
             baseline.save(made, again, numbers)
             for i, image in zip(absent, made, strict=True):
                 kept[i] = rounded(image)
-        return torch.stack([picture for picture in kept if picture is not None])
+        return torch.stack([found for found in kept if found is not None])
 
 
 def _said(error: Exception) -> str:

@@ -94,7 +94,7 @@ class Guard:
 
 
 def label(metric: str) -> str:
-    """A guarded metric in words."""
+    """A guarded metric as text."""
     return find_metric(metric).guarded
 
 

@@ -40,7 +40,7 @@ class Measured:
 
         Args:
             indices: the prompts it should be about.
-            plan: the knobs in words.
+            plan: the knobs as text.
 
         Raises:
             PlanError: a score or measure is not finite; names prompt and plan.

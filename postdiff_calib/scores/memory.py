@@ -10,7 +10,7 @@ import gc
 import sys
 from dataclasses import dataclass, replace
 
-from postdiff_calib.settings import GenerationSettings
+from postdiff_calib.generate.settings import GenerationSettings
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 

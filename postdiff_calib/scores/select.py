@@ -1,7 +1,7 @@
 """Scored plans: their arms, the best of them within a budget, the frontier. Pure functions.
 
-Arms (PostDiff, arXiv 2508.06160): *fewer* steps, only T varies; *cheaper* steps, T stays at the model's default;
-*joint*, everything varies. A plan can belong to several.
+Arms (PostDiff, arXiv 2508.06160): *step reduction*, only T varies; *cheaper steps*, T stays at the model's
+default; *combined*, everything varies. A plan can belong to several.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.scores.objective import Objective
 
-Arm = Literal["fewer", "cheaper", "joint"]
-ARMS: tuple[Arm, ...] = ("fewer", "cheaper", "joint")
+Arm = Literal["step_reduction", "cheaper_steps", "combined"]
+ARMS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps", "combined")
+#: What an arm is called in text.
+ARM_NAMES: dict[Arm, str] = {
+    "step_reduction": "step reduction",
+    "cheaper_steps": "cheaper steps",
+    "combined": "combined",
+}
 Measure = Callable[[PlanCost], float]
+
+
+def with_verb(arm: Arm, verb: str) -> str:
+    """An arm with a verb, e.g. ``step reduction wins`` and ``cheaper steps win``."""
+    return f"{ARM_NAMES[arm]} {verb}{'' if ARM_NAMES[arm].endswith('s') else 's'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +78,9 @@ class PlanScores:
 
     def arms(self, default_steps: int) -> tuple[Arm, ...]:
         """The arms it belongs to."""
-        fewer = not self.plan.acting
-        cheaper = self.knobs.num_inference_steps == default_steps
-        return tuple(arm for arm, member in zip(ARMS, (fewer, cheaper, True), strict=True) if member)
+        step_reduction = not self.plan.acting
+        cheaper_steps = self.knobs.num_inference_steps == default_steps
+        return tuple(arm for arm, member in zip(ARMS, (step_reduction, cheaper_steps, True), strict=True) if member)
 
 
 def merit(plan: PlanScores, baseline: PlanScores, objective: Objective) -> float:
@@ -94,7 +105,7 @@ def best(
     objective: Objective,
     *,
     allows: Callable[[PlanCost], bool] | None = None,
-    arm: Arm = "joint",
+    arm: Arm = "combined",
     min_prompts: int | None = None,
     count: int = 1,
 ) -> list[PlanScores]:

@@ -64,7 +64,7 @@ class Belief:
         Args:
             held_out: differences on the held-out prompts by plan id, where finalists were judged on them.
         """
-        book, reference = self._plans.book, self._plans.reference.content
+        book, reference = self._plans.book, self._plans.reference.plan_id
         plans = [plan for plan in book.plans if plan in self._plans.row and plan != reference]
         return observations(joined({plan: book.differences(plan) for plan in plans}, held_out or {}))
 
@@ -72,7 +72,7 @@ class Belief:
         """The plan of the highest expected value in a mask, by plan id; None where the mask is empty."""
         if not mask.any():
             return None
-        return self._plans.candidates[int(np.where(mask, self.posterior().mean(), -np.inf).argmax())].content
+        return self._plans.candidates[int(np.where(mask, self.posterior().mean(), -np.inf).argmax())].plan_id
 
     def draws(self, held_out: Mapping[str, Array] | None = None) -> Array:
         """Draws of every plan's value with its own deviation, (draws, M)."""

@@ -40,7 +40,7 @@ def confirm(
     blocks = [list(range(start, min(start + block, num_prompts))) for start in range(0, num_prompts, block)]
     broken: dict[str, str] = {}
     for knobs in [baseline, *plans]:
-        plan = compile_plan(knobs).content
+        plan = compile_plan(knobs).plan_id
         try:
             for indices in blocks:
                 book.scores(knobs, indices)

@@ -14,8 +14,8 @@ from postdiff_calib.search.proposals import Finalist
 from postdiff_calib.search.space import Candidate
 
 #: Finalists by arm: at the study's own budget, and at each further one.
-OWN_FINALISTS: Mapping[Arm, int] = {"joint": 3, "cheaper": 2, "fewer": 2}
-FURTHER_FINALISTS: Mapping[Arm, int] = {"joint": 1, "cheaper": 2, "fewer": 2}
+OWN_FINALISTS: Mapping[Arm, int] = {"combined": 3, "cheaper_steps": 2, "step_reduction": 2}
+FURTHER_FINALISTS: Mapping[Arm, int] = {"combined": 1, "cheaper_steps": 2, "step_reduction": 2}
 
 
 def best_of_each_arm(
@@ -23,8 +23,8 @@ def best_of_each_arm(
 ) -> list[Finalist]:
     """The plans to judge at a budget.
 
-    Of the fewer-steps arm the plan of the most steps that fit is always one. Guards rule over the plans that may be
-    chosen (*joint*); the two arms are compared by quality alone.
+    Of the step-reduction arm the plan of the most steps that fit is always one. Guards rule over the plans that may be
+    chosen (*combined*); the two arms are compared by quality alone.
 
     Args:
         plans: of the search.
@@ -34,18 +34,18 @@ def best_of_each_arm(
         failed: plans whose images were broken.
     """
     mean = belief.posterior().mean()
-    sound = np.array([c.content not in failed for c in plans.candidates])
+    sound = np.array([c.plan_id not in failed for c in plans.candidates])
     found: dict[str, Finalist] = {}
     for arm, count in (OWN_FINALISTS if budget == 0 else FURTHER_FINALISTS).items():
         mask = plans.mask(arm, budget) & sound
-        if arm == "joint" and mask.any():
+        if arm == "combined" and mask.any():
             mask = keeper.keeping(mask)
         chosen = [plans.candidates[i] for i in np.argsort(-np.where(mask, mean, -np.inf))[:count] if mask[i]]
-        if arm == "fewer" and mask.any():
+        if arm == "step_reduction" and mask.any():
             most = most_steps(plans.of(mask))
             chosen = [*chosen[: count - 1], most] if most not in chosen else chosen
         for c in chosen:
-            found.setdefault(c.content, Finalist(c, arm))
+            found.setdefault(c.plan_id, Finalist(c, arm))
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ together share what they explain. All shares are then scaled to add up to the RÂ
 of columns, for any column explains a little by chance; the rest is interactions, finer shapes and noise. Outlying y
 are moved to Tukey's fences (1.5 interquartile ranges beyond the quartiles).
 
-Limits: it speaks of the plans that the search looked at, which crowd around good ones, not of the whole space; of
+Limits: it speaks of the plans that the search evaluated, which crowd around good ones, not of the whole space; of
 scores at any cost, not of quality per cost; and an additive fit cannot see what only a combination of knobs does. A few
 dozen plans give shares that are good to about ten per cent.
 """
@@ -75,7 +75,7 @@ def importance(plans: Sequence[PlanScores], baseline: PlanScores) -> Importance 
         difference = plan.scores - baseline.scores
         difference = difference[np.isfinite(difference)]
         n = len(difference)
-        if n >= LEAST_PROMPTS and plan.plan.content != baseline.plan.content:
+        if n >= LEAST_PROMPTS and plan.plan.plan_id != baseline.plan.plan_id:
             rows.append((severities(plan), float(difference.mean()), n, float(difference.var(ddof=1)) / n))
     if len(rows) < LEAST_PLANS:
         return None

@@ -1,4 +1,4 @@
-"""Which plans keep the guards: known from their scores, or believed of those that were not looked at.
+"""Which plans keep the guards: known from their scores, or believed of those that were not evaluated.
 
 Where guards bound other metrics than the score, each has a surrogate of its own; plans whose draw (for finalists:
 expected value) breaks a guard are passed over, a constrained Thompson sampling. Plans *known* to break one, by their
@@ -41,7 +41,7 @@ class Keeper:
     ) -> None:
         self._guards, self._candidates, self._reference, self._book = guards, candidates, reference, book
         self._features, self._groups = features, groups
-        self._row = {c.content: i for i, c in enumerate(candidates)}
+        self._row = {c.plan_id: i for i, c in enumerate(candidates)}
         self._readings: dict[tuple[str, str, int, int], Reading | None] = {}
 
     def known_to_break(self, plan: str) -> bool:
@@ -91,7 +91,7 @@ class Keeper:
         parts = []
         for guard in self._guards:
             seen = [(p, self._reading(guard.metric, p)) for p in self._book.plans if p in self._row]
-            known = [(p, r) for p, r in seen if r is not None and p != self._reference.content]
+            known = [(p, r) for p, r in seen if r is not None and p != self._reference.plan_id]
             if guard.metric == SCORE or len(known) < 2:
                 continue
             observed = [

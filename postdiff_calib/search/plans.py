@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.select import Arm
 from postdiff_calib.search.space import Candidate
@@ -35,17 +35,17 @@ class Plans:
         self, candidates: Sequence[Candidate], limits: Sequence[Limit], reference: Candidate, book: ScoreBook
     ) -> None:
         self.candidates: tuple[Candidate, ...] = tuple(candidates)
-        if reference.content not in {c.content for c in candidates}:
+        if reference.plan_id not in {c.plan_id for c in candidates}:
             self.candidates += (reference,)
         self.reference, self.limits, self.book = reference, tuple(limits), book
-        self.row = {c.content: i for i, c in enumerate(self.candidates)}
-        stock = np.array([c.content == reference.content for c in self.candidates])
+        self.row = {c.plan_id: i for i, c in enumerate(self.candidates)}
+        stock = np.array([c.plan_id == reference.plan_id for c in self.candidates])
         steps = np.array([c.knobs.num_inference_steps for c in self.candidates])
         self._within = [np.array([limit.allows(c.cost) for c in self.candidates]) & ~stock for limit in self.limits]
         self._arms: Mapping[Arm, Mask] = {
-            "fewer": np.array([c.fewer for c in self.candidates]),
-            "cheaper": steps == reference.knobs.num_inference_steps,
-            "joint": np.ones(len(self.candidates), dtype=np.bool_),
+            "step_reduction": np.array([c.step_reduction for c in self.candidates]),
+            "cheaper_steps": steps == reference.knobs.num_inference_steps,
+            "combined": np.ones(len(self.candidates), dtype=np.bool_),
         }
 
     def mask(self, arm: Arm, budget: int = 0) -> Mask:

@@ -1,15 +1,15 @@
-"""What to try next: a broad look, then Thompson sampling within each budget, then finalists judged on unseen prompts.
+"""What to try next: a broad sample, then Thompson sampling within each budget, then finalists judged on unseen prompts.
 
 An evaluation scores a plan on its next few prompts of the search. First, plans within the budget are drawn at random,
-until a third as many were looked at as there are evaluations: they teach the surrogate, and among them may be one that
-no knob points to. After that a plan is drawn from the
-surrogate's belief (one joint draw of all plans' values, the best one is taken; Russo et al., "A Tutorial on Thompson
-Sampling", arXiv 1707.02038). One such evaluation in three is drawn from the belief of a sceptic, for whom the knobs
-explain little and every plan is its own: it looks again at those that did well beyond expectation.
+until the plans are a third as many as the evaluations: they teach the surrogate, and among them may be one that no knob
+points to. After that a plan is drawn from the surrogate's belief (one joint draw of all plans' values, the best one is
+taken; Russo et al., "A Tutorial on Thompson Sampling", arXiv 1707.02038). One such evaluation in three is drawn from
+the belief of a sceptic, for whom the knobs explain little and every plan is its own: it evaluates again those that did
+well beyond expectation.
 
-The question "fewer or cheaper?" is asked at several budgets, and each of them is searched: first at the study's own
-budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm within each
-further budget. The fewer-steps arm is small: every plan of it is scored on some prompts.
+The question "step reduction or cheaper steps?" is asked at several budgets, and each of them is searched: first at the
+study's own budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm
+within each further budget. The step-reduction arm is small: every plan of it is scored on some prompts.
 
 Plans that guards rule out (``keeping``) are passed over.
 """
@@ -29,9 +29,9 @@ from postdiff_calib.search.surrogate import Scales
 
 #: One in so many evaluations at the study's own budget is of the cheaper-steps arm, and one in so many of all is drawn
 #: from the belief of a sceptic, for whom plans deviate strongly from what the knobs explain.
-_CHEAPER_EVERY, _SCEPTIC_EVERY = 3, 3
+_CHEAPER_STEPS_EVERY, _SCEPTIC_EVERY = 3, 3
 _SCEPTIC = Scales(own=1.2)
-#: Plans are drawn at random until so many are looked at within the study's own budget: a share of the evaluations.
+#: Plans are drawn at random until so many are evaluated within the study's own budget: a share of the evaluations.
 _BROAD = 3
 
 
@@ -47,28 +47,28 @@ class PostDiff(Strategy):
         """The next evaluation at a budget; see ``Strategy.propose``."""
         limit = self.limits[budget]
         rng = np.random.default_rng([self.settings.seed, number, round(1e6 * limit.value / limit.baseline)])
-        cheaper = budget > 0 or number % _CHEAPER_EVERY == _CHEAPER_EVERY - 1
-        arms: tuple[Arm, ...] = ("cheaper", "joint") if cheaper else ("joint", "cheaper")
+        cheaper_steps = budget > 0 or number % _CHEAPER_STEPS_EVERY == _CHEAPER_STEPS_EVERY - 1
+        arms: tuple[Arm, ...] = ("cheaper_steps", "combined") if cheaper_steps else ("combined", "cheaper_steps")
         for arm in arms if budget == 0 else arms[:1]:
             open_plans = self._open(arm, budget, busy)
             if open_plans.any():
-                few = int((self.plans.seen() & self.mask("joint", 0)).sum()) < self.settings.n_trials // _BROAD
+                few = int((self.plans.seen() & self.mask("combined", 0)).sum()) < self.settings.n_trials // _BROAD
                 row = self._unseen(open_plans, rng) if few and budget == 0 else None
                 row = self._drawn(open_plans, number, rng) if row is None else row
                 return Proposal(self.candidates[row], "explore", arm, budget)
         # every plan is scored on every prompt: repeat the best, at no cost
-        best = self.choice("joint", budget)
-        row = self.plans.row[best] if best is not None else int(self.mask("joint", budget).argmax())
-        return Proposal(self.candidates[row], "explore", "joint", budget)
+        best = self.choice("combined", budget)
+        row = self.plans.row[best] if best is not None else int(self.mask("combined", budget).argmax())
+        return Proposal(self.candidates[row], "explore", "combined", budget)
 
     def _unseen(self, open_plans: Mask, rng: np.random.Generator) -> int | None:
-        """A plan that nobody looked at, drawn at random; None where all were looked at."""
+        """A plan that was not evaluated yet, drawn at random; None where all were."""
         unseen = open_plans & ~self.plans.seen()
         rows = np.flatnonzero(self.keeper.keeping(unseen))
         return int(rng.choice(rows)) if len(rows) else None
 
     def _drawn(self, open_plans: Mask, number: int, rng: np.random.Generator) -> int:
-        """The best plan of one draw from the belief, or from the sceptic's belief in the plans that were looked at."""
+        """The best plan of one draw from the belief, or from the sceptic's belief in the plans that were evaluated."""
         posterior, eligible = self.posterior(), open_plans
         sceptical = open_plans & self.plans.seen()
         if number % _SCEPTIC_EVERY == _SCEPTIC_EVERY - 1 and sceptical.any():

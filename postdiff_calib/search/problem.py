@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.book import Evaluator
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores
@@ -97,10 +97,10 @@ class SearchResult:
         """The same with the next best plans in the place of finalists (plan ids) that broke on held-out prompts."""
         if self.strategy is None:
             kept = [
-                replace(s, finalists=tuple(f for f in s.finalists if f.candidate.content not in broken))
+                replace(s, finalists=tuple(f for f in s.finalists if f.candidate.plan_id not in broken))
                 for s in self.searched
             ]
             return replace(self, searched=tuple(kept))
         names = {knobs for knobs, _ in self.failed}
-        failed = {c.content for c in self.strategy.candidates if c.knobs.describe() in names}
+        failed = {c.plan_id for c in self.strategy.candidates if c.knobs.describe() in names}
         return replace(self, searched=self.strategy.searched({*failed, *broken}))

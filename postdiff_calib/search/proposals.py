@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.select import Arm
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.unfound import Unfound
 
-#: ``whole`` evaluations score all prompts of the search; only Optuna's own samplers ask for them.
+#: ``whole`` evaluations score all prompts of the search; only Optuna's own searches ask for them.
 Role = Literal["baseline", "explore", "whole"]
 
 
@@ -41,7 +41,7 @@ class Searched:
         limit: the budget.
         finalists: the plans to judge on held-out prompts.
         unfound: what better plans may lie elsewhere; None where the arms were not searched one by one (Optuna's own
-            samplers), so that the budget decides nothing between them.
+            searches), so that the budget decides nothing between them.
         fits: whether any plan of each arm fits the budget.
     """
 

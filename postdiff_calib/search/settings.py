@@ -8,7 +8,7 @@ import numpy as np
 
 from postdiff_calib.scores.guards import Guard
 
-#: Prompts of one evaluation: few, so that many plans are looked at; more where there are more prompts to score.
+#: Prompts of one evaluation: few, so that many plans are evaluated; more where there are more prompts to score.
 _LEAST_EXPLORED, _MOST_EXPLORED = 3, 10
 
 
@@ -17,8 +17,8 @@ class SearchSettings:
     """How a search is run; none of it changes what a score means.
 
     Args:
-        n_trials: evaluations at the study's own budget, the enqueued ones included but for the fewer-steps arm's.
-        sampler: name of the strategy (``search.strategies``).
+        n_trials: evaluations at the study's own budget, the enqueued ones included but for the step-reduction arm's.
+        strategy: its name (``search.strategies``).
         seed: of the proposals.
         block: prompts that are scored and stored at once.
         explore_prompts: prompts of one evaluation.
@@ -27,7 +27,7 @@ class SearchSettings:
     """
 
     n_trials: int = 100
-    sampler: str = "postdiff"
+    strategy: str = "postdiff"
     seed: int = 0
     block: int = 10
     explore_prompts: int = 10

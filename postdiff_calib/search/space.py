@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.budget import Limit, PlanCost
+from postdiff_calib.cost.budget import Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.knobs import Knobs, names, searched, settled
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.techniques import techniques
 
 Price = Callable[[StepPlan], PlanCost]
 
@@ -45,7 +45,7 @@ class CardLike(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One distinct plan and its cost; ``k`` is 1 wherever every step refreshes, ``n_guided`` counts steps."""
+    """One distinct plan and its cost."""
 
     plan: StepPlan
     cost: PlanCost
@@ -56,32 +56,17 @@ class Candidate:
         return self.plan.knobs
 
     @property
-    def content(self) -> str:
-        """The plan's plan id."""
-        return self.plan.content
+    def plan_id(self) -> str:
+        """The plan id."""
+        return self.plan.plan_id
 
     @property
-    def n_low(self) -> int:
-        """Low-resolution steps."""
-        return self.plan.n_low
-
-    @property
-    def n_guided(self) -> int:
-        """Guided steps."""
-        return self.plan.gate_step
-
-    @property
-    def k(self) -> int:
-        """The effective cache interval."""
-        return int(self.plan.effective["cache_interval"])
-
-    @property
-    def fewer(self) -> bool:
-        """Of the fewer-steps arm: nothing but T differs from the baseline."""
+    def step_reduction(self) -> bool:
+        """Of the step-reduction arm: nothing but T differs from the baseline."""
         return not self.plan.acting
 
     def coordinates(self) -> tuple[float, ...]:
-        """Effective values of the searched knobs, in their order: (T, s, β, k, m); β is 1 where no step is low."""
+        """Effective values of the searched knobs, in the order of the table."""
         return tuple(self.plan.effective[row.field] for row in searched())
 
 
@@ -174,7 +159,7 @@ class SearchSpace:
         unique: dict[str, StepPlan] = {}
         for knobs in self.settings():
             plan = compile_plan(knobs)
-            unique.setdefault(plan.content, plan)
+            unique.setdefault(plan.plan_id, plan)
         return tuple(unique.values())
 
     def candidates(self, price: Price) -> tuple[Candidate, ...]:

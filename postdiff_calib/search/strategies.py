@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from postdiff_calib.errors import StudyError
 from postdiff_calib.search.postdiff import PostDiff
-from postdiff_calib.search.sampled import Gp, Nsga2, Random, Tpe
 from postdiff_calib.search.settings import default_explore_prompts
 from postdiff_calib.search.strategy import Strategy
+from postdiff_calib.search.suggested import Gp, Nsga2, Random, Tpe
 
 STRATEGIES: tuple[type[Strategy], ...] = (PostDiff, Tpe, Gp, Random, Nsga2)
 _REGISTERED: list[type[Strategy]] = []
@@ -34,7 +34,7 @@ def find_strategy(name: str) -> type[Strategy]:
         if candidate.name == name:
             return candidate
     names = ", ".join(candidate.name for candidate in strategies())
-    raise StudyError(f"sampler {name!r}", f"samplers are {names}", f"take {STRATEGIES[0].name}")
+    raise StudyError(f"search {name!r}", f"searches are {names}", f"take {STRATEGIES[0].name}")
 
 
 @contextmanager
@@ -47,11 +47,11 @@ def registered(strategy: type[Strategy]) -> Iterator[None]:
         _REGISTERED.remove(strategy)
 
 
-def default_trials(num_prompts: int, sampler: str = PostDiff.name) -> int:
+def default_trials(num_prompts: int, strategy: str = PostDiff.name) -> int:
     """Evaluations of a search where nobody asks for another number (``benchmarks/README.md``: what more or fewer find).
 
     A strategy that scores every plan on all prompts gets what can be waited for.
     """
     wanted = _IMAGES_A_PROMPT * num_prompts // default_explore_prompts(num_prompts)
-    whole = find_strategy(sampler).role == "whole"
+    whole = find_strategy(strategy).role == "whole"
     return _LEAST_TRIALS if whole else min(_MOST_TRIALS, max(_LEAST_TRIALS, wanted))

@@ -18,8 +18,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from postdiff_calib.accelerate.techniques import techniques
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.select import ARMS, Arm
 from postdiff_calib.search.belief import Belief
@@ -31,6 +30,7 @@ from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.surrogate import Observation, Posterior
 from postdiff_calib.search.unfound import Unfound, unfound
+from postdiff_calib.techniques import techniques
 
 Array = npt.NDArray[np.float64]
 
@@ -43,13 +43,13 @@ class Strategy(ABC):
         limits: the study's own budget, then the further ones.
         reference: the baseline.
         book: the scores.
-        settings: see there.
+        settings: how the search is run.
 
     Attributes:
         name: as on the command line.
         role: what its evaluations are: of a few prompts (``explore``), or of all (``whole``).
         by_arm: whether each arm is searched at every budget, so that the budgets decide between the arms.
-        asks: name of Optuna's sampler that suggests its plans; empty where it proposes by itself.
+        asks: name of Optuna's class that suggests its plans; empty where it proposes by itself.
     """
 
     name: ClassVar[str]
@@ -82,7 +82,7 @@ class Strategy(ABC):
             budget: which one.
             number: how many were proposed there before; with the settings' seed and the limit it fixes the draw.
             busy: plans that other workers have in hand, and plans that failed.
-            suggested: the plan that Optuna's sampler suggests, where the strategy ``asks`` one.
+            suggested: the plan that Optuna suggests, where the strategy ``asks`` one.
         """
 
     def mask(self, arm: Arm, budget: int = 0) -> npt.NDArray[np.bool_]:
@@ -101,19 +101,19 @@ class Strategy(ABC):
         """As ``Belief.observations``."""
         return self.belief.observations(held_out)
 
-    def choice(self, arm: Arm = "joint", budget: int = 0) -> str | None:
-        """The arm's plan believed best among those looked at, by plan id; None before any."""
-        looked = np.zeros(len(self.candidates), dtype=np.bool_)
+    def choice(self, arm: Arm = "combined", budget: int = 0) -> str | None:
+        """The arm's plan believed best among those evaluated, by plan id; None before any."""
+        evaluated = np.zeros(len(self.candidates), dtype=np.bool_)
         for plan in self.book.plans:
             if plan in self.plans.row and self.book.count(plan) and not self.keeper.known_to_break(plan):
-                looked[self.plans.row[plan]] = True
-        return self.belief.best(looked & self.mask(arm, budget))
+                evaluated[self.plans.row[plan]] = True
+        return self.belief.best(evaluated & self.mask(arm, budget))
 
     def planned(self, budget: int, enqueued: int) -> int:
         """How many evaluations are to be proposed at a budget, when so many were enqueued at the study's own."""
         if budget == 0:
             return max(0, self.settings.n_trials - enqueued)
-        return self.settings.at_further_budgets if self.by_arm and self.mask("cheaper", budget).any() else 0
+        return self.settings.at_further_budgets if self.by_arm and self.mask("cheaper_steps", budget).any() else 0
 
     def finalists(self, budget: int = 0, failed: Collection[str] = ()) -> list[Finalist]:
         """The plans to judge on held-out prompts at a budget.
@@ -132,7 +132,7 @@ class Strategy(ABC):
         """
         budgets = range(len(self.limits)) if self.by_arm else range(1)
         finalists = [self.finalists(budget, failed) for budget in budgets]
-        judged = {f.candidate.content for found in finalists for f in found}
+        judged = {f.candidate.plan_id for found in finalists for f in found}
         draws = self.belief.draws() if self.by_arm else None
         return tuple(
             Searched(
@@ -167,28 +167,28 @@ class Strategy(ABC):
         return self._unfound(budget, judged, self.belief.draws())
 
     def _unfound(self, budget: int, judged: Collection[str], draws: Array) -> Unfound:
-        out = np.array([c.content not in judged for c in self.candidates])
-        return unfound(draws, self.mask("cheaper", budget), self.mask("fewer", budget), out)
+        out = np.array([c.plan_id not in judged for c in self.candidates])
+        return unfound(draws, self.mask("cheaper_steps", budget), self.mask("step_reduction", budget), out)
 
 
 def enqueued(strategy: Strategy, paper: Candidate | None) -> list[Proposal]:
-    """The trials that every search starts with: baseline, the whole fewer-steps arm, the paper's settings, corners.
+    """The trials that every search starts with: baseline, the whole step-reduction arm, the paper's settings, corners.
 
-    Of the fewer-steps arm every plan within the largest of the budgets is scored, most steps first. Corners are, at the
-    default T, the mildest value within the budget of each knob used alone.
+    Of the step-reduction arm every plan within the largest of the budgets is scored, most steps first. Corners are, at
+    the default T, the mildest value within the budget of each knob used alone.
     """
-    proposals = [Proposal(strategy.reference, "baseline", "joint")]
-    fewer: dict[str, Proposal] = {}
+    proposals = [Proposal(strategy.reference, "baseline", "combined")]
+    step_reduction: dict[str, Proposal] = {}
     for budget in range(len(strategy.limits)):
-        for c in sorted(strategy.members("fewer", budget), key=lambda c: -c.knobs.num_inference_steps):
-            fewer.setdefault(c.content, Proposal(c, "explore", "fewer", budget))
-    proposals += fewer.values()
+        for c in sorted(strategy.members("step_reduction", budget), key=lambda c: -c.knobs.num_inference_steps):
+            step_reduction.setdefault(c.plan_id, Proposal(c, "explore", "step_reduction", budget))
+    proposals += step_reduction.values()
     if paper is not None:
-        proposals.append(Proposal(paper, "explore", "joint"))
-    cheaper = strategy.members("cheaper")
+        proposals.append(Proposal(paper, "explore", "combined"))
+    cheaper_steps = strategy.members("cheaper_steps")
     for technique in techniques():
-        corner = [c for c in cheaper if c.plan.acting == (technique.name,)]
+        corner = [c for c in cheaper_steps if c.plan.acting == (technique.name,)]
         if corner:
-            proposals.append(Proposal(max(corner, key=lambda c: c.cost.macs), "explore", "cheaper"))
-    unique = {p.candidate.content: p for p in reversed(proposals)}
+            proposals.append(Proposal(max(corner, key=lambda c: c.cost.macs), "explore", "cheaper_steps"))
+    unique = {p.candidate.plan_id: p for p in reversed(proposals)}
     return list(reversed(unique.values()))

@@ -26,25 +26,29 @@ class Unfound:
     """What better plans may lie among those that were not judged, at one budget, in the objective's unit.
 
     Attributes:
-        cheaper: 97.5 % quantile of (best unjudged cheaper plan − best fewer plan); −∞ when every plan was judged.
-        fewer: 2.5 % quantile of (best cheaper plan − best unjudged fewer plan); ∞ when every plan was judged.
+        cheaper_steps: 97.5 % quantile of (best unjudged plan of cheaper steps − best plan of step reduction); −∞ when
+            every plan was judged.
+        step_reduction: 2.5 % quantile of (best plan of cheaper steps − best unjudged plan of step reduction); ∞ when
+            every plan was judged.
     """
 
-    cheaper: float = -math.inf
-    fewer: float = math.inf
+    cheaper_steps: float = -math.inf
+    step_reduction: float = math.inf
 
 
-def unfound(draws: Array, cheaper: Mask, fewer: Mask, unjudged: Mask) -> Unfound:
+def unfound(draws: Array, cheaper_steps: Mask, step_reduction: Mask, unjudged: Mask) -> Unfound:
     """What better plans may lie among those that were not judged.
 
     Args:
         draws: (D, M) draws of the belief in every plan's value.
-        cheaper, fewer: (M,) the arms' plans within the budget.
+        cheaper_steps, step_reduction: (M,) the arms' plans within the budget.
         unjudged: (M,) plans that were not judged on held-out prompts.
     """
     above, below = -math.inf, math.inf
-    if (cheaper & unjudged).any() and fewer.any():
-        above = float(np.quantile(draws[:, cheaper & unjudged].max(1) - draws[:, fewer].max(1), BEYOND))
-    if (fewer & unjudged).any() and cheaper.any():
-        below = float(np.quantile(draws[:, cheaper].max(1) - draws[:, fewer & unjudged].max(1), 1 - BEYOND))
+    if (cheaper_steps & unjudged).any() and step_reduction.any():
+        above = float(np.quantile(draws[:, cheaper_steps & unjudged].max(1) - draws[:, step_reduction].max(1), BEYOND))
+    if (step_reduction & unjudged).any() and cheaper_steps.any():
+        below = float(
+            np.quantile(draws[:, cheaper_steps].max(1) - draws[:, step_reduction & unjudged].max(1), 1 - BEYOND)
+        )
     return Unfound(above, below)

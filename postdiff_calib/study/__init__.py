@@ -1,1 +1,1 @@
-"""A study read back: its record, what it concludes, and fewer or cheaper at every budget."""
+"""A study read back: its record, what it concludes, and step reduction or cheaper steps at every budget."""

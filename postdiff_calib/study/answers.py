@@ -1,4 +1,4 @@
-"""Fewer or cheaper, in sentences: one row's answer, all rows' answer, and where the better arm changes."""
+"""Step reduction or cheaper steps, in sentences: the answer of a row, of all rows, and where the better arm changes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ from collections.abc import Sequence
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Comparison
+from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
 from postdiff_calib.study.rows import Row
+
+#: The two arms that the question is about.
+_RIVALS: tuple[Arm, Arm] = ("step_reduction", "cheaper_steps")
 
 
 def row_answer(row: Row, objective: Objective) -> str:
-    """Fewer steps or cheaper steps, at this budget: one sentence, or two where there are several metrics."""
+    """Step reduction or cheaper steps, at this budget: one sentence, or two where there are several metrics."""
     where = f"At {100 * row.share:.3g}% of the baseline's cost"
     if not row.searched:
         return f"{where}, the arms were not searched, so neither is known to be better."
-    if row.difference is None or row.fewer is None or row.cheaper is None:
-        if row.winner in ("fewer", "cheaper"):
-            plan = row.fewer if row.winner == "fewer" else row.cheaper
-            other = "cheaper" if row.winner == "fewer" else "fewer"
+    if row.difference is None or row.step_reduction is None or row.cheaper_steps is None:
+        if row.winner == "step_reduction" or row.winner == "cheaper_steps":
+            plan = row.step_reduction if row.winner == "step_reduction" else row.cheaper_steps
+            other = ARM_NAMES["cheaper_steps" if row.winner == "step_reduction" else "step_reduction"]
             assert plan is not None
-            return f"{where}, {row.winner} steps ({plan.knobs.describe()}): no plan with {other} steps fits the budget."
+            return f"{where}, {ARM_NAMES[row.winner]} ({plan.knobs.describe()}): no plan of {other} fits the budget."
         return f"{where}, the arms were not compared."
     d = row.in_points(objective)
-    pair = f"best found: {row.cheaper.knobs.describe()} against {row.fewer.knobs.describe()}"
+    pair = f"best found: {row.cheaper_steps.knobs.describe()} against {row.step_reduction.knobs.describe()}"
     unit = "points" if objective.unit == "points" else "of the baseline's spread"
-    if row.winner == "tie":
-        said = f"{where}, neither is shown to be better: cheaper minus fewer steps is {interval(d)} {unit} ({pair})."
+    if row.winner == "tie" or row.winner == "undecided":
+        gap = f"cheaper steps minus step reduction is {interval(d)} {unit}"
+        said = f"{where}, neither is shown to be better: {gap} ({pair})."
     else:
         low, high = sorted((abs(d.low), abs(d.high)))
-        said = f"{where}, {row.winner} steps win by {abs(d.mean):.3f} {unit} [{low:.3f}, {high:.3f}] ({pair})."
+        said = f"{where}, {with_verb(row.winner, 'win')} by {abs(d.mean):.3f} {unit} [{low:.3f}, {high:.3f}] ({pair})."
     if len(row.metrics) > 1:
         said += (
             f" By metric: {', '.join(f'{find_metric(name).label} {interval(c)}' for name, c in row.metrics.items())}."
@@ -51,7 +56,7 @@ def crossover_text(found: tuple[float, float] | None) -> str | None:
 
 
 def overall_answer(rows: Sequence[Row], unit: str) -> str:
-    """Fewer steps or cheaper steps, at which budgets: one sentence over all rows, cheapest first.
+    """Step reduction or cheaper steps, at which budgets: one sentence over all rows, cheapest first.
 
     Args:
         rows: cheapest budget first.
@@ -60,10 +65,10 @@ def overall_answer(rows: Sequence[Row], unit: str) -> str:
     of = f"of the baseline's {unit}"
     clauses: list[str] = []
     told = [False] * len(rows)
-    for arm in ("fewer", "cheaper"):
+    for arm in _RIVALS:
         won = [row.decided and row.winner == arm for row in rows]
         alone = [not row.decided and row.winner == arm for row in rows]
-        for places, words in ((won, f"{arm} steps win at"), (alone, f"only {arm} steps fit at")):
+        for places, words in ((won, f"{with_verb(arm, 'win')} at"), (alone, f"only {with_verb(arm, 'fit')} at")):
             if any(places):
                 clauses.append(f"{words} {_where(rows, places)}")
                 told = [a or b for a, b in zip(told, places, strict=True)]

@@ -1,9 +1,10 @@
-"""The paper's question at every budget, from a study's scores alone: fewer steps, cheaper steps, or both?
+"""The paper's question at every budget, from a study's scores alone: step reduction, cheaper steps, or combined?
 
 At each budget that was searched, the best plan found of each arm is named (PostDiff, arXiv 2508.06160, section 3):
-*fewer* steps, where only T varies; *cheaper* steps, where T stays the model's default; *both*, where everything varies.
+*step reduction*, where only T varies; *cheaper steps*, where T stays the model's default; *combined*, where everything
+varies.
 All differences are paired, plan minus baseline on the same held-out prompts and seeds, with 95 % intervals.
-Rows, winners and sentences are those of the profile (``conclude.Evidence.row``).
+Rows, winners and sentences are those of the profile (``evidence.Evidence.row``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from postdiff_calib.budget import Budget, BudgetKind, Limit, PlanCost
+from postdiff_calib.cost.budget import Budget, BudgetKind, Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, TradeoffRow
@@ -20,7 +21,8 @@ from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import compare
 from postdiff_calib.scores.select import ARMS, Arm
 from postdiff_calib.study.answers import overall_answer
-from postdiff_calib.study.conclude import Evidence, comparison_section, tradeoff_row
+from postdiff_calib.study.conclude import comparison_section, tradeoff_row
+from postdiff_calib.study.evidence import Evidence
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.rows import crossover
 
@@ -30,7 +32,7 @@ class PlanPoint:
     """One plan: relative cost against quality.
 
     Attributes:
-        knobs: in words.
+        knobs: as text.
         share: its cost over the baseline's.
         difference: its score minus the baseline's.
         on_frontier: no plan of the same arm and the same prompts is both cheaper and better.
@@ -62,7 +64,7 @@ class Tradeoff:
         num_prompts, num_held_out: prompts of the search and of the judgement.
         rows: cheapest budget first.
         points: every plan with enough scores, by arm, cheapest first.
-        crossover: the two shares between which the better of fewer and cheaper changes, None where it does not.
+        crossover: the two shares between which the better of step reduction and cheaper steps changes, or None.
         answer: all of it in one sentence.
     """
 
@@ -150,23 +152,23 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
 
 
 def _points(evidence: Evidence, limit: Limit) -> dict[Arm, tuple[PlanPoint, ...]]:
-    """Judged plans by their held-out scores, others by the search's; each kind has a frontier of its own."""
-    judged = {p.plan.content for p in evidence.held_out.complete}
+    """Judged plans by their held-out scores, others by the search's; each arm has a frontier of its own."""
+    judged = {p.plan.plan_id for p in evidence.held_out.complete}
     points: dict[Arm, list[PlanPoint]] = {arm: [] for arm in ARMS}
     for field, held_out in ((evidence.held_out, True), (evidence.calibration, False)):
         steps = field.baseline.knobs.num_inference_steps
-        plans = [p for p in field.plans if held_out or (p.n >= field.least and p.plan.content not in judged)]
+        plans = [p for p in field.plans if held_out or (p.n >= field.least and p.plan.plan_id not in judged)]
         plans = [p for p in plans if select.common(p, field.baseline) >= 2]
         for arm in ARMS:
             members = [p for p in plans if arm in p.arms(steps)]
             best = select.frontier(members, field.baseline, evidence.objective, limit.measure, 1)
-            on_frontier = {p.plan.content for p in best}
+            on_frontier = {p.plan.plan_id for p in best}
             points[arm] += [
                 PlanPoint(
                     knobs=p.knobs.describe(),
                     share=limit.measure(p.cost) / limit.baseline,
                     difference=comparison_section(compare(p.scores, field.baseline.scores)),
-                    on_frontier=p.plan.content in on_frontier,
+                    on_frontier=p.plan.plan_id in on_frontier,
                     arms=p.arms(steps),
                     held_out=held_out,
                 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from postdiff_calib.budget import Budget, parse_budget
+from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.scores.guards import Guard, parse_guards
 
 _LISTS = ("delta", "weight", "max_drop", "guards")
@@ -22,7 +22,7 @@ class Asked:
         trials: evaluations at that budget.
         seed: of calibration prompt 0.
         prompts: the prompt set's name or file; None is the model's own.
-        sampler: what proposes plans.
+        search: what proposes plans, by the name of its strategy.
         delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
     """
@@ -32,7 +32,7 @@ class Asked:
     trials: int
     seed: int
     prompts: str | None = None
-    sampler: str = "postdiff"
+    search: str = "postdiff"
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.settings import Noise
+from postdiff_calib.techniques.noise import Noise
 
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=0)]
@@ -28,7 +28,7 @@ class _Asked(_Part):
     trials: _Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     prompts: str | None
-    sampler: str
+    search: str
     delta: list[str]
     weight: list[str]
     max_drop: list[str]
@@ -55,7 +55,7 @@ class _Searched(_Part):
     limit: tuple[Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive, str]
     finalists: list[str]
     unfound: tuple[float | None, float | None] | None
-    fits: dict[Literal["fewer", "cheaper", "joint"], bool]
+    fits: dict[Literal["step_reduction", "cheaper_steps", "combined"], bool]
 
 
 class _Record(_Part):

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.budget import Budget, Limit
+from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import PostdiffError, StudyError, reason_of
 from postdiff_calib.files import parse_json, without_passwords, write_atomically
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
@@ -30,14 +31,14 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
-from postdiff_calib.study.conclude import Evidence, Facts, Scored, conclude
+from postdiff_calib.study.conclude import Facts, conclude
+from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
 RECORD = "study.json"
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class StudyRecord:
         remedy = "run postdiff calibrate on this study again"
         if not isinstance(data, Mapping) or data.get("record_version") != RECORD_VERSION:
             version = data.get("record_version") if isinstance(data, Mapping) else None
-            raise StudyError(name, f"record version {version!r}; this postdiff reads {RECORD_VERSION}", remedy)
+            anew = "move it away, then postdiff calibrate on this folder writes it anew from the scores"
+            raise StudyError(name, f"record version {version!r}; this postdiff reads {RECORD_VERSION}", anew)
         fields = {key: value for key, value in data.items() if key != "record_version"}
         try:
             check_record(fields)
@@ -202,7 +204,7 @@ class Study:
 
     def _read(self, name: str, num_prompts: int, table: CostTable) -> Scored:
         baseline = self.record.baseline
-        book = ScoreBook(_NoPictures(), num_prompts, baseline, FileStore(self.folder / name))
+        book = ScoreBook(_NoImages(), num_prompts, baseline, FileStore(self.folder / name))
 
         def scores(knobs: Knobs) -> PlanScores:
             return book.plan_scores(knobs, table.price(compile_plan(knobs)))
@@ -310,7 +312,7 @@ class Study:
         """The same study without finalists whose images are broken, saved.
 
         Args:
-            broken: (knobs in words, reason) by plan id.
+            broken: (knobs as text, reason) by plan id.
         """
         if not broken:
             return self
@@ -329,7 +331,7 @@ def _terms(limit: Limit) -> tuple[str, str, float]:
     return limit.kind, limit.quantile, limit.value
 
 
-class _NoPictures:
+class _NoImages:
     """An evaluator for reading scores only."""
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.scores.select import Arm
 from postdiff_calib.search.unfound import Unfound
 
@@ -53,7 +53,7 @@ def searched_data(budget: SearchedBudget) -> dict[str, Any]:
         "finalists": list(budget.finalists),
         "unfound": None
         if unfound is None
-        else [None if math.isinf(v) else v for v in (unfound.cheaper, unfound.fewer)],
+        else [None if math.isinf(v) else v for v in (unfound.cheaper_steps, unfound.step_reduction)],
         "fits": dict(budget.fits),
     }
 
@@ -62,6 +62,9 @@ def searched_budget(data: Mapping[str, Any]) -> SearchedBudget:
     """A searched budget from ``searched_data``'s data."""
     unfound = data["unfound"]
     if unfound is not None:
-        cheaper, fewer = unfound
-        unfound = Unfound(-math.inf if cheaper is None else cheaper, math.inf if fewer is None else fewer)
+        cheaper_steps, step_reduction = unfound
+        unfound = Unfound(
+            -math.inf if cheaper_steps is None else cheaper_steps,
+            math.inf if step_reduction is None else step_reduction,
+        )
     return SearchedBudget(Limit(*data["limit"]), tuple(data["finalists"]), unfound, data["fits"])

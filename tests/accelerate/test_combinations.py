@@ -84,7 +84,7 @@ def test_ip_adapter_embeddings_are_halved_with_the_batch():
 @pytest.mark.parametrize("build", [P.sd, P.sdxl])
 def test_image_to_image_plans_the_steps_that_run(build):
     pipe = P.img2img(build("ddim"))
-    call = {"image": P.picture(3)}
+    call = {"image": P.condition_image(3)}
     stock = P.latents(pipe, num_inference_steps=8, strength=0.5, **call)
     with accelerated(pipe, Knobs(8)):
         assert torch.equal(P.latents(pipe, strength=0.5, **call), stock)
@@ -174,7 +174,7 @@ def test_free_u_at_the_boundary_is_refused():
     pipe = P.sd("ddim")
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     stock = P.latents(pipe, num_inference_steps=6, **SIZE)
-    with accelerated(pipe, FULL):  # FreeU works on the two deepest levels, which do not run on reuse steps
+    with accelerated(pipe, FULL):  # FreeU works on the two deepest levels, which do not run on cached steps
         assert not torch.equal(P.latents(pipe, **SIZE), stock)
     enable(pipe, Knobs(6, cache_interval=2, cache_branch=7))
     with pytest.raises(UnsupportedError, match="FreeU"):

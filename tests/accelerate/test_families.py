@@ -239,8 +239,8 @@ def test_several_control_networks(guess_mode):
     one = P.controlnet(P.sd("ddim"))
     parts = {**one.components, "controlnet": [one.controlnet, P.controlnet(P.sd("ddim", seed=1)).controlnet]}
     pipe = P.quiet(StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False))
-    pictures = [P.picture(3, 128, 128), P.picture(3, 128, 128).flip(0)]
-    call = {**SIZE, "image": pictures, "controlnet_conditioning_scale": [0.5, 1.0], "guess_mode": guess_mode}
+    images = [P.condition_image(3, 128, 128), P.condition_image(3, 128, 128).flip(0)]
+    call = {**SIZE, "image": images, "controlnet_conditioning_scale": [0.5, 1.0], "guess_mode": guess_mode}
     stock = P.latents(pipe, num_inference_steps=4, **call)
     with accelerated(pipe, Knobs(4)):
         assert torch.equal(P.latents(pipe, **call), stock)

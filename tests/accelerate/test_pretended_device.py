@@ -8,9 +8,9 @@ import torch
 from pretended_device import OnDevice, move, watched
 
 from postdiff_calib.accelerate import attachment, enable, summary
-from postdiff_calib.accelerate.techniques.guidance import Guidance
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.settings import NOISES
+from postdiff_calib.techniques.guidance import Guidance
+from postdiff_calib.techniques.noise import NOISES
 
 FULL = Knobs(6, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
 TYPES = [torch.bfloat16, torch.float16]

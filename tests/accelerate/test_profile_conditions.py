@@ -9,7 +9,7 @@ from profiles import profile_data
 
 from postdiff_calib import accelerated, disable, enable, summary
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.profile import Profile
@@ -155,7 +155,7 @@ def test_a_control_network_added_since_warns(pipe):
     control = P.controlnet(pipe)
     with pytest.warns(ProfileWarning, match="control network.*postdiff verify"):
         enable(control, made)
-    image(control, image=P.picture(1, 128, 128))
+    image(control, image=P.condition_image(1, 128, 128))
     # A profile that was made with one has nothing to say.
     enable(control, profile_for(control))
 

@@ -15,8 +15,8 @@ import random_models as models
 from acceptance_bench import Bench, settings
 from acceptance_table import COLUMNS, markdown
 
-from postdiff_calib.accelerate.techniques.guidance import Guidance
 from postdiff_calib.errors import UnsupportedError
+from postdiff_calib.techniques.guidance import Guidance
 
 LATER = 1e12
 

@@ -21,7 +21,7 @@ def explore(replay, strategy):
     first = enqueued(strategy, None)
     for proposal in first:
         replay.evaluate(proposal)
-    for number in range(strategy.planned(0, sum(p.arm != "fewer" for p in first))):
+    for number in range(strategy.planned(0, sum(p.arm != "step_reduction" for p in first))):
         replay.evaluate(strategy.propose(0, number))
 
 
@@ -32,7 +32,7 @@ def regret(shares, seed):
     for share in shares:
         strategy = PostDiff(world.candidates, [world.limit(share)], world.reference, replay.book, settings)
         explore(replay, strategy)
-    found = [world.truth[world.rows[f.candidate.content]] for f in strategy.finalists()]
+    found = [world.truth[world.rows[f.candidate.plan_id]] for f in strategy.finalists()]
     return world.truth[world.best(OWN)] - max(found)
 
 

@@ -27,7 +27,7 @@ def test_draws_have_the_truth_as_their_mean(name):
 def test_grid_holds_the_table_and_is_drawn_on_demand():
     grid, table = w.make_world("grid"), w.make_world("table")
     assert len(grid.candidates) == 17_489
-    at = [grid.rows[c.content] for c in table.candidates]
+    at = [grid.rows[c.plan_id] for c in table.candidates]
     np.testing.assert_allclose(grid.truth[at], table.truth, atol=1e-9)
     one, other = (world.draw(np.random.default_rng(3), 300) for world in (grid, table))
     np.testing.assert_allclose(one[at[7]], other[7])
@@ -56,7 +56,7 @@ def test_flat_has_no_best():
 @pytest.mark.parametrize("share", SHARES)
 def test_cheaper_wins_by_about_a_point(share):
     world = w.make_world("cheaper wins")
-    margin = world.truth[world.best(share, "cheaper")] - world.truth[world.best(share, "fewer")]
+    margin = world.truth[world.best(share, "cheaper_steps")] - world.truth[world.best(share, "step_reduction")]
     assert 0.8 <= margin <= 1.2
 
 

@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cost import Latency, table_for_card
-from postdiff_calib.cost.grid import GridRow, binding_knob, plot_reachable, reachable
+from postdiff_calib.cost.grid import GridRow, binding_knob, reachable
 from postdiff_calib.cost.latency import timing
 from postdiff_calib.cost.meter import StepKey
 from postdiff_calib.cost.store import read_table, write_json
 from postdiff_calib.errors import BudgetError, KnobError, ModelError, OutputError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, get_card
+from postdiff_calib.report.plots import plot_reachable
 
 KEYS = ["model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
 KEYS += ["relative_to_baseline", "macs_text_encoder", "macs_vae_decoder"]
@@ -84,25 +85,25 @@ def test_the_plan_in_words() -> None:
     assert "seconds" not in text
 
 
-def test_by_module_shows_full_and_reuse_steps() -> None:
+def test_by_module_shows_full_and_cached_steps() -> None:
     text = run("cost", *TINY, "--by-module")
-    for part in ("full step (counted with fvcore)", "reuse step", "cross-attention", "down_blocks.2", "total"):
+    for part in ("full step (counted with fvcore)", "cached step", "cross-attention", "down_blocks.2", "total"):
         assert part in text
     facts = priced(*TINY, "--by-module")
     total = sum(sum(kinds.values()) for kinds in facts["full step"].values())
     assert total == priced(*TINY, "-T", "1")["macs_total"]
-    assert set(facts["reuse step"]) < set(facts["full step"])
+    assert set(facts["cached step"]) < set(facts["full step"])
 
 
 def test_the_grid_shows_what_a_budget_allows(tmp_path, small_space) -> None:
-    picture = tmp_path / "grid.png"
-    text = run("cost", *TINY, "--grid", "--budget", "30%", "--plot", str(picture))
+    image = tmp_path / "grid.png"
+    text = run("cost", *TINY, "--grid", "--budget", "30%", "--plot", str(image))
     assert "plans cost at most" in text
-    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert image.read_bytes()[:4] == b"\x89PNG"
     facts = priced(*TINY, "--grid", "--budget", "30%")
     assert facts["budget"] == pytest.approx(0.3 * priced(*TINY)["macs_total"])
     for row in facts["rows"]:
-        assert row["cheapest"] <= row["dearest"]
+        assert row["cheapest"] <= row["most_expensive"]
         assert 0 <= row["within"] <= row["plans"]
     assert facts["rows"][0]["within"] == facts["rows"][0]["plans"]
 
@@ -186,7 +187,7 @@ def test_models_lists_every_card() -> None:
 
 
 def test_rows_of_a_grid_by_hand() -> None:
-    from postdiff_calib.budget import Limit, PlanCost
+    from postdiff_calib.cost.budget import Limit, PlanCost
 
     plans = [(Knobs(4), PlanCost(8, 8)), (Knobs(4, cache_interval=2), PlanCost(5, 5)), (Knobs(2), PlanCost(4, 4))]
     limit = Limit("macs", "median", 5, 8)
@@ -199,7 +200,7 @@ def test_rows_of_a_grid_by_hand() -> None:
     assert binding_knob(rows)[0] == Knobs(2)
 
 
-def test_a_picture_that_cannot_be_written(tmp_path) -> None:
+def test_an_image_that_cannot_be_written(tmp_path) -> None:
     rows = [GridRow(2, 1, 4, 4, Knobs(2), None)]
     for path in (tmp_path / "no" / "folder.png", tmp_path / "strange.ending"):
         with pytest.raises(OutputError, match="cannot be written"):

@@ -70,17 +70,17 @@ def test_compare_a_study(capsys, here):
     pytest.importorskip("matplotlib")
     code, out, _ = run(capsys, "compare", "study", "--plot", "c.png")
     assert code == 0
-    assert out.startswith("Fewer or cheaper?")
+    assert out.startswith("Step reduction or cheaper steps?")
     assert (here / "c.png").exists()
     code, out, _ = run(capsys, "compare", "study", "--budgets", "40%,60%", "--json")
     assert code == 0
     data = json.loads(out)
-    assert [row["winner"] for row in data["rows"]] == ["fewer", "cheaper"]
+    assert [row["winner"] for row in data["rows"]] == ["step_reduction", "cheaper_steps"]
     assert data["crossover"] == pytest.approx([0.4, 0.6])
     assert data["answer"].endswith(".")
     code, out, _ = run(capsys, "compare", "study", "--budgets", "1%")
     assert code == 0
-    assert out.startswith("Fewer or cheaper? Not searched at 1% of the baseline's MACs.")
+    assert out.startswith("Step reduction or cheaper steps? Not searched at 1% of the baseline's MACs.")
 
 
 def test_compare_two_profiles(capsys, here):
@@ -105,8 +105,8 @@ def test_profile_show_and_schema(capsys, here):
     code, out, _ = run(capsys, "profile", "show", "p.yaml")
     assert code == 0
     assert "held-out prompts" in out
-    assert "Fewer or cheaper?" in out
-    assert "would be found in 4 of 5 such studies" in out
+    assert "Step reduction or cheaper steps?" in out
+    assert "minimum detectable difference" in out
     code, out, _ = run(capsys, "profile", "show", "p.yaml", "--json")
     assert json.loads(out) == load_profile("p.yaml").to_dict()
     code, out, _ = run(capsys, "profile", "schema")

@@ -27,7 +27,7 @@ def quick(monkeypatch, tmp_path):
         (["calibrate", "--budget", "-5%"], "-5%"),
         (["calibrate", "--model", "sd99"], "sd99"),
         (["calibrate", "--noise", "loud"], "loud"),
-        (["calibrate", "--sampler", "grid"], "grid"),
+        (["calibrate", "--search", "grid"], "grid"),
         (["calibrate", "--delta", "-1"], "delta"),
         (["calibrate", "--guard", "fid=20"], "cmmd, ssim, psnr, lpips"),
         (["calibrate", "--guard", "clip=0.3"], "--max-drop"),

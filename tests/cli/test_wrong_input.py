@@ -26,7 +26,8 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", LONG], ("xxx", "no such card")),
     ([*CAL, "--model", "a\x1b[31mb"], (r"a\x1b[31mb", "no such card")),
     ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
-    ([*CAL, "--sampler", "grid"], ("grid", "samplers are")),
+    ([*CAL, "--search", "grid"], ("grid", "searches are")),
+    ([*CAL, "--sampler", "tpe"], ("--sampler tpe", "write --search tpe")),
     *(
         ([*CAL, option, text], (f"{option} {text}", rule))
         for option in ("--delta", "--weight")
@@ -54,7 +55,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--seed", "-3"], ("--seed -3", "0")),
     ([*CAL, "--seed", str(2**64)], (f"--seed {2**64}", "9223372036854775807")),
     ([*CAL, "--seed", "1.5"], ("--seed 1.5", "integer")),
-    ([*CAL, "--seed", str(2**32), "--sampler", "tpe"], (f"--seed {2**32}", "from 0 to 4294967295")),
+    ([*CAL, "--seed", str(2**32), "--search", "tpe"], (f"--seed {2**32}", "from 0 to 4294967295")),
     ([*CAL, "--out", "folder"], ("output folder", "is a folder")),
     ([*CAL, "--out", "."], ("output .", "is a folder")),
     ([*CAL, "--out", "link.yaml"], ("output link.yaml", "is a folder")),

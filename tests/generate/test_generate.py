@@ -6,9 +6,9 @@ import torch
 
 from postdiff_calib.accelerate import enable, summary
 from postdiff_calib.errors import UsageError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.settings import GenerationSettings
 
 FULL = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2, guidance_fraction=0.75)
 CALL = {"height": 128, "width": 128, "guidance_scale": 5.0}
@@ -84,3 +84,11 @@ def test_refusals():
     # Knobs that round to nothing are a point of the search like any other.
     (images,) = generate(pipe, Knobs(2, guidance_fraction=0.9), P.PROMPTS[:1], [7], settings(batch_size=1))
     assert torch.isfinite(images).all()
+
+
+def test_the_short_path_is_the_same_function():
+    import postdiff_calib.generate as package
+
+    assert package.generate is generate
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing

@@ -8,10 +8,11 @@ import torch
 from studies import study_record
 
 from postdiff_calib.accelerate import accelerated
-from postdiff_calib.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost.budget import Limit, PlanCost, parse_budget
 from postdiff_calib.errors import BudgetError, StudyError, UnsupportedError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.calibrate import run_calibrate, spread_stage
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
@@ -22,10 +23,9 @@ from postdiff_calib.progress import Silent
 from postdiff_calib.prompts import PromptSet, draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.scores.evaluator import PictureEvaluator
+from postdiff_calib.scores.evaluator import ImageEvaluator
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.names import HELD_OUT, OTHER_SEEDS, SCORES
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import further_limits
 
@@ -124,7 +124,7 @@ def test_scores_are_paired_by_seed_and_do_not_depend_on_the_order(shapes):
     scorer = ClipScorer(shapes.card.scorer, device="cpu")
     prompts = load_prompt_set("shapes").prompts[:4]
     seen = []
-    evaluator = PictureEvaluator(shapes.pipe, scorer, prompts, 7, settings(shapes.card), seen.append)
+    evaluator = ImageEvaluator(shapes.pipe, scorer, prompts, 7, settings(shapes.card), seen.append)
     forward = evaluator.scores(Knobs(3), [0, 1, 2, 3])
     backward = evaluator.scores(Knobs(3), [3, 2, 1, 0])
     assert forward == pytest.approx(backward[::-1], abs=0.02)
@@ -152,8 +152,8 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
     assert profile.expected.cost.macs <= profile.budget.limit
     assert profile.evidence.num_held_out == 12
     own = next(row for row in profile.tradeoff.rows if row.share == pytest.approx(profile.budget.share))
-    assert own.fewer is not None
-    assert own.cheaper is not None
+    assert own.step_reduction is not None
+    assert own.cheaper_steps is not None
     assert [row.share for row in profile.tradeoff.rows] == pytest.approx([0.25, 0.4, 0.6, 0.8])
     assert all(row.searched for row in profile.tradeoff.rows)
     # the spread of each metric is measured, and a tenth of it is what is cared about
@@ -245,7 +245,7 @@ def test_calibrate_deploy_and_resume(shapes, tmp_path, monkeypatch, capsys):
 
     # And the command line runs it, with the baseline's image beside.
     with pytest.raises(SystemExit) as stop:
-        main(["generate", "a red circle on a white background", "--baseline", "--json", "--out", "pictures"])
+        main(["generate", "a red circle on a white background", "--baseline", "--json", "--out", "images"])
     assert stop.value.code in (None, 0)
     data = json.loads(capsys.readouterr().out)
     assert data["knobs"] == profile.knobs.describe()

@@ -14,7 +14,7 @@ from PIL import Image
 from profiles import profile_data
 from studies import BASELINE, EasyMeter, cost_table, latency, make_study
 
-from postdiff_calib.budget import parse_budgets
+from postdiff_calib.cost.budget import parse_budgets
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.store import write_json
 from postdiff_calib.errors import BudgetError, ModelError, OutputError, ProfileError, StudyError, UsageError
@@ -299,7 +299,7 @@ def run_script(script, folder, *arguments):
 
 
 def pixels(pipe, profile, prompt, seed):
-    from postdiff_calib.generate import generate
+    from postdiff_calib.generate.images import generate
 
     settings = replace(profile.generation, batch_size=1)
     (image,) = generate(pipe, profile.knobs, [prompt], [seed], settings)
@@ -308,7 +308,7 @@ def pixels(pipe, profile, prompt, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [python_script, diffusers_script])
-def test_a_script_makes_the_calibrated_picture(write, tmp_path):
+def test_a_script_makes_the_calibrated_image(write, tmp_path):
     from postdiff_calib.models.load import load_pipeline
 
     data = profile_data(Knobs(6, 0.3, 0.5, 2, 0.75))
@@ -348,37 +348,42 @@ def test_the_question_at_every_budget(study):
     tradeoff = compare_arms(Study.load(study))
     assert [row.share for row in tradeoff.rows] == pytest.approx([0.25, 0.4, 0.6, 0.8])
     low, medium, own, high = tradeoff.rows
-    assert [row.winner for row in tradeoff.rows] == ["fewer", "fewer", "cheaper", "cheaper"]
-    assert medium.fewer.difference.mean == pytest.approx(-0.8)
-    assert medium.cheaper_minus_fewer.mean == pytest.approx(-1.2)
-    assert medium.joint.knobs == "T=12 k=2"
-    assert (low.fewer.knobs, low.cheaper.knobs) == ("T=5", "T=20 k=10 m=0.25")
-    assert own.cheaper_minus_fewer.mean == pytest.approx(0.55)
-    assert high.cheaper_minus_fewer.mean == pytest.approx(0.25)
-    assert all(row.fewer.confirmed and row.cheaper.confirmed and row.searched for row in tradeoff.rows)
+    assert [row.winner for row in tradeoff.rows] == [
+        "step_reduction",
+        "step_reduction",
+        "cheaper_steps",
+        "cheaper_steps",
+    ]
+    assert medium.step_reduction.difference.mean == pytest.approx(-0.8)
+    assert medium.cheaper_steps_minus_step_reduction.mean == pytest.approx(-1.2)
+    assert medium.combined.knobs == "T=12 k=2"
+    assert (low.step_reduction.knobs, low.cheaper_steps.knobs) == ("T=5", "T=20 k=10 m=0.25")
+    assert own.cheaper_steps_minus_step_reduction.mean == pytest.approx(0.55)
+    assert high.cheaper_steps_minus_step_reduction.mean == pytest.approx(0.25)
+    assert all(row.step_reduction.confirmed and row.cheaper_steps.confirmed and row.searched for row in tradeoff.rows)
     profile = export(study)[0].profile
     assert [row.answer for row in profile.tradeoff.rows] == [row.answer for row in tradeoff.rows]
 
 
 def test_a_budget_that_was_not_searched_decides_nothing(study):
     (row,) = compare_arms(Study.load(study), parse_budgets("48%")).rows
-    assert (row.winner, row.searched, row.cheaper_minus_fewer) == ("undecided", False, None)
-    assert (row.fewer.knobs, row.cheaper.knobs) == ("T=8", "T=20 k=3")
+    assert (row.winner, row.searched, row.cheaper_steps_minus_step_reduction) == ("undecided", False, None)
+    assert (row.step_reduction.knobs, row.cheaper_steps.knobs) == ("T=8", "T=20 k=3")
     assert "were not searched" in row.answer
 
 
 def test_plans_that_may_not_have_been_found_keep_a_budget_open(tmp_path):
-    study = make_study(tmp_path / "study", widened=Unfound(fewer=-1.0))
+    study = make_study(tmp_path / "study", widened=Unfound(step_reduction=-1.0))
     own = compare_arms(study).rows[2]
     assert own.winner == "tie"
-    assert own.cheaper_minus_fewer.low == pytest.approx(-5.0)  # one spread of 5 points
+    assert own.cheaper_steps_minus_step_reduction.low == pytest.approx(-5.0)  # one spread of 5 points
     assert compare_arms(study).crossover == pytest.approx((0.4, 0.8))
 
 
 def test_the_answer_is_one_sentence(study):
     found = compare_arms(Study.load(study), parse_budgets("18%,25%,40%,60%,80%,100%"))
     assert found.answer == (
-        "Fewer steps win at 25% to 40% of the baseline's MACs, cheaper steps win at 60% to 80%, "
+        "Step reduction wins at 25% to 40% of the baseline's MACs, cheaper steps win at 60% to 80%, "
         "not searched at 18% and 100%."
     )
     assert found.crossover == pytest.approx((0.4, 0.6))
@@ -389,20 +394,20 @@ def test_the_answer_is_one_sentence(study):
 
 def test_points_and_frontiers(study):
     tradeoff = compare_arms(Study.load(study))
-    fewer = {point.knobs: point for point in tradeoff.points["fewer"]}
-    assert list(fewer) == ["T=5", "T=8", "T=12", "T=16", "T=20"]
-    assert all(point.on_frontier for point in fewer.values())
-    assert fewer["T=8"].share == pytest.approx(0.4)
-    joint = {point.knobs: point for point in tradeoff.points["joint"]}
-    assert len(joint) == 12
-    assert not joint["T=8"].on_frontier
-    assert joint["T=12 k=2"].on_frontier
-    assert joint["T=12 k=2"].arms == ("joint",)
+    step_reduction = {point.knobs: point for point in tradeoff.points["step_reduction"]}
+    assert list(step_reduction) == ["T=5", "T=8", "T=12", "T=16", "T=20"]
+    assert all(point.on_frontier for point in step_reduction.values())
+    assert step_reduction["T=8"].share == pytest.approx(0.4)
+    combined = {point.knobs: point for point in tradeoff.points["combined"]}
+    assert len(combined) == 12
+    assert not combined["T=8"].on_frontier
+    assert combined["T=12 k=2"].on_frontier
+    assert combined["T=12 k=2"].arms == ("combined",)
     # what was not judged is shown by its scores of the search, on a frontier of its own
-    assert [knobs for knobs, point in joint.items() if not point.held_out] == ["T=20 s=0.5 β=0.5"]
-    assert joint["T=8"].difference.num_prompts == 60
-    assert joint["T=20 s=0.5 β=0.5"].difference.num_prompts == 80
-    assert joint["T=20 s=0.5 β=0.5"].on_frontier
+    assert [knobs for knobs, point in combined.items() if not point.held_out] == ["T=20 s=0.5 β=0.5"]
+    assert combined["T=8"].difference.num_prompts == 60
+    assert combined["T=20 s=0.5 β=0.5"].difference.num_prompts == 80
+    assert combined["T=20 s=0.5 β=0.5"].on_frontier
     json.dumps(tradeoff.as_dict(), allow_nan=False)
 
 
@@ -412,19 +417,19 @@ def test_budgets_of_one_kind(study):
     assert seconds.kind == "seconds"
     assert seconds.budget_share is None
     assert [row.share for row in seconds.rows] == pytest.approx([0.4, 0.6])
-    assert seconds.rows[1].cheaper.seconds == pytest.approx(0.024)
+    assert seconds.rows[1].cheaper_steps.seconds == pytest.approx(0.024)
     with pytest.raises(BudgetError, match="not in both"):
         compare_arms(loaded, parse_budgets("40%,24ms"))
     # the study was searched in MACs
     assert [row.winner for row in seconds.rows] == ["undecided", "undecided"]
     cheapest = compare_arms(loaded, parse_budgets("5%,10%"))
-    assert all(row.fewer is row.cheaper is row.joint is None for row in cheapest.rows)
+    assert all(row.step_reduction is row.cheaper_steps is row.combined is None for row in cheapest.rows)
 
 
 def test_an_incomplete_study_is_compared_on_what_it_has(tmp_path):
     tradeoff = compare_arms(make_study(tmp_path / "study", held_out=False))
     assert {row.winner for row in tradeoff.rows} == {"undecided"}
-    assert tradeoff.points["joint"]
+    assert tradeoff.points["combined"]
     assert not any(point.held_out for points in tradeoff.points.values() for point in points)
     with pytest.raises(StudyError, match="holds no scores"):
         compare_arms(make_study(tmp_path / "empty", scores=False))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.errors import BudgetError, GuardError
 from postdiff_calib.jobs.calibrate import run_calibrate
@@ -60,7 +60,7 @@ def test_a_drop_of_scenes_that_nothing_judges_is_refused_before_any_image(tmp_pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cats.txt").write_text("".join(f"a photo of a cat {i}\n" for i in range(30)))
     early = "models.load.load_pipeline" if "model" in options else "cost.latency.measured_latency"
-    for name in (early, "generate.generate"):
+    for name in (early, "generate.images.generate"):
         monkeypatch.setattr(f"postdiff_calib.{name}", forbidden)
     job = CalibrateJob(max_drop=("scene=2",), num_prompts=10, study=tmp_path / "s", device="cpu", **options)
     with pytest.raises(GuardError) as caught:

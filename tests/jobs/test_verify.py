@@ -9,16 +9,15 @@ import pytest
 import yaml
 from profiles import profile_data
 
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import main
-from postdiff_calib.errors import BudgetError, CheckError, PromptError
+from postdiff_calib.cost.budget import parse_budget
+from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.verify import VerifyJob, VerifyResult, fresh_prompts, in_turn, run_verify
+from postdiff_calib.jobs.verify import VerifyJob, VerifyResult, in_turn, run_verify
 from postdiff_calib.profile import Comparison, Profile, load_profile
 from postdiff_calib.progress import Silent
-from postdiff_calib.prompts import draw, left_over, load_prompt_set
 from postdiff_calib.scores import paired as stats
 from postdiff_calib.scores.guards import Guard, Reading
 
@@ -191,7 +190,7 @@ def test_few_prompts_say_what_they_cannot_see():
     assert "further loss of 9" in check.reason
 
 
-def test_pictures_that_equal_the_unaccelerated_ones_differ_by_nothing():
+def test_images_that_equal_the_baselines_differ_by_nothing():
     exact = Comparison(mean=0.0, low=0.0, high=0.0, num_prompts=50)
     for fresh, outcome in ((0.0, "passed"), (-0.5, "failed")):
         same = stats.Comparison(50, fresh, fresh, fresh, 0.0)
@@ -263,83 +262,6 @@ def test_warnings_do_not_fail_a_profile_and_failures_are_named(tmp_path):
     with pytest.raises(CheckError, match="1 of 3 checks failed: c"):
         failed.require()
     assert CheckError.exit_code == 3
-
-
-# --- fresh prompts --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """A function: a profile drawn from a file of ``total`` prompts, and the two sets that were drawn."""
-    monkeypatch.chdir(tmp_path)
-
-    def build(total, size=20, seed=3, name="set"):
-        (tmp_path / f"{name}.txt").write_text("".join(f"prompt number {i}\n" for i in range(total)))
-        calibration, held_out = draw(load_prompt_set(f"{name}.txt"), size, seed)
-        data = profile_data()
-        data["evidence"] |= {
-            "prompt_set": name,
-            "prompt_set_sha256": calibration.sha256,
-            "num_prompts": size,
-            "held_out_sha256": held_out.sha256,
-            "seed": seed,
-            "study": str(tmp_path / "study"),
-        }
-        return Profile.model_validate(data), calibration, held_out
-
-    return build
-
-
-def test_fresh_prompts_are_none_that_were_drawn(drawn):
-    made, calibration, held_out = drawn(100)
-    fresh = fresh_prompts(made, 50, "set.txt")
-    assert len(set(fresh.prompts)) == 50
-    assert not set(fresh.prompts) & {*calibration.prompts, *held_out.prompts}
-    assert fresh.seed >= 3 + 10 + 20  # behind every seed of the calibration
-    assert fresh.note == ""
-    everything = {*left_over(load_prompt_set("set.txt"), 20, 3), *calibration.prompts, *held_out.prompts}
-    assert everything == set(load_prompt_set("set.txt").prompts)
-
-
-def test_marked_held_out_rows_are_left_over_after_the_others(tmp_path):
-    path = tmp_path / "marked.jsonl"
-    rows = [{"prompt": f"p{i}"} for i in range(6)] + [{"prompt": f"h{i}", "split": "held_out"} for i in range(4)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rest = left_over(load_prompt_set(path), 3, 0)
-    assert [prompt[0] for prompt in rest] == [*"ppppp", "h"]
-
-
-def test_too_few_left_are_said_to_be_few(drawn):
-    made, *_ = drawn(30 + 25)
-    fresh = fresh_prompts(made, 50, "set.txt")
-    assert len(fresh.prompts) == 25
-    assert "only 25 fresh prompts" in fresh.note
-
-
-def test_an_exhausted_set_gives_held_out_prompts_with_new_seeds(drawn):
-    made, _, held_out = drawn(30 + 5)
-    fresh = fresh_prompts(made, 50, "set.txt")
-    assert set(fresh.prompts) == set(held_out.prompts)
-    assert fresh.seed >= 3 + 10 + 20  # behind every seed of the calibration
-    assert "new seeds" in fresh.what
-    assert "5 prompts left" in fresh.note
-
-
-def test_another_set_is_refused(drawn, tmp_path):
-    made, *_ = drawn(100)
-    (tmp_path / "other.txt").write_text("".join(f"other {i}\n" for i in range(100)))
-    with pytest.raises(PromptError, match="not the one"):
-        fresh_prompts(made, 50, "other.txt")
-    with pytest.raises(PromptError, match=r"none\.txt"):
-        fresh_prompts(made, 50, "none.txt")
-
-
-def test_without_set_and_study_nothing_is_known_to_be_fresh(drawn):
-    made, *_ = drawn(100)
-    with pytest.raises(PromptError, match="--prompt-set"):
-        fresh_prompts(made, 50)  # by the name of its stem, "set", no file is found
-    with pytest.raises(PromptError, match="at least 2"):
-        fresh_prompts(made, 1, "set.txt")
 
 
 # --- a real profile -------------------------------------------------------------------------------------------------

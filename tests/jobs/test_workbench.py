@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.workbench import Workbench, judge_for, why_unjudged
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.prompts import PromptSet, content_hash
-from postdiff_calib.settings import GenerationSettings
 
 CAPTIONS = ("a red circle on a white background", "a blue star at the top on a green background")
 OTHERS = ("a photo of a cat",)

@@ -181,7 +181,7 @@ def test_leader_and_workers_share_a_study_and_survive_kills(server, tmp_path, pr
     asked = Study.load(tmp_path / "alone").record.trials
     assert [t.state.name for t in trials].count("COMPLETE") == asked == report_trials(trials)
     own = [t for t in trials if t.state.name == "COMPLETE" and t.user_attrs["limit"] == t.user_attrs["search"]]
-    assert sum(t.user_attrs["arm"] != "fewer" for t in own) == TRIALS
+    assert sum(t.user_attrs["arm"] != "step_reduction" for t in own) == TRIALS
     assert {t.state.name for t in trials} <= {"COMPLETE", "FAIL", "PRUNED"}
     for number in (*dead, given_back):
         assert trials[number].state.name == "FAIL"
@@ -196,10 +196,10 @@ def test_leader_and_workers_share_a_study_and_survive_kills(server, tmp_path, pr
     both = 0
     for mine, theirs in zip(shared.scored(), single.scored(), strict=True):
         assert mine.baseline.n >= max(plan.n for plan in mine.plans)
-        plans = {p.plan.content: p.scores for p in [theirs.baseline, *theirs.plans]}
+        plans = {p.plan.plan_id: p.scores for p in [theirs.baseline, *theirs.plans]}
         for plan in [mine.baseline, *mine.plans]:
-            if plan.plan.content in plans:
-                difference = plan.scores - plans[plan.plan.content]
+            if plan.plan.plan_id in plans:
+                difference = plan.scores - plans[plan.plan.plan_id]
                 both += int(np.isfinite(difference).sum())
                 # batches are put together differently, which moves the last digits only
                 assert np.nanmax(np.abs(difference), initial=0) < 0.05

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from postdiff_calib.accelerate import accelerated, summary
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cost import build_cost_table
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import ModelError
 from postdiff_calib.generate import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
@@ -22,7 +23,6 @@ from postdiff_calib.models.shapes import flow, flow_training, train
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import load_profile
 from postdiff_calib.search.space import SearchSpace
-from postdiff_calib.settings import GenerationSettings
 
 RECIPE = replace(
     flow_training.FlowRecipe(), samples=12, batch=4, warmup_samples=4, text_captions=32, evaluate_every=10**6

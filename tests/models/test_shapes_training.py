@@ -13,7 +13,7 @@ from postdiff_calib.models.shapes.world import parse_caption, render, sample_sce
 
 TINY = replace(
     train.Recipe(),
-    autoencoder_pictures=64,
+    autoencoder_images=64,
     judge_steps=4,
     judge_batch=4,
     scorer_cycles=(1, 2),

@@ -68,14 +68,14 @@ def test_the_code_of_a_scene_by_hand():
     assert scene_code(scene) == [*empty, 6, 6, IGNORE, 1, 1, 1, 1, 2, *empty, *empty, 9]
 
 
-def test_pictures_show_the_colours_where_the_caption_puts_them():
+def test_images_show_the_colours_where_the_caption_puts_them():
     scene = parse_caption("a large red square to the left of a large blue circle on a white background")
-    picture = render([scene], seed=0)[0]
-    assert picture.shape == (3, 64, 64)
+    image = render([scene], seed=0)[0]
+    assert image.shape == (3, 64, 64)
     palette = {name: torch.tensor(rgb) for name, rgb in world.PALETTE.items()}
 
     def nearest(x, y):
-        return min(palette, key=lambda name: float((palette[name] - picture[:, y, x]).abs().sum()))
+        return min(palette, key=lambda name: float((palette[name] - image[:, y, x]).abs().sum()))
 
     assert nearest(17, 32) == "red"
     assert nearest(47, 32) == "blue"
@@ -97,7 +97,7 @@ def test_sizes_stripes_and_seeds_show():
     assert not torch.equal(render([large], seed=3), render([large], seed=4))
 
 
-def test_a_smaller_side_is_the_same_picture_seen_coarsely():
+def test_a_smaller_side_is_the_same_image_seen_coarsely():
     batch = scenes(8)
     fine, coarse = render(batch, seed=5), render(batch, seed=5, side=32)
     down = torch.nn.functional.avg_pool2d(fine, 2)
@@ -105,11 +105,11 @@ def test_a_smaller_side_is_the_same_picture_seen_coarsely():
 
 
 def test_every_shape_is_distinct():
-    pictures = [
+    images = [
         render([parse_caption(f"a large red {shape} on a white background")], seed=1)[0] for shape in world.SHAPES
     ]
-    for i, a in enumerate(pictures):
-        for b in pictures[:i]:
+    for i, a in enumerate(images):
+        for b in images[:i]:
             assert float((a - b).abs().mean()) > 0.01
 
 

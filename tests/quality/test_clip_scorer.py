@@ -25,7 +25,7 @@ def scorer(folder):
     return ClipScorer(f"local-dir:{folder}")
 
 
-def pictures(n, height=64, width=64, seed=0):
+def some_images(n, height=64, width=64, seed=0):
     small = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(small, size=(height, width), mode="bilinear")
 
@@ -49,7 +49,7 @@ def with_open_clip(folder, images, prompts):
 
 
 def test_equals_open_clip_exactly_without_resizing(folder, scorer):
-    images = pictures(3)
+    images = some_images(3)
     scores, inputs = with_open_clip(folder, images, PROMPTS)
     assert torch.equal(scorer.preprocess(images), inputs)
     assert scorer.score(images, PROMPTS) == pytest.approx(scores, abs=1e-4)
@@ -64,7 +64,7 @@ def test_equals_open_clip_when_resizing(folder, tmp_path, size, mode):
     config["preprocess_cfg"]["resize_mode"] = mode
     config["preprocess_cfg"]["interpolation"] = "bicubic"
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    images = pictures(2, *size)
+    images = some_images(2, *size)
     scores, inputs = with_open_clip(tmp_path, images, PROMPTS[:2])
     resized = ClipScorer(f"local-dir:{tmp_path}")
     # PIL and torch may round an 8-bit value differently; 0.5 is this scorer's standard deviation.
@@ -73,7 +73,7 @@ def test_equals_open_clip_when_resizing(folder, tmp_path, size, mode):
 
 
 def test_scores_are_per_prompt_and_independent_of_batch_size(folder, scorer):
-    images = pictures(3)
+    images = some_images(3)
     one_by_one = ClipScorer(f"local-dir:{folder}", batch_size=1).score(images, PROMPTS)
     assert one_by_one == pytest.approx(scorer.score(images, PROMPTS), abs=1e-4)
     assert len(set(np.round(one_by_one, 3))) == 3
@@ -86,8 +86,8 @@ def test_text_features_are_computed_once(folder):
     counted = ClipScorer(f"local-dir:{folder}")
     encode, texts = counted._model.encode_text, []
     counted._model.encode_text = lambda tokens: texts.extend(tokens) or encode(tokens)
-    counted.score(pictures(3), [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
-    counted.score(pictures(2), PROMPTS[1:])
+    counted.score(some_images(3), [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
+    counted.score(some_images(2), PROMPTS[1:])
     assert len(texts) == 3
 
 

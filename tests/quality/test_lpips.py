@@ -40,13 +40,13 @@ def _forget():
     lpips.installed.cache_clear()
 
 
-def pictures(n=2, side=64, seed=0):
+def some_images(n=2, side=64, seed=0):
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def test_distance_is_zero_for_equal_pictures_and_grows(weights):
-    network, images = Lpips(weights), pictures()
-    noise = pictures(seed=1) - 0.5
+def test_distance_is_zero_for_equal_images_and_grows(weights):
+    network, images = Lpips(weights), some_images()
+    noise = some_images(seed=1) - 0.5
     assert network(images, images) == pytest.approx([0, 0], abs=1e-7)
     small, large = (network(images, (images + size * noise).clamp(0, 1)) for size in (0.1, 0.5))
     assert all(0 < s < b for s, b in zip(small, large, strict=True))
@@ -54,7 +54,7 @@ def test_distance_is_zero_for_equal_pictures_and_grows(weights):
 
 
 def test_the_backbone_is_the_file_and_the_heads_are_the_published_ones(weights, state):
-    network, images, other = Lpips(weights), pictures(1), pictures(1, seed=1)
+    network, images, other = Lpips(weights), some_images(1), some_images(1, seed=1)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     # by hand: five layers' outputs, unit length over channels, weighted squares, mean over the image
     a, b = ((2 * x - 1 - shift[:, None, None]) / scale[:, None, None] for x in (images, other))
@@ -72,8 +72,8 @@ def test_the_backbone_is_the_file_and_the_heads_are_the_published_ones(weights, 
     assert network(images, other) == pytest.approx([total], rel=1e-4)
 
 
-def test_small_pictures_are_enlarged(weights):
-    assert Lpips(weights)(pictures(side=16), pictures(side=16, seed=1))[0] > 0
+def test_small_images_are_enlarged(weights):
+    assert Lpips(weights)(some_images(side=16), some_images(side=16, seed=1))[0] > 0
 
 
 def test_what_is_absent_damaged_or_not_alexnet_is_one_line(tmp_path, weights):
@@ -108,9 +108,9 @@ def test_lpips_is_among_the_metrics_only_where_its_weights_are(monkeypatch, tmp_
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert [m.name for m in metrics.fidelity_metrics()] == ["ssim", "psnr"]
     with pytest.raises(ModelError, match="are not in"):
-        metrics.metric("lpips").function(metrics.Pictures(pictures(), pictures(), ["a", "b"], None))
+        metrics.metric("lpips").function(metrics.Images(some_images(), some_images(), ["a", "b"], None))
     lpips.installed.cache_clear()
     monkeypatch.setattr(lpips, "backbone_path", lambda: weights)
     assert [m.name for m in metrics.fidelity_metrics()] == ["ssim", "psnr", "lpips"]
-    sample = metrics.Pictures(pictures(), pictures(seed=1), ["a", "b"], None)
+    sample = metrics.Images(some_images(), some_images(seed=1), ["a", "b"], None)
     assert metrics.metric("lpips").function(sample) == pytest.approx(Lpips(weights)(sample.images, sample.reference))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from postdiff_calib.errors import ModelError
-from postdiff_calib.quality import METRICS, HealthError, Pictures, check_health, metric, quality_metrics
+from postdiff_calib.quality import METRICS, HealthError, Images, check_health, metric, quality_metrics
 from postdiff_calib.quality.cmmd import cmmd, paired_cmmd
 from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
 
@@ -14,7 +14,7 @@ def noise(n, seed=0, shape=(3, 32, 32)):
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_health_passes_ordinary_pictures():
+def test_health_passes_ordinary_images():
     images = noise(2)
     images[1] = images[1] * 0 + 0.2
     images[1, :, 3, 3] = 0.9  # one dot is content
@@ -98,7 +98,7 @@ class FakeJudge:
 def test_the_list_of_metrics_is_complete_and_uniform():
     assert [m.name for m in METRICS] == ["clip", "scene", "cmmd", "ssim", "psnr", "lpips"]
     assert len({m.label for m in METRICS}) == len(METRICS)
-    sample = Pictures(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer(), FakeJudge())
+    sample = Images(noise(4, 0), noise(4, 1), ["a", "b", "c", "d"], FakeScorer(), FakeJudge())
     equal = replace(sample, reference=sample.images)
     for m in METRICS[:-1]:  # LPIPS needs weights: see test_lpips
         values = m.function(sample)
@@ -113,7 +113,7 @@ def test_the_list_of_metrics_is_complete_and_uniform():
 def test_quality_judges_an_image_and_fidelity_compares_it():
     assert quality_metrics() == (metric("clip"), metric("scene"))
     assert {m.name for m in METRICS if not m.quality} == {"cmmd", "ssim", "psnr", "lpips"}
-    alone = Pictures(noise(2), None, ["a", "b"], FakeScorer(), FakeJudge())
+    alone = Images(noise(2), None, ["a", "b"], FakeScorer(), FakeJudge())
     assert metric("scene").function(alone) == [100.0, 0.0]
     assert len(metric("clip").function(alone)) == 2
     for name in ("cmmd", "ssim", "psnr"):
@@ -123,7 +123,7 @@ def test_quality_judges_an_image_and_fidelity_compares_it():
 
 def test_without_a_judge_scenes_are_refused_in_one_line():
     with pytest.raises(ModelError, match="metric scene: this model has no judge of its scenes; leave it out"):
-        metric("scene").function(Pictures(noise(1), None, ["a"], FakeScorer()))
+        metric("scene").function(Images(noise(1), None, ["a"], FakeScorer()))
 
 
 def test_values_are_shown_with_the_metrics_own_digits_and_unit():

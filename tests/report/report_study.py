@@ -11,21 +11,21 @@ import numpy as np
 from PIL import Image
 from profiles import profile_data
 
-from postdiff_calib.budget import Limit, parse_budget
 from postdiff_calib.cost import table_for_card
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.cost.table import CostTable, Latency, Timing
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.report.html.content import Findings
-from postdiff_calib.report.html.pictures import Album, choose
+from postdiff_calib.report.html.findings import Findings
+from postdiff_calib.report.html.images import Album, choose
 from postdiff_calib.scores.book import FileStore
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.settings import GenerationSettings
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, further_limits
@@ -37,21 +37,21 @@ BREAKOUT = 'a "blue" square \'"><img src=x onerror=window.hacked=2>'
 ATTACKS = (SCRIPT, BREAKOUT)
 #: The metrics that the study measures, with their spreads and δ.
 CLIP, SCENE = Term("clip", 7.0, 1.0, 0.7), Term("scene", 30.0, 1.0, 3.0)
-WINNER, FEWER = Knobs(20, cache_interval=2, guidance_fraction=0.9), Knobs(11)
+WINNER, STEP_REDUCTION = Knobs(20, cache_interval=2, guidance_fraction=0.9), Knobs(11)
 
 
 def plans() -> list[Knobs]:
-    fewer = [Knobs(steps) for steps in (4, 6, 8, 16)] + [FEWER]
-    cheaper = [
+    step_reduction = [Knobs(steps) for steps in (4, 6, 8, 16)] + [STEP_REDUCTION]
+    cheaper_steps = [
         Knobs(20, s, beta if s else 1.0, k, m)
         for s, beta, k, m in ((0, 1, 3, 1), (0.3, 0.5, 1, 1), (0.5, 0.5, 2, 0.75), (0.5, 0.75, 3, 0.75), (0, 1, 5, 0.6))
     ]
-    joint = [
+    combined = [
         Knobs(steps, s, beta if s else 1.0, k, m)
         for steps in (8, 12)
         for s, beta, k, m in ((0, 1, 2, 1), (0.2, 0.5, 1, 0.9), (0.4, 0.75, 3, 1), (0, 1, 2, 0.6))
     ]
-    return [WINNER, *fewer, *cheaper, *joint]
+    return [WINNER, *step_reduction, *cheaper_steps, *combined]
 
 
 def judged() -> list[Knobs]:
@@ -150,7 +150,7 @@ def make_study(
             if knobs != Knobs(20):
                 scores[:2] -= 15
             count = 20 if knobs == Knobs(8, 0.4, 0.75, 3) else N  # one was stopped early
-            block = {"plan": plan.content, "knobs": knobs.as_dict(), "prompts": list(range(count))}
+            block = {"plan": plan.plan_id, "knobs": knobs.as_dict(), "prompts": list(range(count))}
             lost = 0 if knobs == Knobs(20) else 4 * loss(knobs) + 2 * rng.standard_normal(N)
             measures = {"measures": {"scene": (scenes - lost)[:count].tolist()}} if scene else {}
             store.append({**block, "scores": scores[:count].tolist(), **measures})
@@ -162,7 +162,11 @@ def paint(study: Study, budget: str = "60%") -> None:
     found = Findings(study, parse_budget(budget))
     album = Album(study, found.confirmed)
     for example in choose(found.differences()):
-        for knobs in (study.record.baseline, found.winner.knobs, *([found.fewer.knobs] if found.fewer else [])):
+        for knobs in (
+            study.record.baseline,
+            found.winner.knobs,
+            *([found.step_reduction.knobs] if found.step_reduction else []),
+        ):
             path = album.path(knobs, example.index)
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (64, 64), (example.index, 99, 200)).save(path)

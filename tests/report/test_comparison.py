@@ -10,7 +10,7 @@ from profiles import profile_data
 from rich.console import Console
 from studies import make_study
 
-from postdiff_calib.budget import parse_budget, parse_budgets
+from postdiff_calib.cost.budget import parse_budget, parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.report.comparison import (
@@ -62,14 +62,14 @@ def block(text, share):
 
 def test_the_answer_comes_first_and_every_budget_has_its_lines(tradeoff):
     text = printed(print_tradeoff, tradeoff)
-    assert text.startswith("Fewer or cheaper? Fewer steps win at 25% to 40% of the baseline's MACs")
+    assert text.startswith("Step reduction or cheaper steps? Step reduction wins at 25% to 40% of the baseline's MACs")
     assert "changes between 40% and 60%" in text
-    fewer, cheaper, both, better = block(text, "40%")
-    assert "−0.80" in fewer
-    assert fewer.split()[1:3] == ["fewer", "T=8"]
-    assert cheaper.split()[:2] == ["cheaper", "T=20"]
-    assert both.split()[:2] == ["both", "T=12"]
-    assert better.split()[:3] == ["better", "fewer", "steps"]
+    step_reduction, cheaper_steps, combined, better = block(text, "40%")
+    assert "−0.80" in step_reduction
+    assert step_reduction.split()[1:4] == ["step", "reduction", "T=8"]
+    assert cheaper_steps.split()[:3] == ["cheaper", "steps", "T=20"]
+    assert combined.split()[:2] == ["combined", "T=12"]
+    assert better.split()[:3] == ["better", "step", "reduction"]
     assert "−1.20 [" in better
     assert block(text, "60%")[-1].split()[:3] == ["better", "cheaper", "steps"]
     assert "60 held-out prompts" in " ".join(text.split())
@@ -94,7 +94,7 @@ def test_every_metric_has_a_column(two_metrics):
     row = next(row for row in tradeoff.rows if row.share == pytest.approx(0.6))
     assert row.unit == "spreads"
     lines = block(text, "60%")
-    for line, result in zip(lines, (row.fewer, row.cheaper, row.joint), strict=False):
+    for line, result in zip(lines, (row.step_reduction, row.cheaper_steps, row.combined), strict=False):
         assert all(interval(c, name) in line for name, c in result.metrics.items())
     told = " ".join(" ".join(lines[3:]).split())
     assert all(interval(c, name) in told for name, c in row.metrics.items())
@@ -108,14 +108,14 @@ def test_a_profile_says_each_metric_then_one_verdict(two_metrics):
     assert result_text(clip) in line_with(text, "CLIP score  ", "baseline")
     assert result_text(scene) in line_with(text, "scenes right  ", "baseline")
     assert line_with(text, "verdict ").split()[1:5] == [profile.expected.verdict, "on", "60", "held-out"]
-    power = f"a true CLIP score difference of {profile.evidence.smallest_difference:.2f} would be found in 4 of 5"
-    assert power in line_with(text, "power ")
+    detectable = f"minimum detectable difference {profile.evidence.minimum_detectable_difference:.2f} (CLIP score"
+    assert detectable in line_with(text, "detectable ")
     assert "cannot be told from zero" not in text
     assert "one score is not enough" not in text
     for row in profile.tradeoff.rows:
-        assert interval(row.joint.difference) in text
+        assert interval(row.combined.difference) in text
     # The plan's interval in the table is the profile's.
-    assert own_row(profile).joint.difference == profile.expected.difference
+    assert own_row(profile).combined.difference == profile.expected.difference
 
 
 def test_one_score_is_said_to_be_too_few(study):
@@ -133,7 +133,7 @@ def test_an_old_profile_is_shown_and_its_rows_are_marked():
 
 def test_seconds_are_shown_where_the_budgets_are_in_seconds(study):
     text = printed(print_tradeoff, compare_arms(study, parse_budgets("16ms,24ms")))
-    assert "16 ms (40%)" in line_with(text, "fewer", "T=8")
+    assert "16 ms (40%)" in line_with(text, "step reduction", "T=8")
 
 
 def test_two_profiles_side_by_side():
@@ -188,33 +188,33 @@ def test_text_of_a_profile_is_no_markup():
     data = profile_data()
     data["model"] |= {"id": "[/red]me", "notes": ["[/b]"]}
     data["evidence"]["notes"] = ["thin [/i]"]
-    data["tradeoff"]["rows"][0]["fewer"]["knobs"] = "[/x]"
+    data["tradeoff"]["rows"][0]["step_reduction"]["knobs"] = "[/x]"
     data["tradeoff"]["rows"][0]["answer"] = "[/y]"
     text = printed(print_profile, Profile.model_validate(data))
     for word in ("[/red]me", "note: [/b]", "note: thin [/i]", "[/x]", "[/y]"):
         assert word in text
 
 
-def test_the_picture_shows_the_arms_the_budget_and_the_crossover(tradeoff, tmp_path):
+def test_the_image_shows_the_arms_the_budget_and_the_crossover(tradeoff, tmp_path):
     pytest.importorskip("matplotlib")
     (axes,) = draw_tradeoff(tradeoff).axes
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"fewer steps", "cheaper steps", "both", "baseline"} <= set(legend)
+    assert {"step reduction", "cheaper steps", "combined", "baseline"} <= set(legend)
     assert "the study's budget (60 %)" in legend
     assert "cross-over (40 to 60 %)" in legend
-    assert axes.get_title(loc="left").startswith("Fewer steps win at 25% to 40%")
+    assert axes.get_title(loc="left").startswith("Step reduction wins at 25% to 40%")
     assert "%" in axes.get_xlabel()
     assert "points" in axes.get_ylabel()
     steps = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
     assert len(steps) == 3
-    fewer = steps[0]
-    assert list(fewer.get_xdata()) == pytest.approx([25, 40, 60, 80, 100, 100])
-    assert list(fewer.get_ydata())[:2] == pytest.approx([-1.0, -0.8])
+    step_reduction = steps[0]
+    assert list(step_reduction.get_xdata()) == pytest.approx([25, 40, 60, 80, 100, 100])
+    assert list(step_reduction.get_ydata())[:2] == pytest.approx([-1.0, -0.8])
     # Plans judged on held-out prompts have intervals; the others are small and pale.
-    held_out = [p for p in tradeoff.points["joint"] if p.held_out and p.difference.low < p.difference.high]
+    held_out = [p for p in tradeoff.points["combined"] if p.held_out and p.difference.low < p.difference.high]
     bars = [segment for c in axes.collections for segment in c.get_segments()]
     assert len(bars) == len(held_out)
-    pale = [p for p in tradeoff.points["joint"] if not p.held_out]
+    pale = [p for p in tradeoff.points["combined"] if not p.held_out]
     marks = [line for line in axes.lines if line.get_alpha() == 0.3 and line.get_linestyle() == "None"]
     assert sum(len(line.get_xdata()) for line in marks) == len(pale) == 1
     caption = " ".join(draw_tradeoff(tradeoff).get_supxlabel().split())
@@ -225,7 +225,7 @@ def test_the_picture_shows_the_arms_the_budget_and_the_crossover(tradeoff, tmp_p
     plot_tradeoff(tradeoff, tmp_path / "c.svg")
 
 
-def test_without_judged_plans_the_picture_says_so(tmp_path):
+def test_without_judged_plans_the_image_says_so(tmp_path):
     pytest.importorskip("matplotlib")
     made = make_study(tmp_path / "study", held_out=False)
     figure = draw_tradeoff(compare_arms(made))
@@ -233,7 +233,7 @@ def test_without_judged_plans_the_picture_says_so(tmp_path):
     assert not [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
 
 
-def test_a_picture_that_cannot_be_drawn_is_one_line(tradeoff, tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_drawn_is_one_line(tradeoff, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     with pytest.raises(OutputError, match="cannot be written"):
         plot_tradeoff(tradeoff, tmp_path / "none" / "c.png")

@@ -103,11 +103,11 @@ def test_it_loads_alone_and_draws_everything(view, page, width):
     assert driver.execute_script(VISIBLE, "#frontier svg") == 1
     assert driver.execute_script(VISIBLE, "#histogram .bar") > 3
     assert driver.execute_script(VISIBLE, ".strip .lane b") > 100
-    pictures = driver.execute_script(
+    images = driver.execute_script(
         "return [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width])"
     )
-    assert len(pictures) == 27
-    assert all(complete and natural == 64 and shown > 40 for complete, natural, shown in pictures)
+    assert len(images) == 27
+    assert all(complete and natural == 64 and shown > 40 for complete, natural, shown in images)
 
 
 def test_hostile_prompts_are_text(view):
@@ -161,13 +161,13 @@ def test_tooltips_on_hover_tap_and_keyboard(view):
     assert driver.find_element("id", "tip").text.startswith("winner")
 
 
-def test_families_are_switched_off_and_on(view):
+def test_arms_are_switched_off_and_on(view):
     driver = view()
     every = driver.execute_script(VISIBLE, "#frontier .dot")
-    button = driver.find_element("css selector", "[data-arm=cheaper]")
+    button = driver.find_element("css selector", "[data-arm=cheaper_steps]")
     driver.execute_script("arguments[0].click()", button)
     assert button.get_attribute("aria-pressed") == "false"
-    assert driver.execute_script(VISIBLE, "#frontier .dot.arm-cheaper") == 0
+    assert driver.execute_script(VISIBLE, "#frontier .dot.arm-cheaper_steps") == 0
     assert 0 < driver.execute_script(VISIBLE, "#frontier .dot") < every
     driver.execute_script("arguments[0].click()", button)
     assert driver.execute_script(VISIBLE, "#frontier .dot") == every

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from report_study import ATTACKS, FEWER, WINNER, judged, make_study, paint, plans
+from report_study import ATTACKS, STEP_REDUCTION, WINNER, judged, make_study, paint, plans
 
-from postdiff_calib.budget import parse_budget
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import BudgetError, OutputError, StudyError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
@@ -21,10 +21,11 @@ from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.report.html.content import Findings, plan_words
+from postdiff_calib.report.html.findings import Findings, plan_words
+from postdiff_calib.report.html.images import Album, choose
 from postdiff_calib.report.html.page import ReportJob, render, write_report
-from postdiff_calib.report.html.pictures import Album, choose
-from postdiff_calib.report.html.plots import WIDE, Point, frontier_plot, histogram, nice_step, ticks
+from postdiff_calib.report.html.plots import WIDE, frontier_plot, histogram, ticks
+from postdiff_calib.report.plot_data import Point, nice_step
 from postdiff_calib.report.wording import interval, result_text, results, row_difference, signed, verdict, winner
 from postdiff_calib.study.record import Study
 
@@ -113,7 +114,7 @@ def test_figures_are_those_of_the_profile(text, findings):
         assert result_text(result).split(":")[0] + f": {result.verdict}" in body
     for row in profile.tradeoff.rows:
         assert row.searched
-        for arm in (row.fewer, row.cheaper, row.joint):
+        for arm in (row.step_reduction, row.cheaper_steps, row.combined):
             assert arm is None or arm.knobs in body
             assert arm is None or all(interval(c, name) in body for name, c in arm.metrics.items())
         assert row.unit == "spreads"
@@ -121,14 +122,14 @@ def test_figures_are_those_of_the_profile(text, findings):
         assert all(interval(c, name) in body for name, c in row.metrics.items())
     assert findings.own_row.answer in body
     cheapest = profile.tradeoff.rows[0]
-    assert (cheapest.cheaper, winner(cheapest)) == (None, "only fewer steps fit")
+    assert (cheapest.cheaper_steps, winner(cheapest)) == (None, "only step reduction fits")
     assert body.count("no plan fits") == 1
-    assert "only fewer steps fit" in body
+    assert "only step reduction fits" in body
     # The plan has one interval wherever it stands.
     row = findings.own_row
-    assert row.joint.content == profile.plan.content
-    assert row.joint.difference == expected.difference
-    listed = next(r for r in findings.rows if r.scores.plan.content == profile.plan.content)
+    assert row.combined.plan_id == profile.plan.plan_id
+    assert row.combined.difference == expected.difference
+    listed = next(r for r in findings.rows if r.scores.plan.plan_id == profile.plan.plan_id)
     for result in results(profile):
         assert interval(listed.held_out[result.metric], result.metric) == interval(result.difference, result.metric)
 
@@ -139,7 +140,7 @@ def test_a_single_metric_is_told_to_be_one(tmp_path):
     assert "one score is not enough" in body
     assert "scenes right" not in body
     assert found.own_row.unit == "points"
-    assert row_difference(found.own_row) == interval(found.own_row.cheaper_minus_fewer)
+    assert row_difference(found.own_row) == interval(found.own_row.cheaper_steps_minus_step_reduction)
 
 
 def test_an_unsearched_budget_decides_nothing(study):
@@ -148,7 +149,7 @@ def test_an_unsearched_budget_decides_nothing(study):
     assert [row.searched for row in found.profile.tradeoff.rows] == [True, False, True, True, True]
     assert "not searched" in page.text[None]
     assert "was not searched: this is the best plan that other searches found" in page.text[None]
-    assert found.own_row.cheaper_minus_fewer is None
+    assert found.own_row.cheaper_steps_minus_step_reduction is None
 
 
 def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
@@ -167,12 +168,16 @@ def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
     rows = re.findall(r'<td class="num" data-v="[\d.]+">\d+%</td>', text)
     assert len(rows) == len(plans())
     arms = {row.knobs: row.arm for row in findings.rows}
-    assert (arms[FEWER], arms[WINNER], arms[Knobs(12, cache_interval=2)]) == ("fewer", "cheaper", "joint")
+    assert (arms[STEP_REDUCTION], arms[WINNER], arms[Knobs(12, cache_interval=2)]) == (
+        "step_reduction",
+        "cheaper_steps",
+        "combined",
+    )
 
 
 def test_the_strip_has_a_cell_for_every_step(findings, text):
-    winner, fewer, stock = findings.strips()
-    assert [len(strip.cells) for strip in (winner, fewer, stock)] == [20, 11, 20]
+    winner, step_reduction, stock = findings.strips()
+    assert [len(strip.cells) for strip in (winner, step_reduction, stock)] == [20, 11, 20]
     assert [cell.refresh for cell in winner.cells] == [True, False] * 10
     assert [cell.guided for cell in winner.cells] == [True] * 18 + [False] * 2
     assert {cell.cost for cell in stock.cells} == {1.0}
@@ -215,7 +220,7 @@ def test_it_is_one_file_that_needs_nothing_else(study, tmp_path):
             assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
 
 
-def test_pictures_have_their_prompt_and_scores(study, findings, tmp_path):
+def test_images_have_their_prompt_and_scores(study, findings, tmp_path):
     paint(study)
     out = write_report(ReportJob(study.folder, tmp_path / "r.html"))
     page = Page(out.read_text(encoding="utf-8"))
@@ -261,9 +266,9 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path):
 
 
 def test_few_plans_make_a_page_too(tmp_path):
-    study = make_study(tmp_path / "s", scored=[FEWER])
+    study = make_study(tmp_path / "s", scored=[STEP_REDUCTION])
     found = Findings(study, parse_budget("60%"))
-    assert found.fewer is None
+    assert found.step_reduction is None
     assert "Too few plans" in render(found)
     # The baseline itself may be the answer.
     alone = Findings(make_study(tmp_path / "alone", scored=[]), parse_budget("100%"))
@@ -312,16 +317,18 @@ def test_choice_of_prompts():
 
 
 def test_positions_in_the_plot():
-    winner = Point(0.5, -1.0, -2.0, 0.0, "cheaper", "w")
-    hidden = Point(0.1, -50.0, -51.0, -49.0, "joint", "broken")
-    others = [Point(0.1 * i, -1.0, -2.0, 0.0, "fewer", "p") for i in range(1, 10)]
-    plot = frontier_plot(WIDE, [hidden, *others], {"fewer": others[:2], "cheaper": [], "joint": []}, winner, 0.6, 0.5)
+    winner = Point(0.5, -1.0, -2.0, 0.0, "cheaper_steps", "w")
+    hidden = Point(0.1, -50.0, -51.0, -49.0, "combined", "broken")
+    others = [Point(0.1 * i, -1.0, -2.0, 0.0, "step_reduction", "p") for i in range(1, 10)]
+    plot = frontier_plot(
+        WIDE, [hidden, *others], {"step_reduction": others[:2], "cheaper_steps": [], "combined": []}, winner, 0.6, 0.5
+    )
     assert [dot.point.tip for dot in plot.dots if dot.below] == ["broken"]
     assert plot.below == 1
     assert plot.dots[0].y == plot.frame.bottom
     assert plot.winner.y_high == plot.zero_y < plot.winner.y < plot.winner.y_low
     assert plot.frame.left < plot.winner.x < plot.budget_x < plot.reference_x < plot.frame.right
-    assert list(plot.lines) == ["fewer"]
+    assert list(plot.lines) == ["step_reduction"]
 
 
 def test_histogram_counts_every_prompt():
@@ -363,19 +370,19 @@ def test_faults_are_one_line(study, tmp_path, monkeypatch, capsys, change, error
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_broken_picture_and_a_changed_model_are_named(tmp_path):
+def test_a_broken_image_and_a_changed_model_are_named(tmp_path):
     study = make_study(tmp_path / "s")
     with pytest.raises(StudyError, match="are not the scored ones"):
         write_report(ReportJob(study.folder, tmp_path / "r.html", device="cpu"))
     paint(study)
-    first = next((study.folder / "pictures").iterdir())
+    first = next((study.folder / "images").iterdir())
     first.write_bytes(b"no image")
     with pytest.raises(StudyError, match=re.escape(first.name)):
         write_report(ReportJob(study.folder, tmp_path / "r.html"))
 
 
 @pytest.mark.slow
-def test_the_pictures_are_the_scored_ones(tmp_path, monkeypatch):
+def test_the_images_are_the_scored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "study"
     run_calibrate(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -18,8 +18,8 @@ BASE = SMALL.baseline
 OTHER = Knobs(8)
 
 
-def content(knobs):
-    return compile_plan(knobs).content
+def plan_id(knobs):
+    return compile_plan(knobs).plan_id
 
 
 def book(surface, store=None):
@@ -33,7 +33,7 @@ def test_scores_are_made_once_and_shared_by_knobs_of_one_plan():
     # k = 12 of 12 steps refreshes once, as k = 20 does; β does nothing without low steps
     assert scores.scores(Knobs(8, low_res_scale=0.5), [1, 3, 4]) == [*first[::-1], surface.row(OTHER)[4]]
     assert surface.images == scores.images_made == 3
-    assert scores.count(content(OTHER)) == 3
+    assert scores.count(plan_id(OTHER)) == 3
     assert scores.scores(OTHER, []) == []
 
 
@@ -42,10 +42,10 @@ def test_differences_are_paired_with_the_baseline():
     scores = book(surface)
     scores.scores(BASE, [0, 1, 2])
     scores.scores(OTHER, [1, 2, 3])
-    difference = scores.differences(content(OTHER))
+    difference = scores.differences(plan_id(OTHER))
     assert np.isnan(difference[[0, 3]]).all()
     assert difference[1:3] == pytest.approx((surface.row(OTHER) - surface.row(BASE))[1:3])
-    assert not scores.complete(content(OTHER))
+    assert not scores.complete(plan_id(OTHER))
     assert math.isnan(scores.known("unknown")[0])
 
 
@@ -57,7 +57,7 @@ def test_file_is_read_back_and_shared_between_books(tmp_path):
     two.refresh()
     assert two.scores(OTHER, [0, 1]) == one.scores(OTHER, [0, 1])
     assert surface.images == 2
-    assert book(surface, FileStore(path)).plans == {content(OTHER): OTHER}
+    assert book(surface, FileStore(path)).plans == {plan_id(OTHER): OTHER}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -70,11 +70,11 @@ def test_a_line_cut_short_by_a_kill_loses_that_block_only(tmp_path, cut):
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     resumed = book(surface, FileStore(path))
-    assert resumed.count(content(OTHER)) == 2
+    assert resumed.count(plan_id(OTHER)) == 2
     resumed.scores(OTHER, [2, 3, 4])
     again = book(surface, FileStore(path))
-    assert np.isfinite(again.known(content(OTHER))).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
-    assert again.known(content(OTHER))[:5] == pytest.approx(surface.row(OTHER)[:5])
+    assert np.isfinite(again.known(plan_id(OTHER))).nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+    assert again.known(plan_id(OTHER))[:5] == pytest.approx(surface.row(OTHER)[:5])
 
 
 def test_foreign_files_and_other_sizes_are_refused(tmp_path):
@@ -95,7 +95,7 @@ def test_scores_that_are_not_finite_are_refused_and_not_kept():
     scores = book(Broken(5, space=SMALL))
     with pytest.raises(PostdiffError, match="prompt 2 under T=8"):
         scores.scores(OTHER, [2])
-    assert scores.count(content(OTHER)) == 0
+    assert scores.count(plan_id(OTHER)) == 0
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 class Measuring(Surface):
     def features(self, knobs):
-        rows = np.random.default_rng([3, *content(knobs).encode()]).normal(size=(self.num_prompts, 4))
+        rows = np.random.default_rng([3, *plan_id(knobs).encode()]).normal(size=(self.num_prompts, 4))
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
     def measured(self, knobs, indices):
@@ -123,15 +123,15 @@ def test_measures_and_embeddings_are_kept_beside_the_scores(tmp_path):
     first.scores(OTHER, [4, 1])
     again = book(surface, FileStore(path))
     for known in (first, again):
-        ssim = known.measures(content(OTHER), "ssim")
+        ssim = known.measures(plan_id(OTHER), "ssim")
         assert ssim[[1, 4]].tolist() == [0.1, 0.4]
         assert np.isnan(ssim[[0, 2, 3, 5]]).all()
-        features = known.features(content(OTHER))
+        features = known.features(plan_id(OTHER))
         assert features.shape == (6, 4)
         assert np.array_equal(features[[1, 4]], surface.features(OTHER)[[1, 4]])
         assert np.isnan(features[0]).all()
-    assert np.isnan(again.measures(content(OTHER), "psnr")).all()
-    assert again.features(content(BASE)) is None
+    assert np.isnan(again.measures(plan_id(OTHER), "psnr")).all()
+    assert again.features(plan_id(BASE)) is None
     scored = again.plan_scores(OTHER, PlanCost(1.0, 1.0))
     assert scored.n == 2
     assert np.isfinite(scored.measures["ssim"]).sum() == 2
@@ -144,15 +144,15 @@ def test_old_lines_without_measures_are_read_and_rewritten_as_they_are(tmp_path)
     book(Surface(6, space=SMALL), path).scores(OTHER, [0, 1])
     mixed = book(surface, path)
     mixed.scores(OTHER, [0, 1, 2, 3])
-    assert mixed.count(content(OTHER)) == 4
-    assert np.isfinite(mixed.measures(content(OTHER), "ssim")).nonzero()[0].tolist() == [2, 3]
+    assert mixed.count(plan_id(OTHER)) == 4
+    assert np.isfinite(mixed.measures(plan_id(OTHER), "ssim")).nonzero()[0].tolist() == [2, 3]
     copy.replace(mixed.blocks())
     again = book(surface, copy)
-    assert np.array_equal(again.known(content(OTHER)), mixed.known(content(OTHER)), equal_nan=True)
+    assert np.array_equal(again.known(plan_id(OTHER)), mixed.known(plan_id(OTHER)), equal_nan=True)
     assert np.array_equal(
-        again.measures(content(OTHER), "ssim"), mixed.measures(content(OTHER), "ssim"), equal_nan=True
+        again.measures(plan_id(OTHER), "ssim"), mixed.measures(plan_id(OTHER), "ssim"), equal_nan=True
     )
-    assert np.array_equal(again.features(content(OTHER)), mixed.features(content(OTHER)), equal_nan=True)
+    assert np.array_equal(again.features(plan_id(OTHER)), mixed.features(plan_id(OTHER)), equal_nan=True)
     assert "NaN" not in copy.path.read_text()
 
 
@@ -169,7 +169,7 @@ def test_measures_that_are_not_finite_or_too_few_are_refused_and_not_kept():
     scores = book(Broken(5, space=SMALL))
     with pytest.raises(PostdiffError, match="ssim of prompt 2 under T=8"):
         scores.scores(OTHER, [2])
-    assert scores.count(content(OTHER)) == 0
+    assert scores.count(plan_id(OTHER)) == 0
     with pytest.raises(ValueError, match="1 ssims for 2 prompts"):
         book(Short(5, space=SMALL)).scores(OTHER, [2, 3])
 
@@ -201,11 +201,11 @@ def test_a_broken_baseline_image_sets_its_prompt_aside_for_every_plan(tmp_path):
     other = scores.scores(OTHER, range(10))
     assert math.isnan(other[3])
     assert all(3 not in indices for knobs, indices in surface.calls if knobs == OTHER)
-    assert np.isnan(scores.differences(content(OTHER))[3])
+    assert np.isnan(scores.differences(plan_id(OTHER))[3])
     # it is complete without that prompt
     scores.scores(OTHER, range(20))
-    assert scores.count(content(OTHER)) == 19
-    assert scores.complete(content(OTHER))
+    assert scores.count(plan_id(OTHER)) == 19
+    assert scores.complete(plan_id(OTHER))
     assert scores.images_made == 9 + 19
 
 
@@ -219,7 +219,7 @@ def test_what_is_set_aside_is_remembered_shared_and_rewritten(tmp_path):
     for again in (book(sound, FileStore(path)), book(sound, FileStore(copy))):
         assert again.set_aside == first.set_aside
         assert math.isnan(again.scores(BASE, [3])[0])
-        assert again.count(content(BASE)) == 9
+        assert again.count(plan_id(BASE)) == 9
     assert sound.images == 0
     # another process takes it in
     assert beside.set_aside == {}
@@ -250,7 +250,7 @@ def test_a_plans_own_broken_image_is_that_plans_fault():
     with pytest.raises(HealthError, match="are constant"):
         scores.scores(OTHER, range(10))
     assert scores.set_aside == {}
-    assert scores.count(content(OTHER)) == 0
+    assert scores.count(plan_id(OTHER)) == 0
     assert scores.scores(Knobs(6), range(10))
 
 
@@ -261,7 +261,7 @@ def test_the_objective_is_what_plans_are_compared_by():
     scores.scores(BASE, [0, 1])
     scores.scores(OTHER, [1, 2])
     clip = surface.row(OTHER)[1] / 2 * 0.25 + 0.75 * 0.1 / 0.1  # SSIM of prompt 1 is 0.1 in every plan
-    assert scores.quality(content(OTHER))[1] == pytest.approx(clip)
-    difference = scores.differences(content(OTHER))
+    assert scores.quality(plan_id(OTHER))[1] == pytest.approx(clip)
+    difference = scores.differences(plan_id(OTHER))
     assert difference[1] == pytest.approx((surface.row(OTHER)[1] - surface.row(BASE)[1]) / 8)
     assert np.isnan(difference[[0, 2, 3, 4, 5]]).all()

@@ -5,17 +5,17 @@ import torch
 from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.errors import PlanError
-from postdiff_calib.generate import generate
+from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.scores.evaluator import PictureEvaluator
+from postdiff_calib.scores.evaluator import ImageEvaluator
 from postdiff_calib.search.backend.run import Problem, run_search
 from postdiff_calib.search.confirm import confirm
 from postdiff_calib.search.strategy import SearchSettings
-from postdiff_calib.settings import GenerationSettings
 
 PROMPTS = load_prompt_set("shapes").prompts[:5]
 
@@ -30,7 +30,7 @@ def bench(shapes):
     said = []
     settings = GenerationSettings(height=64, width=64, guidance_scale=4.0, batch_size=4, latent_multiple=2)
     scorer = ClipScorer(shapes.card.scorer, device="cpu")
-    return PictureEvaluator(shapes.pipe, scorer, PROMPTS, 7, settings, note=said.append), said
+    return ImageEvaluator(shapes.pipe, scorer, PROMPTS, 7, settings, note=said.append), said
 
 
 FULL = [
@@ -50,7 +50,7 @@ def short_of_memory(monkeypatch, most, error):
             raise error
         return generate(pipe, knobs, prompts, seeds, settings)
 
-    monkeypatch.setattr("postdiff_calib.generate.generate", limited)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", limited)
     return sizes
 
 
@@ -116,13 +116,13 @@ def test_a_finalist_that_gives_nan_is_dropped_and_the_next_takes_its_place(tmp_p
 
     chosen = [f.candidate.knobs for f in result.searched[0].finalists]
     broken = confirm(Undefined(n, space=SMALL), n, chosen, SMALL.baseline, tmp_path)
-    assert list(broken) == [first.content]
-    assert "it is not a finite number" in broken[first.content]
+    assert list(broken) == [first.plan_id]
+    assert "it is not a finite number" in broken[first.plan_id]
     (again,) = result.without(broken).searched
-    plans = [f.candidate.content for f in again.finalists]
-    assert first.content not in plans
+    plans = [f.candidate.plan_id for f in again.finalists]
+    assert first.plan_id not in plans
     assert len(plans) >= len(chosen)
-    assert set(plans) - {compile_plan(knobs).content for knobs in chosen}
+    assert set(plans) - {compile_plan(knobs).plan_id for knobs in chosen}
     assert (
         confirm(Undefined(n, space=SMALL), n, [f.candidate.knobs for f in again.finalists], SMALL.baseline, tmp_path)
         == {}
@@ -130,4 +130,4 @@ def test_a_finalist_that_gives_nan_is_dropped_and_the_next_takes_its_place(tmp_p
     # a baseline that cannot be scored is the end
     with pytest.raises(PlanError):
         confirm(Undefined(n, space=SMALL), n, chosen, first.knobs, tmp_path / "other")
-    assert compile_plan(first.knobs).content == first.content
+    assert compile_plan(first.knobs).plan_id == first.plan_id

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_surface import SMALL, Surface, limit, loss, price
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import GuardError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -151,7 +151,7 @@ def test_the_nearest_plan_says_by_how_much_it_misses():
     assert "SSIM 0.7 (0.1 too low)" in str(found)
 
 
-def test_deviations_are_nothing_for_equal_pictures_and_grow_as_they_get_worse():
+def test_deviations_are_nothing_for_equal_images_and_grow_as_they_get_worse():
     for metric, equal, good, bad in (
         ("clip", 0, -0.1, -0.5),
         ("scene", 0, -2, -20),
@@ -180,7 +180,7 @@ class Measuring(Surface):
         if knobs == self.space.baseline:
             ssim = [1.0] * len(indices)
         else:
-            own = np.random.default_rng([7, *compile_plan(knobs).content.encode()]).normal(0, 0.05, self.num_prompts)
+            own = np.random.default_rng([7, *compile_plan(knobs).plan_id.encode()]).normal(0, 0.05, self.num_prompts)
             ssim = [float(v) for v in self.ssim_of(knobs) + own[list(indices)]]
         return Measured(scores, {"ssim": ssim})
 
@@ -206,7 +206,7 @@ def test_a_guarded_search_finds_the_best_plan_that_obeys(guarded):
     surface = Measuring(N, space=SMALL)
     result, *_ = guarded
     allows = limit(0.5, SMALL).allows
-    found = [f.candidate for f in result.searched[0].finalists if f.arm == "joint"]
+    found = [f.candidate for f in result.searched[0].finalists if f.arm == "combined"]
     # the plans that may be chosen obey; the arms are compared by quality alone
     assert all(surface.ssim_of(c.knobs) >= 0.9 - 0.03 for c in found)
     possible = [p.knobs for p in SMALL.plans if allows(price(p)) and surface.ssim_of(p.knobs) >= 0.9]
@@ -231,14 +231,14 @@ def test_a_plan_that_breaks_a_guard_beyond_its_noise_is_passed_over_and_never_le
     low = [p for p in plans if p.knobs.low_res_fraction >= 0.3]
     assert low
     for p in low:
-        assert strict.keeper.known_to_break(p.plan.content) == (p.n >= 20)
+        assert strict.keeper.known_to_break(p.plan.plan_id) == (p.n >= 20)
         assert not p.complete
-        assert not free.keeper.known_to_break(p.plan.content)
+        assert not free.keeper.known_to_break(p.plan.plan_id)
     leader = strict.choice()
     assert leader is not None
     assert not strict.keeper.known_to_break(leader)
-    broken = {p.plan.content for p in plans if strict.keeper.known_to_break(p.plan.content)}
-    proposed = {strict.propose(0, number).candidate.content for number in range(30)}
+    broken = {p.plan.plan_id for p in plans if strict.keeper.known_to_break(p.plan.plan_id)}
+    proposed = {strict.propose(0, number).candidate.plan_id for number in range(30)}
     assert not proposed & broken
     assert len(proposed) > 3
 
@@ -257,7 +257,7 @@ class Judged(Surface):
 def test_a_search_keeps_scenes_right_that_the_score_would_lose(tmp_path):
     def winners(guards, folder):
         result, *_ = search(folder, Judged(N, space=SMALL), guards, 24)
-        return [f.candidate.knobs for f in result.searched[0].finalists if f.arm == "joint"]
+        return [f.candidate.knobs for f in result.searched[0].finalists if f.arm == "combined"]
 
     # the search finds the few steps that the score likes best; with the guard it passes them over
     free = winners((), tmp_path / "free")
@@ -269,7 +269,7 @@ def test_a_search_keeps_scenes_right_that_the_score_would_lose(tmp_path):
 def test_without_guards_measuring_changes_nothing(tmp_path):
     _, _, measured, _ = search(tmp_path / "a", Measuring(N, space=SMALL), (), 8)
     _, _, plain, _ = search(tmp_path / "b", Surface(N, space=SMALL), (), 8)
-    assert {p.plan.content: p.n for p in measured} == {p.plan.content: p.n for p in plain}
+    assert {p.plan.plan_id: p.n for p in measured} == {p.plan.plan_id: p.n for p in plain}
 
 
 def test_a_guard_that_nothing_meets_still_ends_with_what_is_nearest(tmp_path):
@@ -280,6 +280,6 @@ def test_a_guard_that_nothing_meets_still_ends_with_what_is_nearest(tmp_path):
     found = rails.nearest(impossible, inside, baseline)
     assert found.misses[0][1].value > 0.95
     # somebody stands for it all the same: the plan that is believed nearest, and the arms
-    joint = [f for f in result.searched[0].finalists if f.arm == "joint"]
-    assert len(joint) == 1
-    assert {f.arm for f in result.searched[0].finalists} >= {"joint", "fewer"}
+    combined = [f for f in result.searched[0].finalists if f.arm == "combined"]
+    assert len(combined) == 1
+    assert {f.arm for f in result.searched[0].finalists} >= {"combined", "step_reduction"}

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores import select
 from postdiff_calib.scores.objective import Objective, Term
@@ -24,29 +24,32 @@ def macs(cost):
 LEVEL = np.array([10.0, 20.0, 30.0, 40.0])
 WOBBLE = np.array([-0.1, 0.1, -0.1, 0.1])
 BASE = plan(Knobs(20), 20, LEVEL)
-FEWER = plan(Knobs(8), 8, LEVEL - 1 + WOBBLE)
-CHEAPER = plan(Knobs(20, cache_interval=3), 8, LEVEL - 0.5 - WOBBLE)
-JOINT = plan(Knobs(12, cache_interval=2), 7, LEVEL - 0.25)
+STEP_REDUCTION = plan(Knobs(8), 8, LEVEL - 1 + WOBBLE)
+CHEAPER_STEPS = plan(Knobs(20, cache_interval=3), 8, LEVEL - 0.5 - WOBBLE)
+COMBINED = plan(Knobs(12, cache_interval=2), 7, LEVEL - 0.25)
 PARTIAL = plan(Knobs(14, cache_interval=3), 7, [10.5, math.nan, 29.9, math.nan])
-PLANS = [BASE, FEWER, CHEAPER, JOINT, PARTIAL]
+PLANS = [BASE, STEP_REDUCTION, CHEAPER_STEPS, COMBINED, PARTIAL]
 
 
 def test_arms():
-    assert BASE.arms(20) == ("fewer", "cheaper", "joint")
-    assert FEWER.arms(20) == ("fewer", "joint")
-    assert CHEAPER.arms(20) == ("cheaper", "joint")
-    assert JOINT.arms(20) == ("joint",)
-    assert plan(Knobs(8, low_res_scale=0.5), 8, LEVEL).arms(20) == ("fewer", "joint")  # β alone does nothing
+    assert BASE.arms(20) == ("step_reduction", "cheaper_steps", "combined")
+    assert STEP_REDUCTION.arms(20) == ("step_reduction", "combined")
+    assert CHEAPER_STEPS.arms(20) == ("cheaper_steps", "combined")
+    assert COMBINED.arms(20) == ("combined",)
+    assert plan(Knobs(8, low_res_scale=0.5), 8, LEVEL).arms(20) == (
+        "step_reduction",
+        "combined",
+    )  # β alone does nothing
 
 
 def test_best_of_each_arm_within_a_budget():
     def allows(cost):
         return cost.macs <= 8
 
-    assert select.best(PLANS, BASE, CLIP, allows=allows) == [JOINT]
-    assert select.best(PLANS, BASE, CLIP, allows=allows, arm="fewer") == [FEWER]
-    assert select.best(PLANS, BASE, CLIP, allows=allows, arm="cheaper") == [CHEAPER]
-    assert select.best(PLANS, BASE, CLIP, allows=allows, count=3) == [JOINT, CHEAPER, FEWER]
+    assert select.best(PLANS, BASE, CLIP, allows=allows) == [COMBINED]
+    assert select.best(PLANS, BASE, CLIP, allows=allows, arm="step_reduction") == [STEP_REDUCTION]
+    assert select.best(PLANS, BASE, CLIP, allows=allows, arm="cheaper_steps") == [CHEAPER_STEPS]
+    assert select.best(PLANS, BASE, CLIP, allows=allows, count=3) == [COMBINED, CHEAPER_STEPS, STEP_REDUCTION]
     assert select.best(PLANS, BASE, CLIP, allows=lambda cost: False) == []
 
 
@@ -63,7 +66,7 @@ def test_partly_scored_plans_need_asking_for_and_pay_their_uncertainty():
     with_partial = select.best(PLANS, BASE, CLIP, min_prompts=2, count=5)
     # differences 0.5 and −0.1: a mean of 0.2 less √½ of its standard error of 0.3 is below the baseline's 0
     assert select.merit(PARTIAL, BASE, CLIP) == pytest.approx(0.2 - 0.3 * math.sqrt(0.5))
-    assert with_partial == [BASE, PARTIAL, JOINT, CHEAPER, FEWER]
+    assert with_partial == [BASE, PARTIAL, COMBINED, CHEAPER_STEPS, STEP_REDUCTION]
 
 
 def merit(differences):
@@ -96,12 +99,12 @@ def test_metrics_by_name():
     assert known.metric("scene").tolist() == [11.0, 21.0, 31.0, 41.0]
     assert np.isnan(known.metric("ssim")).all()
     assert known.quality(BOTH).tolist() == [10.5, 20.5, 30.5, 40.5]
-    assert np.isnan(FEWER.quality(BOTH)).all()
-    assert (PARTIAL.n, PARTIAL.complete, FEWER.complete) == (2, False, True)
+    assert np.isnan(STEP_REDUCTION.quality(BOTH)).all()
+    assert (PARTIAL.n, PARTIAL.complete, STEP_REDUCTION.complete) == (2, False, True)
     assert select.common(PARTIAL, BASE) == 2
 
 
 def test_frontier_is_what_nothing_beats():
-    assert select.frontier(PLANS, BASE, CLIP, macs) == [JOINT, BASE]
+    assert select.frontier(PLANS, BASE, CLIP, macs) == [COMBINED, BASE]
     worse_but_cheap = plan(Knobs(4), 4, LEVEL - 3)
-    assert select.frontier([*PLANS, worse_but_cheap], BASE, CLIP, macs) == [worse_but_cheap, JOINT, BASE]
+    assert select.frontier([*PLANS, worse_but_cheap], BASE, CLIP, macs) == [worse_but_cheap, COMBINED, BASE]

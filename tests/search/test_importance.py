@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.importance import importance, severities

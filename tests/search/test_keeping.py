@@ -35,8 +35,8 @@ def keeper(*guards, plans=(), prompts=N):
     return PostDiff(CANDIDATES, [limit(0.9, SMALL)], REFERENCE, book, SearchSettings(guards=guards)).keeper
 
 
-def content(knobs):
-    return compile_plan(knobs).content
+def plan_id(knobs):
+    return compile_plan(knobs).plan_id
 
 
 def rows(*knobs):
@@ -47,36 +47,36 @@ def rows(*knobs):
 
 def test_without_guards_every_plan_is_kept():
     free = keeper(plans=[LOW])
-    assert not free.known_to_break(content(LOW))
+    assert not free.known_to_break(plan_id(LOW))
     mask = rows(LOW, FULL)
     assert free.keeping(mask) is mask
 
 
 def test_a_reading_on_every_prompt_decides_by_itself():
     strict = keeper(Guard("ssim", 0.5), plans=[LOW, FULL])
-    assert not strict.known_to_break(content(LOW))  # 0.5 exactly, the bound included
-    assert keeper(Guard("ssim", 0.501), plans=[LOW]).known_to_break(content(LOW))
-    assert not keeper(Guard("ssim", 0.501), plans=[FULL]).known_to_break(content(FULL))
+    assert not strict.known_to_break(plan_id(LOW))  # 0.5 exactly, the bound included
+    assert keeper(Guard("ssim", 0.501), plans=[LOW]).known_to_break(plan_id(LOW))
+    assert not keeper(Guard("ssim", 0.501), plans=[FULL]).known_to_break(plan_id(FULL))
 
 
 def test_a_reading_on_some_prompts_decides_beyond_its_noise_alone():
     # ± 0.01 on 20 prompts has a standard error of 0.0023: two of them are less than 0.01 and more than 0.001
-    assert keeper(Guard("ssim", 0.51), plans=[LOW], prompts=20).known_to_break(content(LOW))
-    assert not keeper(Guard("ssim", 0.501), plans=[LOW], prompts=20).known_to_break(content(LOW))
-    assert not keeper(Guard("ssim", 0.51), plans=[LOW], prompts=19).known_to_break(content(LOW))
+    assert keeper(Guard("ssim", 0.51), plans=[LOW], prompts=20).known_to_break(plan_id(LOW))
+    assert not keeper(Guard("ssim", 0.501), plans=[LOW], prompts=20).known_to_break(plan_id(LOW))
+    assert not keeper(Guard("ssim", 0.51), plans=[LOW], prompts=19).known_to_break(plan_id(LOW))
 
 
 def test_what_was_never_measured_breaks_its_guard_once_all_is_scored():
     strict = keeper(Guard("psnr", 20), plans=[LOW])
-    assert strict.known_to_break(content(LOW))
-    assert not keeper(Guard("psnr", 20), plans=[LOW], prompts=20).known_to_break(content(LOW))
+    assert strict.known_to_break(plan_id(LOW))
+    assert not keeper(Guard("psnr", 20), plans=[LOW], prompts=20).known_to_break(plan_id(LOW))
 
 
 def test_plans_that_are_not_of_the_space_are_nobodys_business():
     assert not keeper(Guard("ssim", 0.9)).known_to_break("another study's plan")
 
 
-def test_plans_nobody_looked_at_are_judged_by_those_that_were():
+def test_plans_nobody_evaluated_are_judged_by_those_that_were():
     looked = [c.knobs for c in CANDIDATES[::7]]
     strict = keeper(Guard("ssim", 0.8), plans=looked)
     full = np.array([c.knobs.low_res_fraction == 0 for c in CANDIDATES])

@@ -21,7 +21,7 @@ def card(**changes):
     return SimpleNamespace(**{**values, **changes})
 
 
-def test_plans_are_exactly_the_distinct_contents_of_the_grid():
+def test_plans_are_exactly_the_distinct_plan_ids_of_the_grid():
     grid = [
         Knobs(total, s, beta if s else 1.0, k, m)
         for total in SMALL.grids["num_inference_steps"]
@@ -30,10 +30,10 @@ def test_plans_are_exactly_the_distinct_contents_of_the_grid():
         for k in SMALL.grids["cache_interval"]
         for m in SMALL.grids["guidance_fraction"]
     ]
-    contents = [plan.content for plan in SMALL.plans]
-    assert len(contents) == len(set(contents))
-    assert set(contents) == {compile_plan(knobs).content for knobs in grid}
-    assert len(contents) < len(grid)
+    plan_ids = [plan.plan_id for plan in SMALL.plans]
+    assert len(plan_ids) == len(set(plan_ids))
+    assert set(plan_ids) == {compile_plan(knobs).plan_id for knobs in grid}
+    assert len(plan_ids) < len(grid)
 
 
 def test_every_plan_names_the_mildest_knobs_that_compile_to_it():
@@ -72,7 +72,7 @@ def test_budget_is_a_hard_limit_on_the_space():
     allowed = within(candidates, limit(0.5, SMALL))
     assert 0 < len(allowed) < len(candidates)
     assert max(c.cost.macs for c in allowed) <= limit(0.5, SMALL).value
-    assert {c.content for c in candidates if c.cost.macs <= limit(0.5, SMALL).value} == {c.content for c in allowed}
+    assert {c.plan_id for c in candidates if c.cost.macs <= limit(0.5, SMALL).value} == {c.plan_id for c in allowed}
     with pytest.raises(BudgetError, match=r"cheapest reachable plan .* T there is at its lower end of 4"):
         within(candidates, limit(0.001, SMALL))
 
@@ -80,8 +80,8 @@ def test_budget_is_a_hard_limit_on_the_space():
 def test_effective_coordinates_ignore_knobs_that_do_nothing():
     one_refresh = candidate(compile_plan(Knobs(20, 0.0, 0.5, 1, 1.0)), price)
     assert one_refresh.coordinates() == (20, 0, 1, 1, 1)
-    assert one_refresh.fewer
+    assert one_refresh.step_reduction
     all_knobs = candidate(compile_plan(Knobs(10, 0.5, 0.5, 2, 0.75)), price)
     assert all_knobs.coordinates() == (10, 0.5, 0.5, 2, 0.8)  # round(7.5) guided steps
-    assert not all_knobs.fewer
+    assert not all_knobs.step_reduction
     assert coordinate_matrix([one_refresh, all_knobs]).shape == (2, 5)

@@ -27,7 +27,7 @@ LIMITS = (limit(0.5, SMALL), limit(0.35, SMALL), limit(0.8, SMALL))
 def strategy(book=None, limits=LIMITS, candidates=CANDIDATES, **settings):
     book = book or ScoreBook(Surface(N, space=SMALL), N, SMALL.baseline, MemoryStore())
     chosen = SearchSettings(**settings)
-    return find_strategy(chosen.sampler)(candidates, limits, REFERENCE, book, chosen)
+    return find_strategy(chosen.strategy)(candidates, limits, REFERENCE, book, chosen)
 
 
 def scored(prompts=10, surface=None, plans=None):
@@ -48,13 +48,13 @@ def test_the_number_of_evaluations_at_each_budget():
     assert strategy(n_trials=120).planned(1, 5) == 10  # a twelfth
     assert strategy(n_trials=24, further_trials=7).planned(2, 5) == 7
     assert strategy(n_trials=3).planned(0, 5) == 0
-    # Optuna's own samplers know one budget only
-    assert [strategy(n_trials=24, sampler="tpe").planned(budget, 5) for budget in range(3)] == [19, 0, 0]
+    # Optuna's own searches know one budget only
+    assert [strategy(n_trials=24, strategy="tpe").planned(budget, 5) for budget in range(3)] == [19, 0, 0]
 
 
-def test_a_budget_that_no_cheaper_plan_fits_gets_no_evaluation():
-    fewer = [c for c in CANDIDATES if c.fewer]
-    assert strategy(candidates=fewer, further_trials=5).planned(1, 0) == 0
+def test_a_budget_that_no_cheaper_steps_plan_fits_gets_no_evaluation():
+    step_reduction = [c for c in CANDIDATES if c.step_reduction]
+    assert strategy(candidates=step_reduction, further_trials=5).planned(1, 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_proposal_is_a_function_of_seed_budget_and_number():
     book = scored()
 
     def drawn(**settings):
-        return [strategy(book, **settings).propose(0, number).candidate.content for number in range(8)]
+        return [strategy(book, **settings).propose(0, number).candidate.plan_id for number in range(8)]
 
     assert drawn(seed=1) == drawn(seed=1)
     assert drawn(seed=1) != drawn(seed=2)
@@ -101,33 +101,33 @@ def test_a_proposal_is_a_function_of_seed_budget_and_number():
 
 
 def test_plans_in_hand_and_complete_ones_are_not_proposed():
-    cheaper = strategy().members("cheaper")[:4]
+    cheaper_steps = strategy().members("cheaper_steps")[:4]
     book = scored(plans=[])
-    for c in cheaper[:2]:
+    for c in cheaper_steps[:2]:
         book.scores(c.knobs, range(N))
-    few = strategy(book, candidates=cheaper)
+    few = strategy(book, candidates=cheaper_steps)
     for number in range(9):
-        assert few.propose(0, number).candidate in cheaper[2:]
-        assert few.propose(0, number, busy={cheaper[2].content}).candidate == cheaper[3]
+        assert few.propose(0, number).candidate in cheaper_steps[2:]
+        assert few.propose(0, number, busy={cheaper_steps[2].plan_id}).candidate == cheaper_steps[3]
     # with all known, the best is named again, at no cost
-    for c in cheaper[2:]:
+    for c in cheaper_steps[2:]:
         book.scores(c.knobs, range(N))
-    best = max(cheaper, key=lambda c: few.posterior().mean()[few.candidates.index(c)])
+    best = max(cheaper_steps, key=lambda c: few.posterior().mean()[few.candidates.index(c)])
     assert few.propose(0, 0).candidate == best
-    assert few.choice() == best.content
+    assert few.choice() == best.plan_id
 
 
 # --- what comes first ----------------------------------------------------------------------------------------------
 
 
-def test_the_queue_holds_each_plan_once_and_the_whole_fewer_arm():
+def test_the_queue_holds_each_plan_once_and_the_whole_step_reduction_arm():
     paper = candidate(compile_plan(Knobs(12, cache_interval=2, guidance_fraction=0.45)), price)
     found = enqueued(strategy(), paper)
     assert found[0].candidate is REFERENCE
     assert found[0].role == "baseline"
-    assert len({p.candidate.content for p in found}) == len(found)
-    assert [p.candidate.knobs.num_inference_steps for p in found if p.arm == "fewer"] == [6, 4, 8]
-    assert [p.budget for p in found if p.arm == "fewer"] == [0, 0, 2]
+    assert len({p.candidate.plan_id for p in found}) == len(found)
+    assert [p.candidate.knobs.num_inference_steps for p in found if p.arm == "step_reduction"] == [6, 4, 8]
+    assert [p.budget for p in found if p.arm == "step_reduction"] == [0, 0, 2]
     assert paper in [p.candidate for p in found]
 
 
@@ -144,35 +144,35 @@ def test_finalists_are_the_best_believed_of_each_arm_and_once_only():
     book = scored(prompts=N)
     found = strategy(book).finalists()
     mean = strategy(book).posterior().mean()
-    row = {c.content: i for i, c in enumerate(strategy(book).candidates)}
+    row = {c.plan_id: i for i, c in enumerate(strategy(book).candidates)}
 
     def best(arm, count):
-        return sorted(strategy(book).members(arm), key=lambda c: -mean[row[c.content]])[:count]
+        return sorted(strategy(book).members(arm), key=lambda c: -mean[row[c.plan_id]])[:count]
 
-    assert [f.candidate for f in found if f.arm == "joint"] == best("joint", OWN_FINALISTS["joint"])
+    assert [f.candidate for f in found if f.arm == "combined"] == best("combined", OWN_FINALISTS["combined"])
     chosen = [f.candidate for f in found]
-    assert set(best("cheaper", 2)) <= set(chosen)
+    assert set(best("cheaper_steps", 2)) <= set(chosen)
     assert len(chosen) == len(set(chosen))
     assert all(LIMITS[0].allows(c.cost) for c in chosen)
     assert sum(OWN_FINALISTS.values()) >= len(chosen)
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2])
-def test_the_most_steps_are_always_judged_among_fewer(budget):
-    book = scored(prompts=N, plans=[c for c in CANDIDATES if c.fewer])
+def test_the_most_steps_are_always_judged_of_step_reduction(budget):
+    book = scored(prompts=N, plans=[c for c in CANDIDATES if c.step_reduction])
     found = strategy(book).finalists(budget)
-    fewer = [f.candidate for f in found if f.candidate.fewer]
-    assert most_steps(strategy().members("fewer", budget)) in fewer
-    assert len([f for f in found if f.arm == "fewer"]) <= FURTHER_FINALISTS["fewer"]
+    step_reduction = [f.candidate for f in found if f.candidate.step_reduction]
+    assert most_steps(strategy().members("step_reduction", budget)) in step_reduction
+    assert len([f for f in found if f.arm == "step_reduction"]) <= FURTHER_FINALISTS["step_reduction"]
 
 
 def test_failed_plans_are_no_finalists():
     book = scored(prompts=N)
-    first = [f.candidate.content for f in strategy(book).finalists()]
-    again = [f.candidate.content for f in strategy(book).finalists(failed=first)]
+    first = [f.candidate.plan_id for f in strategy(book).finalists()]
+    again = [f.candidate.plan_id for f in strategy(book).finalists(failed=first)]
     assert again
     assert not set(first) & set(again)
-    assert strategy(book).finalists(failed=[c.content for c in CANDIDATES]) == []
+    assert strategy(book).finalists(failed=[c.plan_id for c in CANDIDATES]) == []
 
 
 def test_guards_rule_over_plans_that_may_be_chosen_and_not_over_the_arms():
@@ -186,9 +186,9 @@ def test_guards_rule_over_plans_that_may_be_chosen_and_not_over_the_arms():
     book = scored(prompts=N, surface=Unlike(N, space=SMALL))
     guarded = strategy(book, guards=(Guard("ssim", 0.8),))
     found = guarded.finalists()
-    joint = [f.candidate.knobs.num_inference_steps for f in found if f.arm == "joint"]
-    assert joint == [12] * 3
-    assert any(f.candidate.fewer for f in found)
+    combined = [f.candidate.knobs.num_inference_steps for f in found if f.arm == "combined"]
+    assert combined == [12] * 3
+    assert any(f.candidate.step_reduction for f in found)
     steps = [guarded.propose(0, number).candidate.knobs.num_inference_steps for number in range(12)]
     assert steps.count(12) >= 10
     assert min(strategy(book).propose(0, number).candidate.knobs.num_inference_steps for number in range(40)) < 12
@@ -197,8 +197,8 @@ def test_guards_rule_over_plans_that_may_be_chosen_and_not_over_the_arms():
 def test_plans_are_drawn_at_random_until_a_third_as_many_were_seen_as_there_are_evaluations():
     def drawn(n_trials):
         book = scored()
-        seen = {c.content for c in CANDIDATES if book.count(c.content)}
-        return {strategy(book, n_trials=n_trials).propose(0, number).candidate.content for number in range(30)} - seen
+        seen = {c.plan_id for c in CANDIDATES if book.count(c.plan_id)}
+        return {strategy(book, n_trials=n_trials).propose(0, number).candidate.plan_id for number in range(30)} - seen
 
     many, few = drawn(n_trials=300), drawn(n_trials=3)
     assert len(many) > len(few)
@@ -210,25 +210,25 @@ def test_plans_are_drawn_at_random_until_a_third_as_many_were_seen_as_there_are_
 
 def test_nothing_is_unfound_when_all_plans_are_judged():
     book = scored()
-    found = strategy(book).unfound(0, {c.content for c in CANDIDATES})
-    assert (found.cheaper, found.fewer) == (-math.inf, math.inf)
+    found = strategy(book).unfound(0, {c.plan_id for c in CANDIDATES})
+    assert (found.cheaper_steps, found.step_reduction) == (-math.inf, math.inf)
 
 
 def test_what_may_be_unfound_grows_with_what_is_not_judged():
     book = scored()
-    cheaper = [c.content for c in strategy().members("cheaper")]
-    fewer = [c.content for c in strategy().members("fewer")]
+    cheaper_steps = [c.plan_id for c in strategy().members("cheaper_steps")]
+    step_reduction = [c.plan_id for c in strategy().members("step_reduction")]
     none = strategy(book).unfound(0, [])
-    half = strategy(book).unfound(0, [*cheaper[::2], *fewer[1:]])
-    assert none.cheaper >= half.cheaper > -math.inf
-    assert none.fewer <= half.fewer < math.inf
-    assert strategy(book).unfound(0, cheaper).cheaper == -math.inf
-    assert strategy(book).unfound(0, cheaper).fewer < math.inf
-    assert strategy(book).unfound(0, fewer).fewer == math.inf
+    half = strategy(book).unfound(0, [*cheaper_steps[::2], *step_reduction[1:]])
+    assert none.cheaper_steps >= half.cheaper_steps > -math.inf
+    assert none.step_reduction <= half.step_reduction < math.inf
+    assert strategy(book).unfound(0, cheaper_steps).cheaper_steps == -math.inf
+    assert strategy(book).unfound(0, cheaper_steps).step_reduction < math.inf
+    assert strategy(book).unfound(0, step_reduction).step_reduction == math.inf
     assert strategy(book).unfound(0, []) == none
     # without a plan of the other arm there is no difference to speak of
-    alone = strategy(book, candidates=[c for c in CANDIDATES if c.fewer]).unfound(0, [])
-    assert (alone.cheaper, alone.fewer) == (-math.inf, math.inf)
+    alone = strategy(book, candidates=[c for c in CANDIDATES if c.step_reduction]).unfound(0, [])
+    assert (alone.cheaper_steps, alone.step_reduction) == (-math.inf, math.inf)
 
 
 def test_the_truth_lies_within_what_is_held_possible():
@@ -238,19 +238,19 @@ def test_the_truth_lies_within_what_is_held_possible():
         surface = Surface(N, seed=seed, space=SMALL, private=0.0, noise=0.3)
         book = scored(surface=surface, plans=CANDIDATES[seed % 5 :: 5])
         found = strategy(book, seed=seed)
-        judged = {f.candidate.content for f in found.finalists()}
-        fewer = max(-loss(c, 0.0) for c in found.members("fewer"))
-        best = max(-loss(c, 0.0) for c in found.members("cheaper") if c.content not in judged and allows(c.cost))
-        inside += best - fewer <= found.unfound(0, judged).cheaper
+        judged = {f.candidate.plan_id for f in found.finalists()}
+        step_reduction = max(-loss(c, 0.0) for c in found.members("step_reduction"))
+        best = max(-loss(c, 0.0) for c in found.members("cheaper_steps") if c.plan_id not in judged and allows(c.cost))
+        inside += best - step_reduction <= found.unfound(0, judged).cheaper_steps
     assert inside >= 10
 
 
 def test_other_budgets_teach_too():
     """A score of a plan over the budget is an observation of the same surrogate."""
-    dear = [c for c in CANDIDATES if not LIMITS[0].allows(c.cost)]
-    book = scored(plans=dear)
-    assert {o.plan for o in strategy(book).observations()} == {c.content for c in dear} - {REFERENCE.content}
-    assert all(f.candidate not in dear for f in strategy(book).finalists())
+    expensive = [c for c in CANDIDATES if not LIMITS[0].allows(c.cost)]
+    book = scored(plans=expensive)
+    assert {o.plan for o in strategy(book).observations()} == {c.plan_id for c in expensive} - {REFERENCE.plan_id}
+    assert all(f.candidate not in expensive for f in strategy(book).finalists())
 
 
 def test_what_may_be_unfound_is_told_from_held_out_scores_too():
@@ -259,13 +259,13 @@ def test_what_may_be_unfound_is_told_from_held_out_scores_too():
     before = proposer.searched()[0]
     judged = [f.candidate for f in before.finalists]
 
-    def after(fewer, cheaper):
+    def after(step_reduction, cheaper_steps):
         ripple = 0.1 * (np.arange(N) % 3)
-        rows = {c.content: (fewer if c.fewer else cheaper) + ripple for c in judged}
+        rows = {c.plan_id: (step_reduction if c.step_reduction else cheaper_steps) + ripple for c in judged}
         return proposer.after_judging([before], rows)[0]
 
-    good, bad = after(fewer=5.0, cheaper=0.0), after(fewer=-5.0, cheaper=0.0)
+    good, bad = after(step_reduction=5.0, cheaper_steps=0.0), after(step_reduction=-5.0, cheaper_steps=0.0)
     assert good.finalists == bad.finalists == before.finalists
-    # the better the fewer-steps plans turned out, the less an unknown cheaper plan is likely to be ahead of them
-    assert good.unfound.cheaper < before.unfound.cheaper < bad.unfound.cheaper
+    # the better the plans of step reduction turned out, the less an unknown cheaper plan is likely to be ahead of them
+    assert good.unfound.cheaper_steps < before.unfound.cheaper_steps < bad.unfound.cheaper_steps
     assert proposer.after_judging([replace(before, unfound=None)], {})[0].unfound is None

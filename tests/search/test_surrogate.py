@@ -11,7 +11,7 @@ REFERENCE = candidate(compile_plan(SPACE.baseline), price)
 
 @pytest.fixture(scope="module")
 def grid():
-    candidates = [c for c in SPACE.candidates(price) if c.content != REFERENCE.content][::13]
+    candidates = [c for c in SPACE.candidates(price) if c.plan_id != REFERENCE.plan_id][::13]
     points = coordinate_matrix(candidates)
     features = Features(points, np.array(REFERENCE.coordinates()))
     return candidates, features(points), features
@@ -24,7 +24,7 @@ def fitted(grid, rows, noise, seed=0):
     return truth, Posterior(matrix, features.groups, np.asarray(rows), means, np.full(len(rows), noise**2))
 
 
-def test_features_vanish_at_the_unaccelerated_model_and_cover_every_group(grid):
+def test_features_vanish_at_the_baseline_and_cover_every_group(grid):
     _, matrix, features = grid
     assert np.abs(features(np.array([REFERENCE.coordinates()]))).max() < 1e-12
     assert sum(g.stop - g.start for g in features.groups.values()) == matrix.shape[1]
@@ -42,7 +42,7 @@ def test_features_vanish_at_the_unaccelerated_model_and_cover_every_group(grid):
 
 
 def test_knobs_with_one_value_have_no_main_effect():
-    points = coordinate_matrix([c for c in SMALL.candidates(price) if c.fewer])
+    points = coordinate_matrix([c for c in SMALL.candidates(price) if c.step_reduction])
     features = Features(points, points[-1])
     assert "main3" not in features.groups
     assert np.isfinite(features(points)).all()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from postdiff_calib.budget import parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import BudgetError, GuardError
 from postdiff_calib.scores.guards import Guard
 from postdiff_calib.study.asked import Asked
@@ -16,7 +16,7 @@ ALL = Asked(
     trials=0,
     seed=2**40,
     prompts="captions.txt",
-    sampler="random",
+    search="random",
     delta=("clip=0.3",),
     weight=("scene=2",),
     max_drop=("clip=1",),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from studies import CLIP, SCENE, finalists, make_study, study_record
 
-from postdiff_calib.budget import Limit, parse_budget
+from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.errors import StudyError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -17,11 +17,18 @@ from postdiff_calib.search.unfound import Unfound
 from postdiff_calib.study.record import RECORD_VERSION, Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
-FITS = {"fewer": True, "cheaper": False, "joint": True}
+FITS = {"step_reduction": True, "cheaper_steps": False, "combined": True}
 
 
 @pytest.mark.parametrize(
-    "unfound", [None, Unfound(), Unfound(cheaper=0.5), Unfound(fewer=-0.25), Unfound(cheaper=1.0, fewer=-2.0)]
+    "unfound",
+    [
+        None,
+        Unfound(),
+        Unfound(cheaper_steps=0.5),
+        Unfound(step_reduction=-0.25),
+        Unfound(cheaper_steps=1.0, step_reduction=-2.0),
+    ],
 )
 def test_a_searched_budget_is_plain_data_and_back(unfound):
     budget = SearchedBudget(Limit("seconds", "p95", 0.5, 2.0), ("aa", "bb"), unfound, FITS)
@@ -30,11 +37,11 @@ def test_a_searched_budget_is_plain_data_and_back(unfound):
 
 
 def test_the_record_is_read_back_with_its_objective_and_its_searches(tmp_path):
-    study = make_study(tmp_path / "study", scene=True, widened=Unfound(fewer=-1.0))
+    study = make_study(tmp_path / "study", scene=True, widened=Unfound(step_reduction=-1.0))
     again = Study.load(study.folder).record
     assert again.objective == Objective((CLIP, SCENE))
     own, *further = again.searched
-    assert (own.limit.value / own.limit.baseline, own.unfound) == (0.6, Unfound(fewer=-1.0))
+    assert (own.limit.value / own.limit.baseline, own.unfound) == (0.6, Unfound(step_reduction=-1.0))
     assert [b.limit.value / b.limit.baseline for b in further] == pytest.approx([0.25, 0.4, 0.8])
     assert again.as_dict() == study.record.as_dict()
     # a study that was never searched improves the score
@@ -44,9 +51,9 @@ def test_the_record_is_read_back_with_its_objective_and_its_searches(tmp_path):
 
 def test_a_record_of_another_version_is_refused_by_name():
     data = study_record().as_dict()
-    assert data["record_version"] == RECORD_VERSION == 3
-    with pytest.raises(StudyError, match="record version 2; this postdiff reads 3"):
-        StudyRecord.from_dict({**data, "record_version": 2})
+    assert data["record_version"] == RECORD_VERSION == 4
+    with pytest.raises(StudyError, match="record version 3; this postdiff reads 4; move it away, then"):
+        StudyRecord.from_dict({**data, "record_version": 3})
 
 
 def test_a_second_search_is_kept_beside_the_first_and_a_repeated_one_takes_its_place(tmp_path):
@@ -78,28 +85,33 @@ def test_earlier_searches_are_taken_over_from_the_same_study_only(tmp_path):
 def test_a_finalist_that_broke_is_struck_off_and_named_and_the_others_are_judged(tmp_path):
     broken = Knobs(20, cache_interval=3)
     study = make_study(tmp_path / "study")
-    content = compile_plan(broken).content
-    assert content in study.record.searched[0].finalists
+    plan_id = compile_plan(broken).plan_id
+    assert plan_id in study.record.searched[0].finalists
     # its scores on held-out prompts end where its images broke
     path = study.folder / HELD_OUT
     blocks = [json.loads(line) for line in path.read_text().splitlines()]
     for block in blocks:
-        if block["plan"] == content:
+        if block["plan"] == plan_id:
             block["prompts"], block["scores"] = block["prompts"][:20], block["scores"][:20]
     path.write_text("".join(json.dumps(block) + "\n" for block in blocks))
     waiting = study.conclude(parse_budget("60%"))
     assert [row.searched for row in waiting.tradeoff.rows] == [True, True, False, False]
 
-    struck = study.without({content: (broken.describe(), "10 of 10 images: are constant")})
-    assert all(content not in budget.finalists for budget in struck.record.searched)
+    struck = study.without({plan_id: (broken.describe(), "10 of 10 images: are constant")})
+    assert all(plan_id not in budget.finalists for budget in struck.record.searched)
     assert struck.record.failed == ((broken.describe(), "10 of 10 images: are constant"),)
     assert Study.load(study.folder).record.as_dict() == struck.record.as_dict()
     profile = struck.conclude(parse_budget("60%"))
-    assert [row.winner for row in profile.tradeoff.rows] == ["fewer", "fewer", "cheaper", "cheaper"]
+    assert [row.winner for row in profile.tradeoff.rows] == [
+        "step_reduction",
+        "step_reduction",
+        "cheaper_steps",
+        "cheaper_steps",
+    ]
     assert profile.knobs == Knobs(20, cache_interval=2)
-    assert all(row.cheaper.knobs != broken.describe() for row in profile.tradeoff.rows)
+    assert all(row.cheaper_steps.knobs != broken.describe() for row in profile.tradeoff.rows)
     # said once, however often
-    assert len(struck.without({content: (broken.describe(), "10 of 10 images: are constant")}).record.failed) == 1
+    assert len(struck.without({plan_id: (broken.describe(), "10 of 10 images: are constant")}).record.failed) == 1
     assert study.without({}) is study
 
 
@@ -118,7 +130,7 @@ def test_a_held_out_prompt_set_aside_costs_no_plan_its_judgement(tmp_path):
     assert profile.expected.confirmed
     assert profile.expected.difference.num_prompts == 44
     assert all(row.searched for row in profile.tradeoff.rows)
-    assert [row.winner for row in profile.tradeoff.rows][:3] == ["fewer", "fewer", "cheaper"]
+    assert [row.winner for row in profile.tradeoff.rows][:3] == ["step_reduction", "step_reduction", "cheaper_steps"]
 
 
 def test_other_deltas_for_one_question(tmp_path):
@@ -131,10 +143,12 @@ def test_other_deltas_for_one_question(tmp_path):
 
 def test_the_made_up_studys_finalists_are_the_best_of_each_arm():
     base = 40_000.0
-    found = finalists(Limit("macs", "median", 0.4 * base, base), {"joint": 1, "cheaper": 2, "fewer": 2})
+    found = finalists(
+        Limit("macs", "median", 0.4 * base, base), {"combined": 1, "cheaper_steps": 2, "step_reduction": 2}
+    )
     plans = [Knobs(12, cache_interval=2), Knobs(20, cache_interval=5)]
     plans += [Knobs(20, cache_interval=10, guidance_fraction=0.25), Knobs(8), Knobs(5)]
-    assert list(found) == [compile_plan(knobs).content for knobs in plans]
+    assert list(found) == [compile_plan(knobs).plan_id for knobs in plans]
 
 
 def test_a_failed_plan_is_named_with_its_reason_in_the_profile_and_on_the_terminal(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Fewer or cheaper at one budget: what the interval spans, what decides, what is said."""
+"""Step reduction or cheaper steps at one budget: what the interval spans, what decides, what is said."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from postdiff_calib.budget import PlanCost
+from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import PlanScores
@@ -21,7 +21,7 @@ NOISE = np.array([1.0, -1.0, 1.0, -1.0]) * math.sqrt(3)
 T3 = float(stats.t.ppf(0.975, 3))
 CLIP = Objective((Term("clip", 1.0, 1.0, 0.1),))
 BOTH = Objective((Term("clip", 1.0, 1.0, 0.1), Term("scene", 1.0, 1.0, 0.1)))
-FITS = {"fewer": True, "cheaper": True, "joint": True}
+FITS = {"step_reduction": True, "cheaper_steps": True, "combined": True}
 
 
 def plan(knobs, shift, noise=0.0, scene=None):
@@ -29,11 +29,11 @@ def plan(knobs, shift, noise=0.0, scene=None):
     return PlanScores(knobs, PlanCost(1.0, 1.0), LEVEL + shift + noise, measures)
 
 
-def fewer(steps, shift, **more):
+def step_reduction(steps, shift, **more):
     return plan(Knobs(steps), shift, **more)
 
 
-def cheaper(interval, shift, **more):
+def cheaper_steps(interval, shift, **more):
     return plan(Knobs(20, cache_interval=interval), shift, **more)
 
 
@@ -48,26 +48,31 @@ def row(plans, share=0.5, unfound=Unfound(), fits=FITS, objective=CLIP):  # noqa
 
 
 def test_without_noise_the_interval_is_the_difference_of_the_best():
-    found = row([fewer(5, -3.0), fewer(8, -1.0), cheaper(3, -2.0), cheaper(2, -0.5)])
-    assert (found.fewer.knobs, found.cheaper.knobs) == (Knobs(8), Knobs(20, cache_interval=2))
+    found = row([step_reduction(5, -3.0), step_reduction(8, -1.0), cheaper_steps(3, -2.0), cheaper_steps(2, -0.5)])
+    assert (found.step_reduction.knobs, found.cheaper_steps.knobs) == (Knobs(8), Knobs(20, cache_interval=2))
     assert found.difference.mean == found.difference.low == found.difference.high == 0.5
-    assert found.winner == "cheaper"
+    assert found.winner == "cheaper_steps"
     assert found.decided
 
 
-def test_the_lower_end_is_against_the_fewer_plan_that_may_be_best():
+def test_the_lower_end_is_against_the_step_reduction_plan_that_may_be_best():
     # T=8 is 1 worse than k=2 for sure; T=5 is 2 worse on average, give or take 1
-    found = row([fewer(8, -1.0), fewer(5, -2.0, noise=NOISE), cheaper(2, 0.0)])
+    found = row([step_reduction(8, -1.0), step_reduction(5, -2.0, noise=NOISE), cheaper_steps(2, 0.0)])
     assert found.difference.mean == 1.0
     assert found.difference.low == pytest.approx(2 - T3)
     assert found.difference.high == 1.0
     assert found.winner == "tie"
     # noise that cannot carry T=5 past T=8 changes nothing
-    assert row([fewer(8, -1.0), fewer(5, -1.0 - T3 - 0.01, noise=NOISE), cheaper(2, 0.0)]).difference.low == 1.0
+    assert (
+        row(
+            [step_reduction(8, -1.0), step_reduction(5, -1.0 - T3 - 0.01, noise=NOISE), cheaper_steps(2, 0.0)]
+        ).difference.low
+        == 1.0
+    )
 
 
-def test_the_upper_end_is_of_the_cheaper_plan_that_may_be_best():
-    found = row([fewer(8, 0.0), cheaper(2, -1.0), cheaper(3, -2.0, noise=NOISE)])
+def test_the_upper_end_is_of_the_cheaper_steps_plan_that_may_be_best():
+    found = row([step_reduction(8, 0.0), cheaper_steps(2, -1.0), cheaper_steps(3, -2.0, noise=NOISE)])
     assert found.difference.mean == -1.0
     assert found.difference.low == -1.0
     assert found.difference.high == pytest.approx(T3 - 2)
@@ -89,32 +94,32 @@ def test_arms_of_equal_plans_are_told_apart_in_one_of_forty_cases_a_side(cheap, 
 
 
 def test_unfound_plans_widen_the_interval_and_never_narrow_it():
-    plans = [fewer(8, -1.0), cheaper(2, 0.0)]
-    assert row(plans, unfound=Unfound(cheaper=4.0, fewer=-2.0)).difference.low == -2.0
-    assert row(plans, unfound=Unfound(cheaper=4.0, fewer=-2.0)).difference.high == 4.0
-    assert row(plans, unfound=Unfound(cheaper=4.0, fewer=-2.0)).difference.mean == 1.0
-    assert row(plans, unfound=Unfound(cheaper=4.0, fewer=-2.0)).winner == "tie"
-    assert row(plans, unfound=Unfound(cheaper=0.5, fewer=2.0)).difference == row(plans).difference
+    plans = [step_reduction(8, -1.0), cheaper_steps(2, 0.0)]
+    assert row(plans, unfound=Unfound(cheaper_steps=4.0, step_reduction=-2.0)).difference.low == -2.0
+    assert row(plans, unfound=Unfound(cheaper_steps=4.0, step_reduction=-2.0)).difference.high == 4.0
+    assert row(plans, unfound=Unfound(cheaper_steps=4.0, step_reduction=-2.0)).difference.mean == 1.0
+    assert row(plans, unfound=Unfound(cheaper_steps=4.0, step_reduction=-2.0)).winner == "tie"
+    assert row(plans, unfound=Unfound(cheaper_steps=0.5, step_reduction=2.0)).difference == row(plans).difference
     # better cheaper plans elsewhere cannot take the win from the cheaper arm
-    assert row(plans, unfound=Unfound(cheaper=4.0)).winner == "cheaper"
+    assert row(plans, unfound=Unfound(cheaper_steps=4.0)).winner == "cheaper_steps"
 
 
 def test_the_baseline_belongs_to_no_arm():
-    found = row([BASE, fewer(8, -1.0), cheaper(2, -0.5)])
-    assert found.fewer.knobs == Knobs(8)
-    assert found.cheaper.knobs == Knobs(20, cache_interval=2)
-    assert found.joint is BASE
+    found = row([BASE, step_reduction(8, -1.0), cheaper_steps(2, -0.5)])
+    assert found.step_reduction.knobs == Knobs(8)
+    assert found.cheaper_steps.knobs == Knobs(20, cache_interval=2)
+    assert found.combined is BASE
     alone = row([BASE])
-    assert alone.fewer is alone.cheaper is None
-    assert alone.joint is BASE
+    assert alone.step_reduction is alone.cheaper_steps is None
+    assert alone.combined is BASE
 
 
 def test_intervals_are_shown_in_points_of_one_metric_and_in_spreads_of_several():
     wide = Objective((Term("clip", 4.0, 1.0, 0.1),))
-    found = row([fewer(8, -1.0), cheaper(2, 0.0)], objective=wide)
+    found = row([step_reduction(8, -1.0), cheaper_steps(2, 0.0)], objective=wide)
     assert found.difference.mean == 0.25
     assert found.in_points(wide).mean == found.in_points(wide).low == 1.0
-    several = row([fewer(8, -1.0, scene=0.0), cheaper(2, 0.0, scene=0.0)], objective=BOTH)
+    several = row([step_reduction(8, -1.0, scene=0.0), cheaper_steps(2, 0.0, scene=0.0)], objective=BOTH)
     assert several.difference.mean == several.in_points(BOTH).mean == 0.5
 
 
@@ -122,69 +127,71 @@ def test_intervals_are_shown_in_points_of_one_metric_and_in_spreads_of_several()
 
 
 def test_a_budget_that_was_not_searched_decides_nothing():
-    found = row([fewer(8, -1.0), cheaper(2, 0.0)], unfound=None)
+    found = row([step_reduction(8, -1.0), cheaper_steps(2, 0.0)], unfound=None)
     assert (found.winner, found.searched, found.decided, found.difference) == ("undecided", False, False, None)
-    assert found.cheaper.knobs == Knobs(20, cache_interval=2)
+    assert found.cheaper_steps.knobs == Knobs(20, cache_interval=2)
     assert "were not searched, so neither is known to be better" in row_answer(found, CLIP)
-    alone = row([fewer(8, -1.0)], unfound=None, fits={**FITS, "cheaper": False})
+    alone = row([step_reduction(8, -1.0)], unfound=None, fits={**FITS, "cheaper_steps": False})
     assert alone.winner == "undecided"
     nothing = make_row(None, 0.5, unfound=None, fits=dict.fromkeys(FITS))
     assert nothing.winner == "undecided"
 
 
 def test_an_arm_has_lost_only_where_no_plan_of_it_fits():
-    only = [fewer(8, -1.0)]
-    assert row(only, fits={**FITS, "cheaper": False}).winner == "fewer"
-    assert "no plan with cheaper steps fits the budget" in row_answer(row(only, fits={**FITS, "cheaper": False}), CLIP)
-    for fits in (FITS, {**FITS, "cheaper": None}):
+    only = [step_reduction(8, -1.0)]
+    assert row(only, fits={**FITS, "cheaper_steps": False}).winner == "step_reduction"
+    assert "no plan of cheaper steps fits the budget" in row_answer(
+        row(only, fits={**FITS, "cheaper_steps": False}), CLIP
+    )
+    for fits in (FITS, {**FITS, "cheaper_steps": None}):
         assert row(only, fits=fits).winner == "undecided"
         assert "the arms were not compared" in row_answer(row(only, fits=fits), CLIP)
-    assert row([cheaper(2, -1.0)], fits={**FITS, "fewer": False}).winner == "cheaper"
-    assert not row(only, fits={**FITS, "cheaper": False}).decided
-    assert make_row(None, 0.5, unfound=Unfound(), fits={**FITS, "cheaper": False}).winner == "undecided"
+    assert row([cheaper_steps(2, -1.0)], fits={**FITS, "step_reduction": False}).winner == "cheaper_steps"
+    assert not row(only, fits={**FITS, "cheaper_steps": False}).decided
+    assert make_row(None, 0.5, unfound=Unfound(), fits={**FITS, "cheaper_steps": False}).winner == "undecided"
 
 
 def test_a_metric_that_is_surely_on_the_other_side_blocks_the_win():
-    few = fewer(8, 0.0, scene=0.0)
-    assert row([few, cheaper(2, 3.0, scene=0.0)], objective=BOTH).winner == "cheaper"
-    blocked = row([few, cheaper(2, 3.0, scene=-1.0)], objective=BOTH)
+    few = step_reduction(8, 0.0, scene=0.0)
+    assert row([few, cheaper_steps(2, 3.0, scene=0.0)], objective=BOTH).winner == "cheaper_steps"
+    blocked = row([few, cheaper_steps(2, 3.0, scene=-1.0)], objective=BOTH)
     assert blocked.difference.low == 1.0
     assert (blocked.metrics["clip"].low, blocked.metrics["scene"].high) == (3.0, -1.0)
     assert blocked.winner == "tie"
     assert "CLIP score +3.000 [+3.000, +3.000], scenes right -1.000 [-1.000, -1.000]" in row_answer(blocked, BOTH)
     # one that only may be on the other side does not
-    assert row([few, cheaper(2, 6.0, scene=-1.0 + NOISE)], objective=BOTH).winner == "cheaper"
+    assert row([few, cheaper_steps(2, 6.0, scene=-1.0 + NOISE)], objective=BOTH).winner == "cheaper_steps"
     # and the same for the other arm
-    assert row([few, cheaper(2, -3.0, scene=1.0)], objective=BOTH).winner == "tie"
-    assert row([few, cheaper(2, -3.0, scene=0.0)], objective=BOTH).winner == "fewer"
+    assert row([few, cheaper_steps(2, -3.0, scene=1.0)], objective=BOTH).winner == "tie"
+    assert row([few, cheaper_steps(2, -3.0, scene=0.0)], objective=BOTH).winner == "step_reduction"
 
 
 # --- several budgets -----------------------------------------------------------------------------------------------
 
 
 def decided(share, winner):
-    return row([fewer(8, 0.0), cheaper(2, 1.0 if winner == "cheaper" else -1.0)], share=share)
+    return row([step_reduction(8, 0.0), cheaper_steps(2, 1.0 if winner == "cheaper_steps" else -1.0)], share=share)
 
 
 def tied(share):
-    return row([fewer(8, 0.0), cheaper(2, 1.0)], share=share, unfound=Unfound(fewer=-1.0))
+    return row([step_reduction(8, 0.0), cheaper_steps(2, 1.0)], share=share, unfound=Unfound(step_reduction=-1.0))
 
 
 def alone(share):
-    return row([fewer(8, 0.0)], share=share, fits={**FITS, "cheaper": False})
+    return row([step_reduction(8, 0.0)], share=share, fits={**FITS, "cheaper_steps": False})
 
 
 def unsearched(share):
-    return row([fewer(8, 0.0), cheaper(2, 1.0)], share=share, unfound=None)
+    return row([step_reduction(8, 0.0), cheaper_steps(2, 1.0)], share=share, unfound=None)
 
 
 def test_the_better_arm_changes_between_decided_budgets_only():
-    assert crossover([decided(0.6, "cheaper"), decided(0.4, "fewer")]) == (0.4, 0.6)
-    assert crossover([decided(0.25, "fewer"), tied(0.4), decided(0.6, "cheaper")]) == (0.25, 0.6)
-    assert crossover([decided(0.25, "fewer"), unsearched(0.4), decided(0.6, "cheaper")]) == (0.25, 0.6)
-    assert crossover([decided(0.25, "fewer"), unsearched(0.4)]) is None
-    assert crossover([alone(0.25), decided(0.6, "cheaper")]) is None
-    assert crossover([decided(0.25, "fewer"), decided(0.6, "fewer")]) is None
+    assert crossover([decided(0.6, "cheaper_steps"), decided(0.4, "step_reduction")]) == (0.4, 0.6)
+    assert crossover([decided(0.25, "step_reduction"), tied(0.4), decided(0.6, "cheaper_steps")]) == (0.25, 0.6)
+    assert crossover([decided(0.25, "step_reduction"), unsearched(0.4), decided(0.6, "cheaper_steps")]) == (0.25, 0.6)
+    assert crossover([decided(0.25, "step_reduction"), unsearched(0.4)]) is None
+    assert crossover([alone(0.25), decided(0.6, "cheaper_steps")]) is None
+    assert crossover([decided(0.25, "step_reduction"), decided(0.6, "step_reduction")]) is None
     assert crossover([tied(0.25)]) is None
     assert crossover([]) is None
 
@@ -195,20 +202,27 @@ def test_the_change_is_one_sentence():
 
 
 def test_one_row_is_one_sentence():
-    assert row_answer(decided(0.4, "cheaper"), CLIP) == (
+    assert row_answer(decided(0.4, "cheaper_steps"), CLIP) == (
         "At 40% of the baseline's cost, cheaper steps win by 1.000 points [1.000, 1.000] "
         "(best found: T=20 k=2 against T=8)."
     )
-    assert "neither is shown to be better: cheaper minus fewer steps is +1.000 [-1.000, +1.000] points" in row_answer(
-        tied(0.4), CLIP
+    assert (
+        "neither is shown to be better: cheaper steps minus step reduction is +1.000 [-1.000, +1.000] points"
+        in row_answer(tied(0.4), CLIP)
     )
 
 
 def test_all_rows_are_one_sentence():
-    rows = [alone(0.16), decided(0.25, "fewer"), decided(0.4, "fewer"), tied(0.5), decided(0.6, "cheaper")]
+    rows = [
+        alone(0.16),
+        decided(0.25, "step_reduction"),
+        decided(0.4, "step_reduction"),
+        tied(0.5),
+        decided(0.6, "cheaper_steps"),
+    ]
     assert overall_answer([*rows, unsearched(0.8)], "MACs") == (
-        "Fewer steps win at 25% to 40% of the baseline's MACs, only fewer steps fit at 16%, cheaper steps win at "
-        "60%, neither is shown to be better at 50%, not searched at 80%."
+        "Step reduction wins at 25% to 40% of the baseline's MACs, only step reduction fits at 16%, "
+        "cheaper steps win at 60%, neither is shown to be better at 50%, not searched at 80%."
     )
     nothing = Row(0.3, None, None, None, True, FITS)
     assert overall_answer([nothing], "time") == "The arms were not compared at 30% of the baseline's time."

@@ -47,9 +47,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.synthesis = torch.nn.Parameter(torch.zeros(size, latent_channels), requires_grad=False)
 
     @torch.no_grad()
-    def fit(self, pictures: torch.Tensor) -> None:
+    def fit(self, images: torch.Tensor) -> None:
         """Set the transform from example images of shape (B, 3, S, S) in [−1, 1]."""
-        patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).flatten(0, 2).double()
+        patches = F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1).flatten(0, 2).double()
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         keep = self.analysis.shape[0]
@@ -62,9 +62,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.analysis.copy_((basis / scale).T)
         self.synthesis.copy_(basis * scale)
 
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S) in [−1, 1] to latents (B, C, S/4, S/4)."""
-        patches = F.pixel_unshuffle(pictures, PATCH) - self.mean[:, None, None]
+        patches = F.pixel_unshuffle(images, PATCH) - self.mean[:, None, None]
         return F.conv2d(patches, self.analysis[:, :, None, None])
 
     def decode(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> DecoderOutput | tuple[Any]:

@@ -171,8 +171,8 @@ def batch(
     rng = Random(f"{seed}/diffusion/{step}")
     scenes = [sample_scene(rng) for _ in range(size)]
     side = rng.choice(small_sides) if rng.random() < small_share else LATENT_SIDE
-    pictures = render(scenes, seed=rng.randrange(2**31), side=side * PATCH)
+    images = render(scenes, seed=rng.randrange(2**31), side=side * PATCH)
     with torch.no_grad():
-        latents = autoencoder.encode(pictures * 2 - 1)
+        latents = autoencoder.encode(images * 2 - 1)
     captions = ["" if rng.random() < caption_dropout else s.caption() for s in scenes]
     return latents, captions, torch.Generator().manual_seed(rng.randrange(2**31))

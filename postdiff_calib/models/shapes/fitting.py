@@ -54,6 +54,11 @@ class Progress:
         """Training time so far, earlier runs included."""
         return self.before + time.monotonic() - self.start
 
+    @property
+    def loss(self) -> float | None:
+        """The running loss; None before the first step."""
+        return None if self.average is None else float(self.average)
+
     def update(self, done: int, loss: torch.Tensor) -> None:
         """Count a step; prints at most every 20 s, and only then reads the loss, which a device must wait for."""
         self.average = loss if self.average is None else 0.99 * self.average + 0.01 * loss
@@ -109,10 +114,12 @@ def fit(
         if average is not None:
             keep = min(recipe.ema, (step + 1) / (step + 10))
             with torch.no_grad():
-                get_ema_multi_avg_fn(keep)(list(average.parameters()), list(module.parameters()), step)
+                get_ema_multi_avg_fn(keep)(  # type: ignore[no-untyped-call]
+                    list(average.parameters()), list(module.parameters()), step
+                )
         progress.update((step + 1) * unit, loss.detach())
         if time.monotonic() - saved > 120 or step + 1 == steps:
-            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": float(progress.average)}
+            counters = {"step": step + 1, "seconds": progress.seconds(), "loss": progress.loss}
             checkpoint.save(path, modules, optimizer, counters)
             saved = time.monotonic()
         if after_step is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from postdiff_calib.files.pixels import to_array
 from postdiff_calib.models.shapes import checkpoint, diffusion, flow
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 from postdiff_calib.models.shapes.exporting import save_pipeline, write_facts
@@ -23,7 +24,6 @@ from postdiff_calib.models.shapes.fitting import fit
 from postdiff_calib.models.shapes.gates import held_out_scenes
 from postdiff_calib.models.shapes.judge import SceneJudge, accuracies
 from postdiff_calib.models.shapes.world import Scene
-from postdiff_calib.pixels import to_array
 
 STAGE = "flow"
 

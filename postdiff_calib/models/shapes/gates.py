@@ -52,10 +52,10 @@ def training_captions(draws: Iterator[list[Scene]]) -> set[str]:
 
 def autoencoder_db(autoencoder: PatchAutoencoder, scenes: list[Scene], seed: int) -> float:
     """Peak signal-to-noise ratio of the autoencoder's round trip on true images, in dB."""
-    pictures = render(scenes, seed)
+    images = render(scenes, seed)
     with torch.no_grad():
-        back = autoencoder(pictures * 2 - 1) / 2 + 0.5
-    return float(-10 * torch.log10((back.clamp(0, 1) - pictures).square().mean()))
+        back = autoencoder(images * 2 - 1) / 2 + 0.5
+    return float(-10 * torch.log10((back.clamp(0, 1) - images).square().mean()))
 
 
 def alternatives(scene: Scene, attribute: str, which: int) -> list[Scene]:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from postdiff_calib.errors import ModelError, PromptError
+from postdiff_calib.files.pixels import rounded
 from postdiff_calib.models.shapes.world import (
     CODE_HEADS,
     CODE_SIZES,
@@ -29,7 +30,6 @@ from postdiff_calib.models.shapes.world import (
     parse_caption,
     scene_code,
 )
-from postdiff_calib.pixels import rounded
 
 #: The judge's weights, a file of this package.
 WEIGHTS = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
@@ -51,9 +51,9 @@ class Judge(nn.Module):
         )
         self.head = nn.Linear(96 * 8 * 8, sum(CODE_HEADS))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of every head, concatenated."""
-        features = self.body(pictures * 2 - 1)
+        features = self.body(images * 2 - 1)
         logits: torch.Tensor = self.head(features.flatten(1))
         return logits
 

@@ -59,14 +59,14 @@ def build(seed: int) -> Any:
     return CLIP(embed_dim=cfg["embed_dim"], vision_cfg=cfg["vision_cfg"], text_cfg=text)
 
 
-def degrade(pictures: torch.Tensor, autoencoder: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
+def degrade(images: torch.Tensor, autoencoder: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
     """A quarter of the batch each: clean, mild noise, mild blur, through the autoencoder with mild latent noise."""
-    quarter = len(pictures) // 4
-    clean, noisy, blurred, coded = torch.split(pictures, [len(pictures) - 3 * quarter, quarter, quarter, quarter])
+    quarter = len(images) // 4
+    clean, noisy, blurred, coded = torch.split(images, [len(images) - 3 * quarter, quarter, quarter, quarter])
     strength = 0.08 * torch.rand(quarter, 1, 1, 1, generator=generator)
     noisy = noisy + strength * torch.randn(noisy.shape, generator=generator)
     small = F.interpolate(blurred, scale_factor=0.75, mode="bilinear", antialias=True)
-    blurred = F.interpolate(small, size=pictures.shape[-2:], mode="bilinear")
+    blurred = F.interpolate(small, size=images.shape[-2:], mode="bilinear")
     with torch.no_grad():
         latents = autoencoder.encode(coded * 2 - 1)  # type: ignore[operator]
         latents = latents + 0.1 * strength * torch.randn(latents.shape, generator=generator)
@@ -89,12 +89,12 @@ class Training(torch.nn.Module):
         ids: torch.Tensor = encoded.input_ids
         return ids
 
-    def loss(self, pictures: torch.Tensor, scenes: list[Scene], rng: Random) -> torch.Tensor:
+    def loss(self, images: torch.Tensor, scenes: list[Scene], rng: Random) -> torch.Tensor:
         """Contrastive loss plus code heads; images (B, 3, 64, 64) in [0, 1]."""
         b = len(scenes)
         edited = [edit_scene(s, rng)[0] for _ in range(HARD_NEGATIVES) for s in scenes]
         captions = [s.caption() for s in (*scenes, *edited)]
-        image = self.clip.encode_image(pictures * 2 - 1)
+        image = self.clip.encode_image(images * 2 - 1)
         text = self.clip.encode_text(self.tokens(captions))
         scale = self.clip.logit_scale.exp().clamp(max=100)
         logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T

@@ -39,7 +39,7 @@ class Recipe:
 
     seed: int = 0
     latent_channels: int = 12
-    autoencoder_pictures: int = 4000
+    autoencoder_images: int = 4000
     judge_steps: int = 1500
     judge_batch: int = 96
     judge_rate: float = 2e-3
@@ -67,9 +67,9 @@ def train_autoencoder(work: Path, recipe: Recipe) -> PatchAutoencoder:
         loaded: PatchAutoencoder = PatchAutoencoder.from_pretrained(folder)
         return loaded
     rng = Random(f"{recipe.seed}/autoencoder")
-    pictures = render([sample_scene(rng) for _ in range(recipe.autoencoder_pictures)], seed=rng.randrange(2**31))
+    images = render([sample_scene(rng) for _ in range(recipe.autoencoder_images)], seed=rng.randrange(2**31))
     autoencoder: PatchAutoencoder = PatchAutoencoder(latent_channels=recipe.latent_channels)
-    autoencoder.fit(pictures * 2 - 1)
+    autoencoder.fit(images * 2 - 1)
     autoencoder.save_pretrained(folder)
     return autoencoder
 
@@ -82,12 +82,10 @@ def train_judge(work: Path, recipe: Recipe) -> judge.Judge:
     def loss_at(step: int) -> torch.Tensor:
         rng = Random(f"{recipe.seed}/judge/{step}")
         scenes = [sample_scene(rng) for _ in range(recipe.judge_batch)]
-        pictures = render(scenes, seed=rng.randrange(2**31))
+        images = render(scenes, seed=rng.randrange(2**31))
         g = torch.Generator().manual_seed(step)
-        pictures = pictures + 0.06 * torch.rand(len(scenes), 1, 1, 1, generator=g) * torch.randn(
-            pictures.shape, generator=g
-        )
-        return judge.code_loss(model(pictures), torch.tensor([scene_code(s) for s in scenes]))
+        images = images + 0.06 * torch.rand(len(scenes), 1, 1, 1, generator=g) * torch.randn(images.shape, generator=g)
+        return judge.code_loss(model(images), torch.tensor([scene_code(s) for s in scenes]))
 
     groups = [{"params": list(model.parameters()), "lr": recipe.judge_rate}]
     fit("judge", work, model, groups, recipe.judge_steps, 100, recipe, loss_at)
@@ -99,9 +97,9 @@ def train_scorer(work: Path, recipe: Recipe, autoencoder: PatchAutoencoder) -> s
     training = scorer.Training(recipe.seed + 2)
 
     def loss_at(step: int) -> torch.Tensor:
-        scenes, pictures = scorer.batch(recipe.seed + 2, step, recipe.scorer_batch)
-        pictures = scorer.degrade(pictures, autoencoder, torch.Generator().manual_seed(step))
-        return training.loss(pictures, scenes, Random(f"{recipe.seed}/edits/{step}"))
+        scenes, images = scorer.batch(recipe.seed + 2, step, recipe.scorer_batch)
+        images = scorer.degrade(images, autoencoder, torch.Generator().manual_seed(step))
+        return training.loss(images, scenes, Random(f"{recipe.seed}/edits/{step}"))
 
     groups = [{"params": list(training.parameters()), "lr": recipe.scorer_rate}]
     for steps in recipe.scorer_cycles:

@@ -310,7 +310,7 @@ def render(scenes: list[Scene], seed: int, side: int = SIDE) -> torch.Tensor:
     scale = SIDE / side
     axis = (torch.arange(side) + 0.5) * scale
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    picture = background[:, :, None, None].expand(b, 3, side, side).clone()
+    image = background[:, :, None, None].expand(b, 3, side, side).clone()
     for j in range(N_OBJECTS):
         for index in range(len(SHAPES)):
             rows = torch.nonzero(present[:, j] & (shape[:, j] == index)).flatten()
@@ -325,8 +325,8 @@ def render(scenes: list[Scene], seed: int, side: int = SIDE) -> torch.Tensor:
             dark = (0.5 + (wave.abs() - _STRIPE_PERIOD / 4) / scale).clamp(0, 1)
             dark = dark * striped[rows, j].float()[:, None, None]
             paint = color[rows, j][:, :, None, None] * (1 - (1 - _STRIPE_DARKENING) * dark)[:, None]
-            picture[rows] = picture[rows] * (1 - alpha) + paint * alpha
-    return picture
+            image[rows] = image[rows] * (1 - alpha) + paint * alpha
+    return image
 
 
 def _signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor, r: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from postdiff_calib.budget import format_macs, parse_budget
+from postdiff_calib.cost.budget import format_macs, parse_budget
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.report.html.content import Findings, plan_words
-from postdiff_calib.report.html.pictures import Album, Group, choose
+from postdiff_calib.report.html.findings import Findings, plan_words
+from postdiff_calib.report.html.images import Album, Group, choose
 from postdiff_calib.report.html.plots import (
     HISTOGRAM_NARROW,
     HISTOGRAM_WIDE,
@@ -34,11 +34,10 @@ from postdiff_calib.report.html.plots import (
 )
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import (
-    ARM_NAMES,
     arm_difference,
     interval,
+    minimum_detectable_difference,
     missing,
-    power,
     prompts,
     results,
     row_difference,
@@ -48,7 +47,7 @@ from postdiff_calib.report.wording import (
     verdict,
     winner,
 )
-from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.select import ARM_NAMES, PlanScores
 from postdiff_calib.search.importance import importance
 from postdiff_calib.study.record import Study
 
@@ -73,7 +72,7 @@ class ReportJob:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """One image of the grid with its score; ``difference`` to the baseline's, None for that one itself."""
 
     label: str
@@ -91,7 +90,7 @@ class Example:
 
     prompt: str
     seed: int
-    pictures: tuple[Picture, ...]
+    images: tuple[ShownImage, ...]
 
 
 def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
@@ -175,7 +174,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "verdict": findings.verdict,
         "verdict_short": verdict(profile),
         "judged_on": prompts(profile),
-        "power": power(profile),
+        "minimum_detectable_difference": minimum_detectable_difference(profile),
         "results": results(profile),
         "moved": _moved(findings),
         "limit": findings.limit.show(findings.limit.value),
@@ -214,7 +213,11 @@ def _crossover(findings: Findings) -> str:
     rows = findings.profile.tradeoff.rows
     if findings.profile.tradeoff.crossover is not None:
         return findings.profile.tradeoff.crossover
-    ahead = {winner(row) for row in rows if row.cheaper_minus_fewer is not None and row.winner in ("fewer", "cheaper")}
+    ahead = {
+        winner(row)
+        for row in rows
+        if row.cheaper_steps_minus_step_reduction is not None and row.winner in ("step_reduction", "cheaper_steps")
+    }
     if not ahead:
         return "No cross-over can be stated: at none of these budgets is one of the two arms shown to be better."
     return f"No cross-over was found: wherever one of the two arms is ahead at these budgets, it is {ahead.pop()}."
@@ -231,35 +234,33 @@ def _moved(findings: Findings) -> dict[str, tuple[float, float]]:
 
 
 def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, list[Example]]:
-    """The grid of images: baseline, winner, fewer steps, on the best, median and worst prompts."""
+    """The grid of images: baseline, winner, step reduction, on the best, median and worst prompts."""
     chosen = choose(findings.differences())
     columns: list[tuple[str, PlanScores]] = [("baseline", findings.judged.baseline)]
     if not findings.stock:
         columns.append(("winner", findings.winner))
-    if findings.fewer is not None:
-        columns.append(("fewer steps", findings.fewer))
+    if findings.step_reduction is not None:
+        columns.append(("step reduction", findings.step_reduction))
     album = Album(findings.study, findings.confirmed, device)
     album.make([plan.knobs for _, plan in columns], [example.index for example in chosen], progress)
     grid: dict[str, list[Example]] = {}
     for example in chosen:
-        pictures = _pictures(album, columns, example.index)
+        images = _images(album, columns, example.index)
         seed = findings.first_seed + example.index
-        grid.setdefault(GROUP_LABELS[example.group], []).append(
-            Example(findings.prompts[example.index], seed, pictures)
-        )
+        grid.setdefault(GROUP_LABELS[example.group], []).append(Example(findings.prompts[example.index], seed, images))
     return grid
 
 
-def _pictures(album: Album, columns: Sequence[tuple[str, PlanScores]], index: int) -> tuple[Picture, ...]:
+def _images(album: Album, columns: Sequence[tuple[str, PlanScores]], index: int) -> tuple[ShownImage, ...]:
     baseline = columns[0][1]
-    pictures = []
+    images = []
     for label, plan in columns:
         uri, width, height = album.data_uri(plan.knobs, index)
         score = float(plan.scores[index])
         difference = None if plan is baseline else score - float(baseline.scores[index])
-        name = f"{label} {_short(plan.knobs)}" if label == "fewer steps" else label
-        pictures.append(Picture(name, uri, width, height, score, difference, max(width, height) <= _PIXELATED))
-    return tuple(pictures)
+        name = f"{label} {_short(plan.knobs)}" if label == "step reduction" else label
+        images.append(ShownImage(name, uri, width, height, score, difference, max(width, height) <= _PIXELATED))
+    return tuple(images)
 
 
 def _short(knobs: Knobs) -> str:

@@ -1,4 +1,4 @@
-"""Plots as geometry: values in, positions in SVG units out; ``page.html`` draws them.
+"""Plots as SVG: what ``plot_data`` has in, positions in SVG units out; ``page.html`` draws them.
 
 A plot is laid out for a width in pixels, so that its text has one size; the page holds a wide and a narrow layout of
 each and shows the one that fits. Pure functions, nothing is drawn or escaped here.
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from postdiff_calib.report.plot_data import Point, bins, frontier_range, nice_step
 from postdiff_calib.scores.select import Arm
 
 #: Plot widths and heights in pixels: wide screens and paper, then phones.
 WIDE, NARROW = (880, 440), (340, 330)
 HISTOGRAM_WIDE, HISTOGRAM_NARROW = (880, 250), (340, 210)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 30, 44
-#: Histogram bars at most.
-_BARS = 28
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,6 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One plan to plot.
-
-    Attributes:
-        cost: relative to the baseline.
-        mean, low, high: difference and its interval; the interval is missing with a single prompt.
-        arm: the narrowest arm that it belongs to.
-        tip: what to say about it, in lines.
-        thin: scored on too few prompts to be chosen.
-        held_out: the difference is of held-out prompts; else of the search's own.
-    """
-
-    cost: float
-    mean: float
-    low: float | None
-    high: float | None
-    arm: Arm
-    tip: str
-    thin: bool = False
-    held_out: bool = False
-
-
-@dataclass(frozen=True)
 class Dot:
     """A plan's place in the plot; ``below`` when it lies under the plot's lower edge and is drawn on it."""
 
@@ -124,9 +100,7 @@ def frontier_plot(
 ) -> FrontierPlot:
     """Lay the frontier plot out.
 
-    The upper edge shows every mean, the lower edge what is worth comparing: the frontiers, the winner's interval and
-    the better four fifths of the plans; plans below it are put on the edge as arrows, or one broken plan would flatten
-    all.
+    Plans below the lower edge (``plot_data.frontier_range``) are put on it as arrows.
 
     Args:
         size: (width, height) in pixels.
@@ -136,15 +110,7 @@ def frontier_plot(
         budget_share: the budget over the baseline's cost.
         delta: δ, drawn as a band around 0.
     """
-    costs = [point.cost for point in points] + [winner.cost, 1.0]
-    kept = [point.mean for line in lines.values() for point in line] + [0.0, -1.5 * delta]
-    kept += [value for value in (winner.low, winner.mean) if value is not None]
-    if points:
-        kept.append(float(np.quantile([point.mean for point in points], 0.2)))
-    low = min(kept)
-    high = max([1.5 * delta, winner.mean if winner.high is None else winner.high, *(point.mean for point in points)])
-    pad = 0.06 * (high - low)
-    frame, x, y = _frame(size, (0.0, 1.06 * max(costs)), (low - pad, high + pad), percent=True)
+    frame, x, y = _frame(size, *frontier_range(points, lines, winner, delta), percent=True)
 
     def dot(point: Point) -> Dot:
         low, high = (None if value is None else y.clamp(value) for value in (point.low, point.high))
@@ -199,20 +165,14 @@ def histogram(
         differences: (n,) finite, score minus the baseline's.
         mean, low, high: their mean and its interval.
     """
-    extent = max(float(differences.max()), 0.0) - min(float(differences.min()), 0.0)
-    # About three times the square root of the number of prompts: the tails show, and bars hold several prompts.
-    step = nice_step(extent if extent > 0 else 1.0, min(_BARS, max(10, round(3 * math.sqrt(len(differences))))))
-    first = math.floor(min(float(differences.min()), -step / 2, low) / step + 1e-9)
-    last = math.ceil(max(float(differences.max()), step / 2, high) / step - 1e-9)
-    # An exact 0 counts as no loss: the bin right of zero.
-    where = np.clip(np.floor(differences / step + 1e-9).astype(int), first, last - 1) - first
-    counts = np.bincount(where, minlength=last - first)
-    frame, x, y = _frame(size, (first * step, last * step), (0.0, 1.05 * max(1, int(counts.max()))), counts=True)
+    found = bins(differences, low, high)
+    (start, _), (_, stop) = found.edges(0), found.edges(len(found.counts) - 1)
+    frame, x, y = _frame(size, (start, stop), (0.0, 1.05 * max(1, *found.counts)), counts=True)
     bars = []
-    for number, count in enumerate(counts):
-        left, right = (first + number) * step, (first + number + 1) * step
+    for number, count in enumerate(found.counts):
+        left, right = found.edges(number)
         if count:
-            tip = f"{int(count)} {'prompt' if count == 1 else 'prompts'}\n{_number(left)} to {_number(right)} points"
+            tip = f"{count} {'prompt' if count == 1 else 'prompts'}\n{_number(left)} to {_number(right)} points"
             bars.append(
                 Bar(x(left) + 0.5, y(count), round(x(right) - x(left) - 1, 1), y(0) - y(count), right <= 1e-9, tip)
             )
@@ -236,13 +196,6 @@ def _frame(
     y_ticks = [Tick(y(v), f"{v:.0f}" if counts else _number(v)) for v in y_values]
     frame = Frame(width, height, x.start, x.stop, y.stop, y.start, tuple(x_ticks), tuple(y_ticks))
     return frame, x, y
-
-
-def nice_step(extent: float, count: int) -> float:
-    """The smallest of 1, 2, 2.5, 5 × 10ⁿ that divides ``extent`` into at most ``count`` parts."""
-    raw = extent / count
-    scale = 10.0 ** math.floor(math.log10(raw))
-    return next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * (1 - 1e-9))
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

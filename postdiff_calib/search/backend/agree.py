@@ -35,7 +35,7 @@ def restore_scores(queue: TrialQueue, note: Callable[[str], None]) -> None:
     had: dict[str, int] = {}
     for trial in trials:
         plan, outcome = trial.user_attrs.get("plan"), trial.user_attrs.get("outcome")
-        if trial.state == TrialState.COMPLETE and plan in runner.by_content and isinstance(outcome, dict):
+        if trial.state == TrialState.COMPLETE and plan in runner.by_plan_id and isinstance(outcome, dict):
             had[plan] = max(had.get(plan, 0), int(outcome.get("prompts", 0)))
     lost = {plan: n - int(np.isfinite(book.differences(plan)).sum()) for plan, n in had.items()}
     lost = {plan: n for plan, n in lost.items() if n > 0}
@@ -46,7 +46,7 @@ def restore_scores(queue: TrialQueue, note: Callable[[str], None]) -> None:
         "they are made again"
     )
     for plan in lost:
-        chosen = runner.by_content[plan]
+        chosen = runner.by_plan_id[plan]
         # the baseline's on the prompts of which the plan's own score is still there, then both on the others
         alone = np.flatnonzero(np.isfinite(book.known(plan)) & ~np.isfinite(book.known(book.baseline)))
         size = runner.settings.block

@@ -206,7 +206,7 @@ class _Storage(optuna.storages.RDBStorage):  # type: ignore[misc]  # Optuna is u
     """Optuna's storage, with a heartbeat that outlives an outage of the server and leaves no connection behind."""
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Sign of life of a trial; one that does not get through is not the end, several are."""
+        """The heartbeat of a trial; one that does not get through is not the end, several are."""
         try:
             super().record_heartbeat(trial_id)
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError):

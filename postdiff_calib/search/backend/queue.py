@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.book import ScoreBook
-from postdiff_calib.search.backend.sampler import fit, parameters
+from postdiff_calib.search.backend.proposer import fit, parameters
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem
 from postdiff_calib.search.proposals import Proposal
@@ -35,7 +35,7 @@ class TrialQueue:
         runner: knows which plans the budget allows.
 
     Attributes:
-        first: what every search starts with: baseline, fewer steps, the paper's settings, corners.
+        first: what every search starts with: baseline, step reduction, the paper's settings, corners.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TrialQueue:
     ) -> None:
         self.study, self.problem, self.strategy, self.book, self.runner = study, problem, strategy, book, runner
         paper = problem.space.paper
-        found = runner.allowed.get(compile_plan(paper).content) or self._smaller(paper.as_dict())
+        found = runner.allowed.get(compile_plan(paper).plan_id) or self._smaller(paper.as_dict())
         self.first = enqueued(strategy, found)
 
     def _smaller(self, values: dict[str, Any]) -> Candidate | None:
@@ -55,7 +55,7 @@ class TrialQueue:
     @property
     def planned(self) -> list[int]:
         """How many evaluations are proposed at each budget, the study's own first."""
-        others = sum(p.arm != "fewer" for p in self.first)
+        others = sum(p.arm != "step_reduction" for p in self.first)
         return [self.strategy.planned(budget, others) for budget in range(len(self.strategy.limits))]
 
     @property
@@ -83,13 +83,13 @@ class TrialQueue:
             and (t.state not in (TrialState.FAIL, TrialState.PRUNED) or "failed" in t.user_attrs)
         }
         for p in proposals:
-            if p.candidate.content not in queued:
+            if p.candidate.plan_id not in queued:
                 self.study.enqueue_trial(
                     parameters(p.candidate.knobs, self.problem.space),
                     user_attrs={
                         "role": p.role,
                         "arm": p.arm,
-                        "plan": p.candidate.content,
+                        "plan": p.candidate.plan_id,
                         "search": search,
                         "limit": self.runner.limits[p.budget],
                         "enqueued": True,

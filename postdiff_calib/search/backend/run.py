@@ -1,7 +1,7 @@
 """Running a search on Optuna: opening the study, what to try, and the loop over trials, alone or beside others.
 
 A study folder holds ``study.db`` (Optuna's trials, SQLite; any Optuna dashboard opens it) and ``scores.jsonl`` (every
-per-prompt score, the ground truth of all statistics). Each trial is one plan looked at (see ``trial``). One study
+per-prompt score, the ground truth of all statistics). Each trial is one evaluation of a plan (see ``trial``). One study
 serves any budget: scores do not depend on it. A study belongs to one model, prompt set and way of scoring: their
 fingerprint is kept, and another is refused.
 
@@ -30,8 +30,8 @@ from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.backend import database, retry
 from postdiff_calib.search.backend.agree import restore_scores
 from postdiff_calib.search.backend.database import faults
+from postdiff_calib.search.backend.proposer import make_proposer
 from postdiff_calib.search.backend.queue import TrialQueue
-from postdiff_calib.search.backend.sampler import make_sampler
 from postdiff_calib.search.backend.storage import StudyStore, open_study
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem, Progress, SearchResult
@@ -40,7 +40,7 @@ from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.strategies import find_strategy
 
-#: Trials between two looks at the storage for the sake of progress.
+#: Trials after which the storage is read again for the sake of progress.
 _ASK_EVERY = 8
 
 __all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
@@ -76,7 +76,7 @@ def run_search(
         progress: called after every block of prompts.
         store: where scores are kept; by default a file in the folder, or the storage where one is given.
         join: work on a study that a leader has made with the same arguments, instead of making it.
-        heartbeat: seconds between a worker's signs of life, with a storage; ``database.HEARTBEAT`` by default.
+        heartbeat: seconds between two heartbeats of a worker, with a storage; ``database.HEARTBEAT`` by default.
         record: plain data kept with the study, from which workers learn what it is about.
         note: hears in a line each what a person should know.
         opened: called once the study is open and its fingerprint agrees, before anything is scored.
@@ -130,7 +130,7 @@ class Search:
         within(candidates, self.problem.limit)
         self.reference = candidate(compile_plan(space.baseline), price)
         self.single = self.storage is None
-        self._beat = self.heartbeat or database.HEARTBEAT
+        self._heartbeat = self.heartbeat or database.HEARTBEAT
         self._trial_is_lost = self._stopping = False
         self._own_trials = 0
         self._listed: tuple[int, int, list[FrozenTrial]] | None = None
@@ -140,12 +140,12 @@ class Search:
             self.storage,
             self.study_name,
             {**self.fingerprint, "num_prompts": self.problem.num_prompts},
-            make_sampler(
-                self.settings.sampler, self.settings.seed, space, lambda _, number: self.queue.propose(number)
+            make_proposer(
+                self.settings.strategy, self.settings.seed, space, lambda _, number: self.queue.propose(number)
             ),
             fresh=self.fresh,
             join=self.join,
-            heartbeat=self._beat,
+            heartbeat=self._heartbeat,
         )
         try:
             self.book = ScoreBook(
@@ -157,7 +157,7 @@ class Search:
                 self.problem.objective,
             )
             limits = (self.problem.limit, *self.problem.further)
-            strategy = find_strategy(self.settings.sampler)
+            strategy = find_strategy(self.settings.strategy)
             self.strategy = strategy(candidates, limits, self.reference, self.book, self.settings)
             self.runner = TrialRunner(self.problem, self.strategy, self.book, self._show)
             self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
@@ -195,11 +195,11 @@ class Search:
 
     @property
     def _pause(self) -> float:
-        """Seconds between two looks at what other workers do."""
-        return min(self._beat, 5) / 4
+        """Seconds after which the work of others is read again."""
+        return min(self._heartbeat, 5) / 4
 
     def _optimize(self, total: int) -> None:
-        """Run what is queued, and the sampler's proposals until ``total`` trials of this budget are done.
+        """Run what is queued, and the strategy's proposals until ``total`` trials of this budget are done.
 
         Beside other workers, one trial at a time, and not leaving before the others' trials are finished: one of them
         may have died, and then its trial is queued again and somebody must be there to run it.
@@ -234,7 +234,7 @@ class Search:
             if not self._trial_is_lost:
                 raise
         except UnboundLocalError as error:
-            # Optuna's, when it is interrupted or loses the storage while it takes leave of a trial: say that instead.
+            # Optuna's, when it is interrupted or loses the storage while a trial ends: say that instead.
             raise (self.runner.fatal or database.cause_behind(error) or error) from None
         if self._stopping:
             raise KeyboardInterrupt
@@ -279,7 +279,7 @@ class Search:
                 images_made=made,
                 images_at_most=int(self._at_most),
                 trying=trying,
-                best=None if best is None else self.runner.by_content[best],
+                best=None if best is None else self.runner.by_plan_id[best],
                 best_difference=None if best is None else self._mean_score(best),
             )
         )
@@ -304,7 +304,7 @@ class Search:
     def result(self, interrupted: bool = False) -> SearchResult:
         """Everything scored so far."""
         self.book.refresh()
-        known = self.runner.by_content
+        known = self.runner.by_plan_id
 
         def scores(c: Candidate) -> PlanScores:
             return self.book.plan_scores(c.knobs, c.cost)
@@ -313,8 +313,8 @@ class Search:
         return SearchResult(
             baseline=scores(self.reference),
             plans={
-                content: scores(known.get(content) or candidate(compile_plan(knobs), self.problem.price))
-                for content, knobs in self.book.plans.items()
+                plan_id: scores(known.get(plan_id) or candidate(compile_plan(knobs), self.problem.price))
+                for plan_id, knobs in self.book.plans.items()
             },
             images_made=self.book.images_made,
             trials=sum(t.state == TrialState.COMPLETE for t in trials),

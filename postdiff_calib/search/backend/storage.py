@@ -43,7 +43,7 @@ def open_study(
     storage: str | None,
     name: str,
     fingerprint: Mapping[str, Any],
-    sampler: optuna.samplers.BaseSampler,
+    proposer: optuna.samplers.BaseSampler,
     *,
     fresh: bool = False,
     join: bool = False,
@@ -71,7 +71,7 @@ def open_study(
             raise _no_study(url, name)
         try:
             if join:
-                study = _load(url, name, backend, sampler=sampler, pruner=pruner)
+                study = _load(url, name, backend, sampler=proposer, pruner=pruner)
             else:
                 if fresh and storage is not None and name in optuna.get_all_study_names(backend):
                     _drop_study(optuna.load_study(study_name=name, storage=backend), backend)
@@ -79,7 +79,7 @@ def open_study(
                     storage=backend,
                     study_name=name,
                     direction="maximize",
-                    sampler=sampler,
+                    sampler=proposer,
                     pruner=pruner,
                     load_if_exists=True,
                 )

@@ -16,10 +16,10 @@ from functools import cached_property
 import numpy as np
 import optuna
 
-from postdiff_calib.budget import Limit
+from postdiff_calib.cost.budget import Limit
 from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.scores.book import ScoreBook
-from postdiff_calib.search.backend.sampler import ProposalSampler, fit, suggest
+from postdiff_calib.search.backend.proposer import Proposer, fit, suggest
 from postdiff_calib.search.problem import Problem
 from postdiff_calib.search.proposals import Proposal, Role
 from postdiff_calib.search.settings import prompt_order
@@ -50,8 +50,8 @@ class TrialRunner:
     ) -> None:
         self.problem, self.strategy, self.book = problem, strategy, book
         self.settings, self.reference = strategy.settings, strategy.reference
-        self.by_content = {c.content: c for c in strategy.candidates}
-        self.allowed = {c.content: c for c in strategy.candidates if problem.limit.allows(c.cost)}
+        self.by_plan_id = {c.plan_id: c for c in strategy.candidates}
+        self.allowed = {c.plan_id: c for c in strategy.candidates if problem.limit.allows(c.cost)}
         self.fatal: PostdiffError | None = None
         self._scored = scored
 
@@ -79,7 +79,7 @@ class TrialRunner:
             ("knobs", chosen.knobs.as_dict()),
             ("worker", f"{platform.node()}:{os.getpid()}"),
             # the last: whoever finds a plan finds all that belongs to it
-            ("plan", chosen.content),
+            ("plan", chosen.plan_id),
         ):
             if trial.user_attrs.get(name) != value:
                 trial.set_user_attr(name, value)
@@ -93,13 +93,13 @@ class TrialRunner:
         except PostdiffError as error:
             trial.set_user_attr("failed", str(error))
             raise
-        difference = self.book.differences(chosen.content)
+        difference = self.book.differences(chosen.plan_id)
         difference = difference[np.isfinite(difference)]
         n = len(difference)
         outcome = {
             "prompts": n,
             "standard_error": float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
-            "complete": self.book.complete(chosen.content),
+            "complete": self.book.complete(chosen.plan_id),
             "macs": chosen.cost.macs,
             "seconds": chosen.cost.seconds,
         }
@@ -110,12 +110,12 @@ class TrialRunner:
         """The trial's plan: what it was queued with, or what the strategy proposes."""
         values = suggest(trial, self.problem.space)
         attrs = trial.user_attrs
-        sampler = trial.study.sampler
-        if "plan" in attrs and attrs["plan"] in self.by_content:
+        proposer = trial.study.sampler
+        if "plan" in attrs and attrs["plan"] in self.by_plan_id:
             budget = self.limits.index(attrs["limit"]) if attrs.get("limit") in self.limits else 0
-            return Proposal(self.by_content[attrs["plan"]], attrs["role"], attrs["arm"], budget)
-        if isinstance(sampler, ProposalSampler):
-            proposed = sampler.take(trial.study, trial.number)
+            return Proposal(self.by_plan_id[attrs["plan"]], attrs["role"], attrs["arm"], budget)
+        if isinstance(proposer, Proposer):
+            proposed = proposer.take(trial.study, trial.number)
             if proposed is not None:
                 return proposed
         return self.strategy.propose(0, trial.number, suggested=fit(values, self.problem.space, self.allowed))
@@ -123,7 +123,7 @@ class TrialRunner:
     def _wanted(self, trial: optuna.Trial, chosen: Candidate, role: Role) -> int:
         """How many prompts of the plan are to be known in the end; fixed when a trial first starts."""
         if "wanted" not in trial.user_attrs:
-            trial.set_user_attr("wanted", self.prompts_for(role, chosen.content))
+            trial.set_user_attr("wanted", self.prompts_for(role, chosen.plan_id))
         return int(trial.user_attrs["wanted"])
 
     def prompts_for(self, role: Role, plan: str) -> int:
@@ -145,10 +145,10 @@ class TrialRunner:
         """Blocks of prompts to score until ``wanted`` are known, in one order for all plans.
 
         Plans then compare on the same prompts, where much of their noise is shared and cancels out, and the
-        baseline is run on no more prompts than the most looked-at plan.
+        baseline is run on no more prompts than the plan with the most scores.
         """
         order = prompt_order(self.problem.num_prompts, self.settings.seed)
-        known = np.isfinite(self.book.known(chosen.content))
+        known = np.isfinite(self.book.known(chosen.plan_id))
         missing = [i for i in order if not known[i] and i not in self.book.set_aside]
         missing = missing[: max(0, wanted - int(known.sum()))]
         size = self.settings.block

@@ -8,22 +8,22 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.scores.names import DATABASE
 from postdiff_calib.search.backend.address import shown, without_secrets
 from postdiff_calib.search.backend.database import connect, disconnect, probe
-from postdiff_calib.search.backend.sampler import make_sampler
+from postdiff_calib.search.backend.proposer import make_proposer
 from postdiff_calib.search.backend.storage import StudyStore, open_study, read_record, refuse_other_settings
 
 FINGERPRINT = {"model": "a", "num_prompts": 3}
 
 
 def make(folder):
-    study, backend = open_study(folder, None, "postdiff", FINGERPRINT, _sampler())
+    study, backend = open_study(folder, None, "postdiff", FINGERPRINT, _random())
     for plan in ("p", "q"):
-        study.enqueue_trial({}, user_attrs={"plan": plan, "role": "explore", "arm": "joint"})
+        study.enqueue_trial({}, user_attrs={"plan": plan, "role": "explore", "arm": "combined"})
     StudyStore.make(study, backend.engine)
     StudyStore(study, backend.engine).append({"plan": "p", "knobs": {}, "prompts": [], "scores": []})
     disconnect(backend)
 
 
-def _sampler():
+def _random():
     import optuna
 
     return optuna.samplers.RandomSampler(seed=0)
@@ -52,7 +52,7 @@ def test_a_damaged_database_is_one_line(tmp_path, statement, says):
     change(tmp_path, statement)
     for call in (
         lambda: refuse_other_settings(tmp_path, None, "postdiff", FINGERPRINT),
-        lambda: open_study(tmp_path, None, "postdiff", FINGERPRINT, _sampler()),
+        lambda: open_study(tmp_path, None, "postdiff", FINGERPRINT, _random()),
     ):
         with pytest.raises(StudyError) as caught:
             call()
@@ -130,6 +130,6 @@ def test_of_an_address_no_more_is_shown_than_is_known_to_be_open(url, seen):
     assert not [part for part in hidden if part in url and part in said]
 
 
-def test_make_sampler_takes_the_seeds_that_are_accepted():
+def test_make_proposer_takes_the_seeds_that_are_accepted():
     for name in ("tpe", "random"):
-        assert make_sampler(name, 2**32 - 1, None, None) is not None
+        assert make_proposer(name, 2**32 - 1, None, None) is not None

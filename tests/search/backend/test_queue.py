@@ -42,7 +42,7 @@ def begin(search):
     trial = search.study.ask()
     taken = search.runner._take(trial)
     for name, value in (
-        ("plan", taken.candidate.content),
+        ("plan", taken.candidate.plan_id),
         ("search", search.runner.limits[0]),
         ("limit", search.runner.limits[taken.budget]),
     ):
@@ -52,9 +52,9 @@ def begin(search):
 
 def test_the_total_is_what_is_enqueued_and_what_is_proposed(search):
     queue = search.queue
-    fewer = [p for p in queue.first if p.arm == "fewer"]
-    others = [p for p in queue.first if p.arm != "fewer"]
-    assert len(fewer) == 3  # T = 6 and 4, and T = 8 within the largest budget
+    step_reduction = [p for p in queue.first if p.arm == "step_reduction"]
+    others = [p for p in queue.first if p.arm != "step_reduction"]
+    assert len(step_reduction) == 3  # T = 6 and 4, and T = 8 within the largest budget
     assert queue.planned == [10 - len(others), 3, 3]
     assert queue.total == 10 + 3 + 6
     assert [t.state for t in queue.trials()] == [TrialState.WAITING] * len(queue.first)
@@ -85,7 +85,7 @@ def test_two_workers_never_take_the_same_place(search):
     assert (one.budget, two.budget) == (0, 0)
     # each is what the strategy draws for its own number, with the other's plan in hand
     assert one == search.strategy.propose(0, 0)
-    assert two == search.strategy.propose(0, 1, {one.candidate.content})
+    assert two == search.strategy.propose(0, 1, {one.candidate.plan_id})
     for trial in (first, second):
         search.study.tell(trial, 0.0)
     third, three = begin(search)
@@ -125,7 +125,7 @@ def test_a_plan_whose_images_were_broken_counts_and_is_not_proposed_again(search
     trial.set_user_attr("failed", "1 of 10 images: are constant")
     search.study.tell(trial, state=TrialState.FAIL)
     assert search.queue.counts(search.queue.trials()[trial.number])
-    assert search.queue.failed() == {taken.candidate.content: "1 of 10 images: are constant"}
+    assert search.queue.failed() == {taken.candidate.plan_id: "1 of 10 images: are constant"}
     for _ in range(5):
         other, proposed = begin(search)
         assert proposed.candidate != taken.candidate

@@ -25,7 +25,7 @@ from postdiff_calib.search.space import candidate
 N = 60
 FINGERPRINT = {"model": {"name": "made up", "revision": "a"}, "prompts": "1234"}
 SETTINGS = SearchSettings(n_trials=12)
-#: Two plans of fewer steps are enqueued beside the twelve.
+#: Two plans of the step-reduction arm are enqueued beside the twelve.
 TRIALS = 14
 
 
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     return folder, surface, search(folder, surface, progress=seen.append), seen
 
 
-def test_no_picture_is_made_over_the_budget(finished):
+def test_no_image_is_made_over_the_budget(finished):
     _, surface, result, _ = finished
     allowed = limit(0.5, SMALL)
     for knobs, _ in surface.calls:
@@ -57,29 +57,33 @@ def test_no_picture_is_made_over_the_budget(finished):
     assert surface.images == result.images_made
 
 
-def test_baseline_fewer_arm_paper_and_corners_come_first(finished):
+def test_baseline_step_reduction_arm_paper_and_corners_come_first(finished):
     folder, *_ = finished
     first = [
         (t.user_attrs["role"], t.user_attrs["arm"], Knobs.from_dict(t.user_attrs["knobs"])) for t in trials(folder)
     ]
-    assert first[0] == ("baseline", "joint", Knobs(12))
-    assert first[1:3] == [("explore", "fewer", Knobs(6)), ("explore", "fewer", Knobs(4))]
-    assert first[3] == ("explore", "joint", SMALL.paper)
+    assert first[0] == ("baseline", "combined", Knobs(12))
+    assert first[1:3] == [("explore", "step_reduction", Knobs(6)), ("explore", "step_reduction", Knobs(4))]
+    assert first[3] == ("explore", "combined", SMALL.paper)
     assert len(first) == TRIALS
 
 
-def test_the_whole_fewer_arm_of_all_budgets_is_enqueued(tmp_path):
+def test_the_whole_step_reduction_arm_of_all_budgets_is_enqueued(tmp_path):
     search(tmp_path, settings=SearchSettings(n_trials=4, further_trials=2), further=(limit(0.9, SMALL),))
-    fewer = [Knobs.from_dict(t.user_attrs["knobs"]) for t in trials(tmp_path) if t.user_attrs["arm"] == "fewer"]
+    step_reduction = [
+        Knobs.from_dict(t.user_attrs["knobs"]) for t in trials(tmp_path) if t.user_attrs["arm"] == "step_reduction"
+    ]
     # the own budget's first, most steps first; then what only the further one allows
-    assert fewer == [Knobs(6), Knobs(4), Knobs(10), Knobs(8)]
+    assert step_reduction == [Knobs(6), Knobs(4), Knobs(10), Knobs(8)]
     assert all("enqueued" in t.user_attrs for t in trials(tmp_path)[1:5])
 
 
 def test_corners_are_the_mildest_single_knobs_that_fit(tmp_path):
     few = SearchSettings(n_trials=6)
     search(tmp_path, share=0.72, settings=few)
-    corners = [Knobs.from_dict(t.user_attrs["knobs"]) for t in trials(tmp_path) if t.user_attrs["arm"] == "cheaper"]
+    corners = [
+        Knobs.from_dict(t.user_attrs["knobs"]) for t in trials(tmp_path) if t.user_attrs["arm"] == "cheaper_steps"
+    ]
     assert corners == [Knobs(12, 0.5, 0.5), Knobs(12, cache_interval=2), Knobs(12, guidance_fraction=0.45)]
 
 
@@ -88,10 +92,10 @@ def test_every_arm_has_finalists_and_one_of_them_is_good(finished):
     (budget,) = result.searched
     allows = limit(0.5, SMALL).allows
     assert budget.limit == limit(0.5, SMALL)
-    assert budget.fits == {"fewer": True, "cheaper": True, "joint": True}
+    assert budget.fits == {"step_reduction": True, "cheaper_steps": True, "combined": True}
     assert all(allows(f.candidate.cost) for f in budget.finalists)
-    assert {f.arm for f in budget.finalists} == {"joint", "cheaper", "fewer"}
-    assert len({f.candidate.content for f in budget.finalists}) == len(budget.finalists)
+    assert {f.arm for f in budget.finalists} == {"combined", "cheaper_steps", "step_reduction"}
+    assert len({f.candidate.plan_id for f in budget.finalists}) == len(budget.finalists)
     least = min(loss(candidate(p, price)) for p in SMALL.plans if allows(price(p)))
     assert min(loss(f.candidate) for f in budget.finalists) < least + 0.2
     assert result.images_made < 0.02 * N * len(SMALL.plans)
@@ -110,10 +114,10 @@ def test_progress_counts_up_to_its_bound(finished):
     assert seen[-1].best is not None
 
 
-@pytest.mark.parametrize("sampler", ["postdiff", "random"])
-def test_the_bound_covers_further_budgets_and_a_resumed_search_counts_what_is_left(tmp_path, sampler):
+@pytest.mark.parametrize("strategy", ["postdiff", "random"])
+def test_the_bound_covers_further_budgets_and_a_resumed_search_counts_what_is_left(tmp_path, strategy):
     further = (limit(0.35, SMALL), limit(0.8, SMALL))
-    settings = SearchSettings(n_trials=8, further_trials=3, sampler=sampler)
+    settings = SearchSettings(n_trials=8, further_trials=3, strategy=strategy)
     seen = []
 
     class Stopping(Surface):
@@ -135,8 +139,8 @@ def test_the_bound_covers_further_budgets_and_a_resumed_search_counts_what_is_le
     assert rest.images_made == seen[-1].images_made <= seen[0].images_at_most <= first - stopped.images_made + 10
     assert all(p.images_made <= p.images_at_most for p in seen)
     assert seen[-1].images_at_most - seen[-1].images_made <= N
-    assert len(rest.searched) == (3 if sampler == "postdiff" else 1)
-    assert [s.unfound is None for s in rest.searched] == [sampler == "random"] * len(rest.searched)
+    assert len(rest.searched) == (3 if strategy == "postdiff" else 1)
+    assert [s.unfound is None for s in rest.searched] == [strategy == "random"] * len(rest.searched)
 
 
 def test_ctrl_c_while_optuna_takes_leave_of_a_trial_is_no_fault(tmp_path, monkeypatch):
@@ -160,7 +164,7 @@ def test_ctrl_c_while_optuna_takes_leave_of_a_trial_is_no_fault(tmp_path, monkey
     assert rest.trials == 6 + 2
 
 
-def test_the_same_call_again_makes_no_picture(finished):
+def test_the_same_call_again_makes_no_image(finished):
     folder, surface, result, _ = finished
     before = surface.images
     again = search(folder, surface)
@@ -178,15 +182,15 @@ def test_another_budget_is_searched_as_fully_with_the_old_scores_known(finished,
     assert other.plans.keys() > result.plans.keys()
     mine = [t for t in trials(copy) if t.user_attrs["search"][2] == limit(0.35, SMALL).value]
     alone = search(tmp_path / "alone", share=0.35)
-    assert len(mine) == alone.trials == 13  # of fewer steps, T = 4 alone fits
+    assert len(mine) == alone.trials == 13  # of the step-reduction arm, T = 4 alone fits
     assert {t.user_attrs["plan"] for t in mine if "enqueued" in t.user_attrs} == {
         t.user_attrs["plan"] for t in trials(tmp_path / "alone") if "enqueued" in t.user_attrs
     }
     # no image was made twice: what the first search scored is there, and is not made again
     known = {c: p.n for c, p in result.plans.items()}
-    for content, plan in other.plans.items():
-        made = [i for knobs, indices in surface.calls if compile_plan(knobs).content == content for i in indices]
-        assert len(made) == len(set(made)) == plan.n - known.get(content, 0)
+    for plan_id, plan in other.plans.items():
+        made = [i for knobs, indices in surface.calls if compile_plan(knobs).plan_id == plan_id for i in indices]
+        assert len(made) == len(set(made)) == plan.n - known.get(plan_id, 0)
     # and the first search is found as it was
     again = search(copy, Surface(N, space=SMALL))
     assert again.images_made == 0
@@ -269,7 +273,7 @@ def test_other_settings_are_refused_by_name_unless_fresh(tmp_path):
     assert search(tmp_path, surface, settings=few, fingerprint=other, fresh=True).images_made == surface.images > N
 
 
-def test_a_plan_with_broken_pictures_fails_by_name_and_is_not_tried_again(tmp_path):
+def test_a_plan_with_broken_images_fails_by_name_and_is_not_tried_again(tmp_path):
     class Sick(Surface):
         def scores(self, knobs, indices):
             if knobs.cache_interval == 2:
@@ -367,25 +371,25 @@ def test_both_arms_are_searched_at_every_budget(tmp_path):
     for number, step in enumerate(further, 1):
         at = [t for t in trials(tmp_path) if t.user_attrs["limit"][2] == step.value and "enqueued" not in t.user_attrs]
         assert len(at) == 5
-        assert {t.user_attrs["arm"] for t in at} == {"cheaper"}
+        assert {t.user_attrs["arm"] for t in at} == {"cheaper_steps"}
         assert all(Knobs.from_dict(t.user_attrs["knobs"]).num_inference_steps == 12 for t in at)
         assert all(step.allows(price(compile_plan(Knobs.from_dict(t.user_attrs["knobs"])))) for t in at)
         found = result.searched[number].finalists
-        assert {"cheaper"} <= {f.arm for f in found}
-        most = max(f.candidate.knobs.num_inference_steps for f in found if f.candidate.fewer)
+        assert {"cheaper_steps"} <= {f.arm for f in found}
+        most = max(f.candidate.knobs.num_inference_steps for f in found if f.candidate.step_reduction)
         assert most == {0.35: 4, 0.8: 8}[round(step.value / step.baseline, 2)]
         assert all(step.allows(f.candidate.cost) for f in found)
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "random", "nsga2"])
-def test_optunas_samplers_run_within_the_budget(tmp_path, name):
+def test_optunas_searches_run_within_the_budget(tmp_path, name):
     surface = Surface(N, space=SMALL)
-    settings = SearchSettings(n_trials=10, sampler=name)
+    settings = SearchSettings(n_trials=10, strategy=name)
     result = search(tmp_path, surface, settings=settings)
     assert all(limit(0.5, SMALL).allows(p.cost) or p.knobs == SMALL.baseline for p in result.plans.values())
     assert sum(p.complete for p in result.plans.values()) >= 4
     with pytest.raises(StudyError, match="postdiff, tpe, gp, random, nsga2"):
-        search(tmp_path / "x", settings=SearchSettings(sampler="cma"))
+        search(tmp_path / "x", settings=SearchSettings(strategy="cma"))
 
 
 def finalists(result):
@@ -397,7 +401,7 @@ def test_confirmation_scores_finalists_on_held_out_prompts_and_resumes(finished,
     held_out, chosen = Surface(30, seed=9, space=SMALL), finalists(result)
     assert confirm(held_out, 30, chosen, SMALL.baseline, tmp_path) == {}
     book = ScoreBook(held_out, 30, SMALL.baseline, FileStore(tmp_path / "held_out.jsonl"))
-    assert book.plans.keys() == {compile_plan(k).content for k in [SMALL.baseline, *chosen]}
+    assert book.plans.keys() == {compile_plan(k).plan_id for k in [SMALL.baseline, *chosen]}
     assert all(book.complete(plan) for plan in book.plans)
     assert held_out.images == 30 * (1 + len(chosen)) > 60
     confirm(held_out, 30, chosen, SMALL.baseline, tmp_path)
@@ -414,10 +418,10 @@ def test_a_finalist_that_breaks_on_held_out_prompts_is_handed_back_and_the_other
             return super().scores(knobs, indices)
 
     broken = confirm(Frail(30, space=SMALL), 30, chosen, SMALL.baseline, tmp_path)
-    assert list(broken) == [compile_plan(chosen[0]).content]
-    assert "are constant" in broken[compile_plan(chosen[0]).content]
+    assert list(broken) == [compile_plan(chosen[0]).plan_id]
+    assert "are constant" in broken[compile_plan(chosen[0]).plan_id]
     book = ScoreBook(Surface(30, space=SMALL), 30, SMALL.baseline, FileStore(tmp_path / "held_out.jsonl"))
-    assert [book.count(compile_plan(k).content) for k in chosen] == [20] + [30] * (len(chosen) - 1)
+    assert [book.count(compile_plan(k).plan_id) for k in chosen] == [20] + [30] * (len(chosen) - 1)
 
 
 def test_held_out_prompts_of_which_the_baseline_is_broken_are_set_aside(finished, tmp_path):

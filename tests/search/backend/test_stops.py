@@ -84,8 +84,8 @@ def unplanned(tmp_path, monkeypatch):
 
 
 def same(folder, result, straight):
-    for content, p in straight[1].plans.items():
-        np.testing.assert_array_equal(result.plans[content].scores, p.scores)
+    for plan_id, p in straight[1].plans.items():
+        np.testing.assert_array_equal(result.plans[plan_id].scores, p.scores)
     assert list(result.plans) == list(straight[1].plans)
     assert result.searched == straight[1].searched
     assert trials(folder) == trials(straight[0])

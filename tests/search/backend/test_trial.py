@@ -16,9 +16,9 @@ N = 12
 ORDER = prompt_order(N, 0)
 
 
-def opened(folder, sampler="postdiff", surface=None):
+def opened(folder, strategy="postdiff", surface=None):
     surface = surface or Surface(N, space=SMALL)
-    settings = SearchSettings(n_trials=6, sampler=sampler, explore_prompts=4, block=3)
+    settings = SearchSettings(n_trials=6, strategy=strategy, explore_prompts=4, block=3)
     problem = Problem(SMALL, price, limit(0.5, SMALL), surface, N)
     return Search(problem, settings, folder, {"model": "made up"}, store=MemoryStore())
 
@@ -32,7 +32,7 @@ def search(tmp_path):
 
 @pytest.fixture
 def plan(search):
-    return search.strategy.members("joint")[5]
+    return search.strategy.members("combined")[5]
 
 
 def test_prompts_are_scored_in_one_order_and_in_blocks(search, plan):
@@ -44,41 +44,41 @@ def test_prompts_are_scored_in_one_order_and_in_blocks(search, plan):
 
 def test_how_many_prompts_a_role_is_for(search, plan):
     prompts_for = search.runner.prompts_for
-    assert prompts_for("baseline", search.reference.content) == 4
-    assert prompts_for("explore", plan.content) == 4
+    assert prompts_for("baseline", search.reference.plan_id) == 4
+    assert prompts_for("explore", plan.plan_id) == 4
     search.book.scores(plan.knobs, ORDER[:10])
-    assert prompts_for("explore", plan.content) == N  # 14 of 12
-    assert prompts_for("whole", plan.content) == N
+    assert prompts_for("explore", plan.plan_id) == N  # 14 of 12
+    assert prompts_for("whole", plan.plan_id) == N
 
 
 def test_a_trial_scores_its_plan_and_the_baseline_and_says_what_came_out(search):
     trial = search.study.ask()
     value = search.runner.run(trial)
     chosen = trial.user_attrs["plan"]
-    assert search.book.count(chosen) == search.book.count(search.reference.content) == 4
+    assert search.book.count(chosen) == search.book.count(search.reference.plan_id) == 4
     difference = search.book.differences(chosen)
     assert value == pytest.approx(np.nanmean(difference))
     assert trial.user_attrs["wanted"] == 4
-    assert trial.user_attrs["knobs"] == search.runner.by_content[chosen].knobs.as_dict()
+    assert trial.user_attrs["knobs"] == search.runner.by_plan_id[chosen].knobs.as_dict()
     outcome = trial.user_attrs["outcome"]
     assert (outcome["prompts"], outcome["complete"]) == (4, False)
     assert outcome["standard_error"] == pytest.approx(np.nanstd(difference, ddof=1) / 2)
-    assert outcome["macs"] == price(compile_plan(search.runner.by_content[chosen].knobs)).macs
+    assert outcome["macs"] == price(compile_plan(search.runner.by_plan_id[chosen].knobs)).macs
 
 
 def test_a_trial_of_another_search_of_the_study_is_cut_short(search, plan):
     other = ["macs", "median", 1.0]
-    search.study.enqueue_trial({}, user_attrs={"plan": plan.content, "role": "explore", "search": other})
+    search.study.enqueue_trial({}, user_attrs={"plan": plan.plan_id, "role": "explore", "search": other})
     with pytest.raises(optuna.TrialPruned):
         search.runner.run(search.study.ask())
-    assert search.book.count(plan.content) == 0
+    assert search.book.count(plan.plan_id) == 0
 
 
 def test_a_trial_that_is_gone_on_with_has_the_same_number_of_prompts(search, plan):
-    attributes = {"plan": plan.content, "role": "explore", "arm": "joint", "wanted": 5}
+    attributes = {"plan": plan.plan_id, "role": "explore", "arm": "combined", "wanted": 5}
     search.study.enqueue_trial({}, user_attrs=attributes)
     search.runner.run(search.study.ask())
-    assert search.book.count(plan.content) == 5
+    assert search.book.count(plan.plan_id) == 5
 
 
 def test_optunas_suggestion_is_a_plan_within_the_budget_on_every_prompt(tmp_path):
@@ -87,7 +87,7 @@ def test_optunas_suggestion_is_a_plan_within_the_budget_on_every_prompt(tmp_path
     search.runner.run(trial)
     assert trial.user_attrs["role"] == "whole"
     assert trial.user_attrs["outcome"]["complete"]
-    assert limit(0.5, SMALL).allows(search.runner.by_content[trial.user_attrs["plan"]].cost)
+    assert limit(0.5, SMALL).allows(search.runner.by_plan_id[trial.user_attrs["plan"]].cost)
     search.close()
 
 

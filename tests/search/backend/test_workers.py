@@ -25,7 +25,7 @@ N = 40
 HERE = Path(__file__).parent
 FINGERPRINT = {"model": "made up"}
 SETTINGS = SearchSettings(n_trials=40)
-#: Trials of a search within half the cost beside ``n_trials``: two plans of fewer steps.
+#: Trials of a search within half the cost beside ``n_trials``: two plans of the step-reduction arm.
 FEWER = 2
 #: Little noise, so that every search should find the one best plan, though others are only slightly worse.
 SURFACE = {"space": SMALL, "private": 0.0, "noise": 0.02}
@@ -186,7 +186,7 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     assert stopped.own_trials == 0
     given_back = [t for t in search.queue.trials() if t.system_attrs.get("failed_trial") == 0]
     assert [t.state.name for t in given_back] == ["WAITING"]
-    assert given_back[0].user_attrs["plan"] == search.reference.content
+    assert given_back[0].user_attrs["plan"] == search.reference.plan_id
     other = Surface(N, **SURFACE)
     rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
     assert rest.own_trials == rest.trials == 6 + FEWER
@@ -243,7 +243,7 @@ def test_a_server_that_goes_away_ends_the_search_in_one_line_and_costs_at_most_a
 
 
 @pytest.mark.slow
-def test_a_server_that_restarts_while_pictures_are_made_is_not_noticed(frail, tmp_path):
+def test_a_server_that_restarts_while_images_are_made_is_not_noticed(frail, tmp_path):
     def restart():
         frail.crash()
         frail.come_back()

@@ -1,0 +1,89 @@
+"""The record of a new study: what it is about, before it is searched."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.workbench import Workbench
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
+from postdiff_calib.study.asked import Asked
+from postdiff_calib.study.record import StudyRecord
+
+if TYPE_CHECKING:
+    from postdiff_calib.cost.table import CostTable
+
+
+def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostTable) -> StudyRecord:
+    """What a study is about, before it is searched."""
+    from importlib.metadata import version
+
+    from postdiff_calib.cost.store import device_name
+    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
+    from postdiff_calib.search.strategies import default_trials
+
+    loaded = bench.loaded
+    pipe, card = loaded.pipe, loaded.card
+    known = card.name if card.name != loaded.source else None
+    trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.search)
+    return StudyRecord(
+        asked=Asked(
+            model=job.model,
+            budget=job.budget,
+            trials=trials,
+            seed=job.seed,
+            prompts=job.prompts,
+            search=job.search,
+            delta=job.delta,
+            weight=job.weight,
+            max_drop=job.max_drop,
+            guards=job.guards,
+        ),
+        settings=bench.settings,
+        fingerprint=bench.fingerprint(),
+        num_inference_steps=card.num_inference_steps,
+        model=ModelSection(
+            id=card.name if card.embedded else loaded.source,
+            card=known,
+            revision=loaded.revision or "local",
+            pipeline_class=type(pipe).__name__,
+            denoiser_class=type(getattr(pipe, card.denoiser_role)).__name__,
+            fingerprint=loaded.fingerprint,
+            dtype=loaded.dtype,
+            height=card.height,
+            width=card.width,
+            scheduler=type(pipe.scheduler).__name__,
+            guidance_scale=float(card.guidance_scale),
+            configuration=configuration_of(pipe),
+            tokenizer=fingerprint_tokenizers(pipe),
+            notes=list(loaded.notes),
+        ),
+        evidence=EvidenceSection(
+            prompt_set=prompt_set,
+            prompt_set_sha256=bench.calibration.sha256,
+            num_prompts=len(bench.held_out),
+            num_held_out=0,
+            held_out_sha256=bench.held_out.sha256,
+            seed=job.seed,
+            scorer="shapes" if card.embedded else bench.scorer.name,
+            scorer_sha256=bench.scorer.weights_sha256,
+            search=job.search,
+            trials=0,
+            images=0,
+            minimum_detectable_difference=0.0,
+            study=str(job.folder),
+            notes=[],
+        ),
+        environment=EnvironmentSection(
+            device=device_name(loaded.device),
+            latency_device=None,
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},
+            },
+        ),
+        calibration=bench.calibration.prompts,
+        held_out=bench.held_out.prompts,
+        cost=table,
+    )
