@@ -36,9 +36,27 @@ def low_start(full):
     return F.avg_pool2d(full, 2) * 2
 
 
-def renoised(clean, sigma, generators):
-    clean = F.interpolate(clean, size=FULL, mode="bilinear", align_corners=False)
-    return (1 - sigma) * clean + sigma * randn_tensor(clean.shape, generator=generators)
+def spread(low):
+    """The full-size image of a low band: each value on four pixels, halved."""
+    return F.interpolate(low, size=FULL, mode="nearest") / 2
+
+
+def renoised(x, v, sigma, following, start, generators=None):
+    """The full-size sample after the switch; without generators, with the complement of the start."""
+    clean = F.interpolate(x - sigma * v, size=FULL, mode="bilinear", align_corners=False)
+    if generators is None:
+        noise = spread(x + (1 - sigma) * v) + start - spread(low_start(start))
+    else:
+        noise = randn_tensor(clean.shape, generator=generators)
+    return (1 - following) * clean + following * noise
+
+
+#: Every setting with each kind of noise that makes a difference to it.
+CASES = [(k, noise) for k in KNOBS for noise in (("complement", "coupled") if k.low_res_fraction else ("complement",))]
+
+
+def named(value):
+    return value.describe() if isinstance(value, Knobs) else value
 
 
 def close(ours, reference):
@@ -72,15 +90,15 @@ class Sd3:
         return torch.einsum("nhwpqc->nchpwq", out).reshape(len(x), -1, *size)
 
 
-def sd3_sampler(pipe, knobs, count=2, scale=7.0, mu=None):
+def sd3_sampler(pipe, knobs, noise="complement", count=2, scale=7.0, mu=None):
     plan = compile_plan(knobs)
     call = {"negative_prompt": [""] * count, "max_sequence_length": P.LENGTH}
     c, u, pc, pu = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], P.PROMPTS[:count], **call)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(len(plan), **({} if mu is None else {"mu": mu}))
     generators = P.generators(count)
-    x = randn_tensor((count, 4, *FULL), generator=generators)
-    x = low_start(x) if plan.n_low else x
+    start = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(start) if plan.n_low else start
     network = Sd3(pipe)
     for i, step in enumerate(plan):
         sigma, following = scheduler.sigmas[i], scheduler.sigmas[i + 1]
@@ -92,16 +110,19 @@ def sd3_sampler(pipe, knobs, count=2, scale=7.0, mu=None):
         v = network(sample, scheduler.timesteps[i].expand(len(sample)), text, pooled, span, step.refresh)
         if step.guided:
             v = v[:count] + scale * (v[count:] - v[:count])
-        x = renoised(x - sigma * v, following, generators) if step.switch else x + (following - sigma) * v
+        if step.switch:
+            x = renoised(x, v, sigma, following, start, generators if noise == "coupled" else None)
+        else:
+            x = x + (following - sigma) * v
     return x
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: knobs.describe())
+@pytest.mark.parametrize(("knobs", "noise"), CASES, ids=named)
 @torch.no_grad()
-def test_sd3_equal_to_a_sampler_written_out(knobs):
+def test_sd3_equal_to_a_sampler_written_out(knobs, noise):
     pipe = P.sd3()
-    reference = sd3_sampler(pipe, knobs)
-    with accelerated(pipe, P.suited(pipe, knobs)):
+    reference = sd3_sampler(pipe, knobs, noise)
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
         close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
 
 
@@ -205,15 +226,15 @@ class Sana:
         return out.reshape(len(x), *size, -1).permute(0, 3, 1, 2)
 
 
-def sana_sampler(pipe, knobs, count=2, scale=4.5):
+def sana_sampler(pipe, knobs, noise, count=2, scale=4.5):
     plan = compile_plan(knobs)
     call = {"complex_human_instruction": None, "max_sequence_length": P.LENGTH}
     c, mask, u, no_mask = pipe.encode_prompt(P.PROMPTS[:count], True, negative_prompt="", device="cpu", **call)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(len(plan))
     generators = P.generators(count)
-    x = randn_tensor((count, 4, *FULL), generator=generators)
-    x = low_start(x) if plan.n_low else x
+    start = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(start) if plan.n_low else start
     network = Sana(pipe)
     for i, step in enumerate(plan):
         sigma, following = scheduler.sigmas[i], scheduler.sigmas[i + 1]
@@ -224,20 +245,23 @@ def sana_sampler(pipe, knobs, count=2, scale=4.5):
         v = network(sample, t, text, masks, range(1, 5), step.refresh, step.cross_attention_live)
         if step.guided:
             v = v[:count] + scale * (v[count:] - v[:count])
-        x = renoised(x - sigma * v, following, generators) if step.switch else x + (following - sigma) * v
+        if step.switch:
+            x = renoised(x, v, sigma, following, start, generators if noise == "coupled" else None)
+        else:
+            x = x + (following - sigma) * v
     return x
 
 
 @pytest.mark.parametrize("mode", ["cond", "off"])
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: knobs.describe())
+@pytest.mark.parametrize(("knobs", "noise"), CASES, ids=named)
 @torch.no_grad()
-def test_sana_equal_to_a_sampler_written_out(knobs, mode):
+def test_sana_equal_to_a_sampler_written_out(knobs, noise, mode):
     if knobs.guidance_fraction == 1 and mode == "off":
         return
     pipe, knobs = P.sana(euler=True), replace(knobs, cross_attention_cache=mode)
     call = {"complex_human_instruction": None, "max_sequence_length": P.LENGTH, "use_resolution_binning": False}
-    reference = sana_sampler(pipe, knobs)
-    with accelerated(pipe, knobs):
+    reference = sana_sampler(pipe, knobs, noise)
+    with accelerated(pipe, knobs, noise=noise):
         close(P.latents(pipe, 2, **call, **SIZE), reference)
 
 
@@ -247,14 +271,15 @@ def test_sana_with_its_own_solver_goes_on_without_history_after_the_switch():
     call = {"complex_human_instruction": None, "max_sequence_length": P.LENGTH}
     c, mask, _, _ = pipe.encode_prompt(P.PROMPTS[:count], False, device="cpu", **call)
     generators = P.generators(count)
-    x = low_start(randn_tensor((count, 4, *FULL), generator=generators))
+    start = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(start)
     scheduler = P.flow_dpm()
     scheduler.set_timesteps(total)
     for i, t in enumerate(scheduler.timesteps):
         v = pipe.transformer(x, encoder_hidden_states=c, encoder_attention_mask=mask, timestep=t.expand(count)).sample
         sigmas = scheduler.sigmas
         if i == n_low - 1:
-            x = renoised(x - sigmas[i] * v, sigmas[i + 1], generators)
+            x = renoised(x, v, sigmas[i], sigmas[i + 1], start)
             scheduler = P.flow_dpm()
             scheduler.set_timesteps(total)
             scheduler.set_begin_index(i + 1)
@@ -307,7 +332,7 @@ def picture(z, size):
     return F.fold(z.transpose(1, 2), size, 2, stride=2)
 
 
-def flux_sampler(pipe, knobs, count=2, scale=4.0):
+def flux_sampler(pipe, knobs, noise, count=2, scale=4.0):
     plan = compile_plan(knobs)
     call = {"max_sequence_length": P.LENGTH}
     c, pc, _ = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], **call)
@@ -316,8 +341,8 @@ def flux_sampler(pipe, knobs, count=2, scale=4.0):
     even = torch.linspace(1, 1 / len(plan), len(plan))
     sigmas = torch.cat([shift / (shift + (1 / even - 1)), torch.zeros(1)])
     generators = P.generators(count)
-    x = randn_tensor((count, 4, *FULL), generator=generators)
-    x = low_start(x) if plan.n_low else x
+    start = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(start) if plan.n_low else start
     network = Flux(pipe)
     for i, step in enumerate(plan):
         size = tuple(x.shape[-2:])
@@ -327,18 +352,18 @@ def flux_sampler(pipe, knobs, count=2, scale=4.0):
             v = without + scale * (v - without)
         v = picture(v, size)
         if step.switch:
-            x = renoised(x - sigmas[i] * v, sigmas[i + 1], generators)
+            x = renoised(x, v, sigmas[i], sigmas[i + 1], start, generators if noise == "coupled" else None)
         else:
             x = x + (sigmas[i + 1] - sigmas[i]) * v
     return tokens(x)
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=lambda knobs: knobs.describe())
+@pytest.mark.parametrize(("knobs", "noise"), CASES, ids=named)
 @torch.no_grad()
-def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs):
+def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs, noise):
     pipe = P.flux()
-    reference = flux_sampler(pipe, knobs)
-    with accelerated(pipe, P.suited(pipe, knobs)):
+    reference = flux_sampler(pipe, knobs, noise)
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
         close(P.latents(pipe, 2, **P.FAMILIES["flux"][1], **SIZE), reference)
         steps = summary(pipe).steps
     plan = compile_plan(knobs)
@@ -346,12 +371,12 @@ def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs):
 
 
 @pytest.mark.parametrize("guidance_embeds", [True, False])
-@pytest.mark.parametrize("knobs", [k for k in KNOBS if k.guidance_fraction == 1], ids=lambda knobs: knobs.describe())
+@pytest.mark.parametrize(("knobs", "noise"), [c for c in CASES if c[0].guidance_fraction == 1], ids=named)
 @torch.no_grad()
-def test_flux_with_one_call_equal_to_a_sampler_written_out(knobs, guidance_embeds):
+def test_flux_with_one_call_equal_to_a_sampler_written_out(knobs, noise, guidance_embeds):
     pipe = P.flux(guidance_embeds=guidance_embeds)
-    reference = flux_sampler(pipe, knobs, scale=1.0)
-    with accelerated(pipe, knobs):
+    reference = flux_sampler(pipe, knobs, noise, scale=1.0)
+    with accelerated(pipe, knobs, noise=noise):
         close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
 
 
