@@ -1,6 +1,6 @@
-"""Prints the embedded model's gates: autoencoder, scorer on true images, and generated images read by the judge.
+"""Prints an embedded model's gates: autoencoder, scorer on true images, and generated images read by the judge.
 
-    python benchmarks/shapes_gates.py [--num 1000] [--weights DIR] [--out benchmarks/results]
+    python benchmarks/shapes_gates.py [--model shapes-flow] [--num 1000] [--out benchmarks/results]
 
 The judge is a classifier trained apart from the scorer (``judge`` in the weights' folder). Held-out captions are those
 that no training batch drew. Writes the figures as JSON and a grid of 64 samples as PNG; exit code 1 when a gate fails.
@@ -16,22 +16,36 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 
+from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes import diffusion, gates, judge
-from postdiff_calib.models.shapes.train import WEIGHTS, Recipe
+from postdiff_calib.models.shapes.flow_training import FlowRecipe
+from postdiff_calib.models.shapes.train import FLOW_WEIGHTS, WEIGHTS, Recipe
 from postdiff_calib.models.shapes.world import Scene, render, sample_scene
 
 
-def drawn(recipe: Recipe) -> Iterator[list[Scene]]:
-    """Every scene that the training drew: text warm-up and diffusion (the networks that are judged)."""
-    for step in range(recipe.text_steps):
-        yield diffusion.text_batch(recipe.seed + 3, step, recipe.text_batch)[0]
-    for step in range(recipe.samples // recipe.batch):
-        rng = Random(f"{recipe.seed + 3}/diffusion/{step}")
-        yield [sample_scene(rng) for _ in range(recipe.batch)]
+def drawn(model: str) -> Iterator[list[Scene]]:
+    """Every scene that the training of the judged networks drew: text warm-up and diffusion; then the flow's own."""
+    recipes = [Recipe(**_facts(WEIGHTS)["recipe"])]
+    for step in range(recipes[0].text_steps):
+        yield diffusion.text_batch(recipes[0].seed + 3, step, recipes[0].text_batch)[0]
+    batches = [(recipes[0].seed + 3, recipes[0].samples, recipes[0].batch)]
+    if model == "shapes-flow":
+        flow = FlowRecipe(**_facts(FLOW_WEIGHTS)["recipe"])
+        batches.append((flow.seed + 4, flow.samples, flow.batch))
+    for seed, samples, batch in batches:
+        for step in range(samples // batch):
+            rng = Random(f"{seed}/diffusion/{step}")
+            yield [sample_scene(rng) for _ in range(batch)]
+
+
+def _facts(weights: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((weights / "recipe.json").read_text())
+    return facts
 
 
 def grid(images: torch.Tensor, captions: list[str], path: Path, columns: int = 8, zoom: int = 2) -> None:
@@ -58,28 +72,23 @@ def grid(images: torch.Tensor, captions: list[str], path: Path, columns: int = 8
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--num", type=int, default=1000)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--model", choices=["shapes", "shapes-flow"], default="shapes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--guidance-scale", type=float, default=None)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--batch-size", type=int, default=50)
     args = parser.parse_args()
-    from diffusers import StableDiffusionPipeline
     from open_clip import create_model_from_pretrained, get_tokenizer
 
-    from postdiff_calib.models.cards import get_card
-
-    card = get_card("shapes")
+    loaded = load_pipeline(args.model)
+    card, pipe = loaded.card, loaded.pipe
     steps = args.steps or card.num_inference_steps
     scale = card.guidance_scale if args.guidance_scale is None else args.guidance_scale
-    facts = json.loads((args.weights / "recipe.json").read_text())
-    seen = gates.training_captions(drawn(Recipe(**facts["recipe"])))
+    seen = gates.training_captions(drawn(args.model))
     scenes = gates.held_out_scenes(args.num, 0, seen)
     captions = [s.caption() for s in scenes]
     print(f"{len(seen)} training captions; {len(scenes)} held-out captions")
-    pipe = StableDiffusionPipeline.from_pretrained(args.weights / "pipeline", dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    reader = judge.SceneJudge(args.weights / "judge" / "model.safetensors")
+    reader = judge.SceneJudge()
     result: dict[str, object] = {"num": len(scenes), "steps": steps, "guidance_scale": scale}
 
     psnr = gates.autoencoder_db(pipe.vae, scenes, seed=1)
@@ -87,7 +96,7 @@ def main() -> int:
     truth = render(scenes, seed=1)
     with torch.inference_mode():
         result["judge_on_true"] = judge.accuracies(reader.codes(truth), scenes)
-        name = f"local-dir:{args.weights / 'scorer'}"
+        name = card.scorer
         clip, preprocess = create_model_from_pretrained(name)
         clip.eval()
         tokenizer = get_tokenizer(name)
@@ -116,6 +125,7 @@ def main() -> int:
     }
 
     failed = []
+    wanted = gates.GENERATED_GATES | (gates.FLOW_GATES if args.model == "shapes-flow" else {})
 
     def line(what: str, value: float, gate: float | None, unit: str = "") -> None:
         verdict = "" if gate is None else ("pass" if value >= gate else "FAIL")
@@ -129,10 +139,11 @@ def main() -> int:
     for key, value in scorer.items():
         line(f"scorer, true images, {key}", value, gates.EDITED_GATE if key == "edited" else gates.SCORER_GATE)
     for key, value in drawn_right.items():
-        line(f"generated (T={steps}), {key}", value, gates.GENERATED_GATES.get(key))
+        line(f"generated (T={steps}), {key}", value, wanted.get(key))
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "shapes_gates.json").write_text(json.dumps(result, indent=2) + "\n")
-    grid(generated[:64], captions[:64], args.out / "shapes_samples.png")
+    file = args.model.replace("-", "_")
+    (args.out / f"{file}_gates.json").write_text(json.dumps(result, indent=2) + "\n")
+    grid(generated[:64], captions[:64], args.out / f"{file}_samples.png")
     return 1 if failed else 0
 
 

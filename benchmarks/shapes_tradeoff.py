@@ -1,10 +1,10 @@
-"""Is the trade-off real? The embedded model's score under single knobs and mixed plans, paired, on common seeds.
+"""Is the trade-off real? An embedded model's score under single knobs and mixed plans, paired, on common seeds.
 
-    python benchmarks/shapes_tradeoff.py [--num 500] [--out benchmarks/results]
+    python benchmarks/shapes_tradeoff.py [--model shapes-flow] [--num 500] [--out benchmarks/results]
 
-Prints, per plan, its MACs, mean paired difference to the default model with standard error, and how many standard
-errors that is; then checks that the costly settings lose and that a plan at 60 % of the MACs or less does not.
-Writes the per-prompt scores as JSON.
+Prints, per plan, its MACs, mean paired difference of the score to the baseline with standard error, how many standard
+errors that is, and the difference in the share of scenes that the judge finds right; then, for ``shapes``, checks that
+the costly settings lose, and for both that a plan at 60 % of the MACs or less does not. Writes the values per prompt.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import torch
 
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.generate.settings import GenerationSettings
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, settled
+from postdiff_calib.models.families import denoiser_of
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
@@ -37,6 +39,9 @@ OTHERS = [
     Knobs(20, cache_interval=3),
     Knobs(20, guidance_fraction=0.75),
     Knobs(20, guidance_fraction=0.6),
+    Knobs(20, 0.2, 0.5),
+    Knobs(20, 0.3, 0.5),
+    Knobs(20, 0.3, 0.75),
     Knobs(20, 0.5, 0.5),
     Knobs(20, 0.5, 0.75),
     Knobs(20, 0.3, 0.75, 2, 0.75),
@@ -48,16 +53,17 @@ CHEAP_SHARE, WITHIN = 0.6, 2
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("--model", choices=["shapes", "shapes-flow"], default="shapes")
     parser.add_argument("--num", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance-scale", type=float, default=None)
     parser.add_argument("--only-gates", action="store_true", help="skip the plans that no gate is about")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    loaded = load_pipeline("shapes")
+    loaded = load_pipeline(args.model)
     card = loaded.card
     scorer = ClipScorer(card.scorer, device=loaded.device)
-    prompts, _ = draw(load_prompt_set(card.prompt_set), args.num, args.seed)
+    _, prompts = draw(load_prompt_set(card.prompt_set), args.num, args.seed)
     scale = card.guidance_scale if args.guidance_scale is None else args.guidance_scale
     settings = GenerationSettings(
         height=card.height,
@@ -66,39 +72,61 @@ def main() -> int:
         batch_size=25,
         latent_multiple=card.latent_multiple,
     )
-    evaluator = ImageEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings)
+    evaluator = ImageEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings, judge=SceneJudge())
+    lacks = denoiser_of(getattr(loaded.pipe, card.denoiser_role)).lacks
     table = table_for_card(card, guidance_scale=scale)
     baseline = Knobs(card.num_inference_steps)
     everyone = list(range(args.num))
-    reference = np.array(evaluator.scores(baseline, everyone))
+
+    def read(knobs: Knobs) -> tuple[np.ndarray, np.ndarray]:
+        """Scores, and 100 where a scene is right."""
+        found = evaluator.measured(knobs, everyone)
+        return np.array(found.scores), np.array(found.measures["scene"])
+
+    reference, right = read(baseline)
     whole = table.price(compile_plan(baseline)).macs
-    print(f"guidance scale {scale:g}, {args.num} prompts; {baseline.describe()}: {reference.mean():.3f}")
+    said = f"{reference.mean():.3f}, {right.mean():.1f} % of scenes right"
+    print(f"guidance scale {scale:g}, {args.num} prompts, {baseline.describe()}: {said}")
     rows, failed, cheap_enough = [], [], []
-    for knobs in [*MUST_LOSE, *([] if args.only_gates else OTHERS)]:
-        difference = np.array(evaluator.scores(knobs, everyone)) - reference
+    must_lose = MUST_LOSE if args.model == "shapes" else {}
+    for listed in [*MUST_LOSE, *([] if args.only_gates else OTHERS)]:
+        knobs = settled(listed.as_dict(), card.num_inference_steps, lacks)
+        scores, scenes = read(knobs)
+        difference, scene = scores - reference, scenes - right
         error = difference.std(ddof=1) / np.sqrt(args.num)
         share = table.price(compile_plan(knobs)).macs / whole
         t = difference.mean() / error
         gate = ""
-        if knobs in MUST_LOSE:
-            gate = "pass" if t <= -MUST_LOSE[knobs] else "FAIL"
-            gate += f" (must lose by {MUST_LOSE[knobs]} standard errors)"
+        if listed in must_lose:
+            gate = "pass" if t <= -must_lose[listed] else "FAIL"
+            gate += f" (must lose by {must_lose[listed]} standard errors)"
             failed += [knobs] if gate.startswith("FAIL") else []
         if share <= CHEAP_SHARE and t >= -WITHIN:
             cheap_enough.append(knobs.describe())
         print(
-            f"{knobs.describe():<30} {share:5.0%}  {difference.mean():+7.3f} ± {error:.3f}  t {t:+6.1f}  {gate}",
+            f"{knobs.describe():<30} {share:5.0%}  {difference.mean():+7.3f} ± {error:.3f}  t {t:+6.1f}  "
+            f"{scene.mean():+6.1f} ± {scene.std(ddof=1) / np.sqrt(args.num):.1f}  {gate}",
             flush=True,
         )
-        rows.append({"knobs": knobs.as_dict(), "relative_macs": share, "difference": difference.round(4).tolist()})
+        rows.append(
+            {
+                "knobs": knobs.as_dict(),
+                "relative_macs": share,
+                "difference": difference.round(4).tolist(),
+                "scene_difference": scene.astype(int).tolist(),
+            }
+        )
     print(
         f"within {WITHIN} standard errors at {CHEAP_SHARE:.0%} of the MACs or less: {', '.join(cheap_enough) or 'none'}"
     )
     machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     facts = {"guidance_scale": scale, "seed": args.seed, "machine": machine, "baseline": reference.round(4).tolist()}
+    facts["baseline_scenes_right"] = float(right.mean())
     if not args.only_gates:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "shapes_tradeoff.json").write_text(json.dumps({**facts, "plans": rows}) + "\n")
+        (args.out / f"{args.model.replace('-', '_')}_tradeoff.json").write_text(
+            json.dumps({**facts, "plans": rows}) + "\n"
+        )
     return 1 if failed or not (cheap_enough or args.only_gates) else 0
 
 
