@@ -13,10 +13,12 @@ from postdiff_calib.models.families import (
     flux,
     latent_consistency,
     pixart,
+    qwen_image,
     sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from postdiff_calib.models.families.family import Call, Denoiser, Family
 
@@ -43,6 +45,8 @@ FAMILIES: tuple[Family, ...] = (
     *stable_diffusion_3.FAMILIES,
     *sana.FAMILIES,
     *flux.FAMILIES,
+    *qwen_image.FAMILIES,
+    *z_image.FAMILIES,
 )
 DENOISERS: tuple[Denoiser, ...] = tuple({id(family.network): family.network for family in FAMILIES}.values())
 #: Attributes that hold a denoiser, or a text encoder, in some pipeline; in order of appearance.
