@@ -6,6 +6,7 @@ diffusers class has to be imported. Source of the differences: the pipelines of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
@@ -31,10 +32,12 @@ __all__ = [
     "Call",
     "Denoiser",
     "Family",
+    "call_arguments",
     "denoiser_in",
     "denoiser_of",
     "family_named",
     "family_of",
+    "for_each",
 ]
 
 FAMILIES: tuple[Family, ...] = (
@@ -108,3 +111,13 @@ def denoiser_in(pipe: Any) -> tuple[str, Any]:
         if network is not None:
             return role, network
     return "", None
+
+
+def call_arguments(pipe: Any, height: int, width: int, guidance_scale: float) -> dict[str, Any]:
+    """The arguments of a pipeline's call that set size and guidance; a text among them is for each prompt."""
+    return {"height": height, "width": width, **family_of(pipe).scale_arguments(guidance_scale)}
+
+
+def for_each(arguments: Mapping[str, Any], prompts: int) -> dict[str, Any]:
+    """Arguments of a call for so many prompts: a text is given once for each."""
+    return {name: [value] * prompts if isinstance(value, str) else value for name, value in arguments.items()}
