@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import string
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -399,6 +400,92 @@ def flux(*, seed: int = 0, guidance_embeds: bool = True) -> Any:
     )
 
 
+def qwen_image(*, seed: int = 0) -> Any:
+    """Qwen-Image: six joint blocks on 64 image tokens, a Qwen 2.5 VL; prompts go into no template."""
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(seed)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer()),
+            "hidden_size": TEXT,
+            "intermediate_size": TEXT,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": TEXT},
+    )
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=6,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        axes_dims_rope=(4, 4, 8),
+    )
+    shift = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 100}
+    pipe = QwenImagePipeline(
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ).eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=tokenizer(),
+        transformer=transformer.eval(),
+        scheduler=scheduler("flow", **shift),
+    )
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = "{}", 0
+    return quiet(pipe)
+
+
+def z_image(*, seed: int = 0) -> Any:
+    """Z-Image: a refiner for image and text each, then six blocks on both, a Qwen 3; prompts go into no template."""
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(seed)
+    text = Qwen3Config(
+        vocab_size=len(tokenizer()),
+        hidden_size=TEXT,
+        intermediate_size=TEXT,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=6,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=TEXT,
+        axes_dims=[4, 6, 6],
+        axes_lens=[128, 32, 32],
+    )
+    plain = deepcopy(tokenizer())
+    plain.chat_template = "{{ messages[0]['content'] }}"
+    shift = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 100}
+    return quiet(
+        ZImagePipeline(
+            vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+            text_encoder=Qwen3Model(text).eval(),
+            tokenizer=plain,
+            transformer=transformer.eval(),
+            scheduler=scheduler("flow", **shift),
+        )
+    )
+
+
 def controlnet(pipe: Any, kind: str = "StableDiffusionControlNetPipeline") -> Any:
     """A control network on top of another pipeline's parts; its zero convolutions are made random."""
     import diffusers
@@ -439,6 +526,8 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd3": (sd3, {"max_sequence_length": LENGTH}),
     "sana": (sana, {"complex_human_instruction": None, "max_sequence_length": LENGTH, "use_resolution_binning": False}),
     "flux": (flux, {"max_sequence_length": LENGTH, "negative_prompt": ["blue"] * 3, "true_cfg_scale": 4.0}),
+    "qwen-image": (qwen_image, {"negative_prompt": ["blue"] * 3, "true_cfg_scale": 4.0}),
+    "z-image": (z_image, {"max_sequence_length": LENGTH}),
     "controlnet": (lambda: controlnet(sd("unipc")), {"image": condition_image(3, 128, 128)}),
     "sdxl-controlnet": (
         lambda: controlnet(sdxl("ddim"), "StableDiffusionXLControlNetPipeline"),
@@ -456,7 +545,7 @@ def suited(pipe: Any, knobs: Any) -> Any:
 
 
 #: Families of rectified-flow transformers.
-FLOW = ("sd3", "sana", "flux")
+FLOW = ("sd3", "sana", "flux", "qwen-image", "z-image")
 
 
 def noise_of(pipe: Any, count: int, seed: int = 7) -> torch.Tensor:

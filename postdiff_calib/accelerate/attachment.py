@@ -171,7 +171,8 @@ class Attachment:
         # Some schedulers take one more sigma than steps, the last: ``start`` looks at the schedule that results.
         self._sigmas = given.get("sigmas")
         if self.conditions is not None:
-            kwargs = {**kwargs, **self.conditions.fill(given, kwargs, signature.parameters)}
+            scale = self.family.scale_arguments
+            kwargs = {**kwargs, **self.conditions.fill(given, kwargs, signature.parameters, scale)}
         if "num_inference_steps" not in given:
             return {**kwargs, "num_inference_steps": total}
         if given["num_inference_steps"] != total:

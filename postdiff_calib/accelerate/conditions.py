@@ -9,15 +9,15 @@ so it is a warning, once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
-from postdiff_calib.models.families import DENOISER_ROLES, TEXT_ROLES, family_named, family_of
+from postdiff_calib.models.families import DENOISER_ROLES, TEXT_ROLES, family_named, family_of, for_each
 
-#: Arguments of a call that a profile fixes, besides the step count, which the plan fixes.
-ARGUMENTS = ("height", "width", "guidance_scale")
+#: Arguments of a call that a profile fixes, besides guidance, and the step count, which the plan fixes.
+ARGUMENTS = ("height", "width")
 _ADAPTED = (*DENOISER_ROLES, *TEXT_ROLES)
 
 
@@ -60,19 +60,33 @@ class Conditions:
             self._admitted = parts
         self._warn(pipe)
 
-    def fill(self, given: Mapping[str, Any], kwargs: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
+    def fill(
+        self,
+        given: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        accepted: Mapping[str, Any],
+        scale_arguments: Callable[[float], Mapping[str, Any]],
+    ) -> dict[str, Any]:
         """The profile's size and guidance scale, for the arguments that a call leaves out.
 
         Args:
             given: arguments of the call, by name.
             kwargs: those of them that were passed by keyword.
             accepted: what the pipeline's call takes, by name.
+            scale_arguments: (guidance scale) → the arguments that set it.
 
         Raises:
             UsageError: the call differs from the profile, and there is no override.
         """
-        wanted = {name: getattr(self.profile.generation, name) for name in ARGUMENTS if name in accepted}
-        other = {name: value for name, value in wanted.items() if given.get(name) is not None and given[name] != value}
+        made = self.profile.generation
+        sizes = {name: getattr(made, name) for name in ARGUMENTS if name in accepted}
+        wanted = {**sizes, **scale_arguments(made.guidance_scale)}
+        # A text is what the profile takes where a caller has none of their own.
+        other = {
+            name: value
+            for name, value in wanted.items()
+            if given.get(name) is not None and given[name] != value and not isinstance(value, str)
+        }
         if other and not self.override:
             raise UsageError(
                 ", ".join(f"{name}={given[name]}" for name in other),
@@ -82,6 +96,8 @@ class Conditions:
         self._call_notes = tuple(
             f"override: called with {name}={given[name]}, profile: {value}" for name, value in other.items()
         )
+        prompt = given.get("prompt")
+        wanted = for_each(wanted, len(prompt)) if isinstance(prompt, list) else wanted
         left_out = {name: value for name, value in wanted.items() if given.get(name) is None}
         # A ``None`` passed by position cannot be replaced by keyword.
         return {name: value for name, value in left_out.items() if name not in given or name in kwargs}

@@ -74,8 +74,10 @@ def count_vae_decoder(card: Card, latent: tuple[int, int]) -> int:
     from postdiff_calib.cost.macs import count
     from postdiff_calib.cost.networks import build
 
-    vae = build(card.network_config("vae"))
-    sample = torch.zeros((1, card.latent_channels, *latent), device="meta")
+    config = card.network_config("vae")
+    vae = build(config)
+    frames = (1,) if "temperal_downsample" in config else ()  # an image is a film of one frame to some
+    sample = torch.zeros((1, card.latent_channels, *frames, *latent), device="meta")
     return count(lambda: vae.decode(sample))[""].full
 
 

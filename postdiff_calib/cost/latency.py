@@ -23,6 +23,7 @@ from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
 from postdiff_calib.cost.timeline import Timeline, timed_call
 from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs, names, settled
+from postdiff_calib.models.families import call_arguments, family_of, for_each
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.progress import Progress
 from postdiff_calib.techniques import techniques
@@ -144,7 +145,8 @@ def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: Step
 
     from postdiff_calib.accelerate import accelerated
 
-    pipe, card = loaded.pipe, loaded.card
+    pipe, card, images = loaded.pipe, loaded.card, setting.batch_size
+    arguments = call_arguments(pipe, setting.height, setting.width, setting.guidance_scale)
     generators = [torch.Generator("cpu").manual_seed(i) for i in range(setting.batch_size)]
     with accelerated(pipe, plan.knobs, latent_multiple=table.latent_multiple, strict=False), torch.inference_mode():
         return timed_call(
@@ -152,12 +154,11 @@ def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: Step
             getattr(pipe, card.denoiser_role),
             loaded.device,
             lambda: pipe(
-                prompt=["an image"] * setting.batch_size,
+                prompt=["an image"] * images,
                 generator=generators,
-                height=setting.height,
-                width=setting.width,
-                guidance_scale=setting.guidance_scale,
+                **for_each(arguments, images),
             ),
+            calls=2 if table.guides and family_of(pipe).guidance == "two calls" else 1,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
+from postdiff_calib.models.families import denoiser_of
 
 KINDS = ("convolution", "linear", "self-attention", "cross-attention")
 #: MACs of a call above which fvcore's real call would take minutes on a CPU.
@@ -89,17 +90,24 @@ def breakdown(meter: Meter, key: StepKey) -> tuple[Breakdown, str]:
     Returns:
         ({block: {kind: MACs}}, ``fvcore`` or ``torch``); blocks in the order in which they run.
     """
-    from postdiff_calib.cost.networks import build
+    from postdiff_calib.cost.networks import build, denoiser_inputs
 
     modules = meter.modules(key)
     network = build(meter.config)
     crossing = [name for name, module in network.named_modules() if getattr(module, "is_cross_attention", False)]
-    attending = [name for name, module in network.named_modules() if hasattr(module, "is_cross_attention")]
+    attending = [
+        name
+        for name, module in network.named_modules()
+        if hasattr(module, "is_cross_attention") or type(module).__name__.endswith("Attention")
+    ]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     counter = "torch"
     if key.refresh and key.cross_attention_live:
         full = modules[""].full // (2 if key.guided else 1)
-        if full <= FVCORE_LIMIT and parameters <= FVCORE_PARAMETERS:
+        # fvcore passes one tensor on, not a list of them.
+        inputs = denoiser_inputs(meter.config, 1, key.height, key.width, meter.text_length)
+        listed = isinstance(inputs[denoiser_of(network).sample], list)
+        if full <= FVCORE_LIMIT and parameters <= FVCORE_PARAMETERS and not listed:
             modules, counter = _fvcore_step(meter, network, key), "fvcore"
     order = [name for name, _ in network.named_children()]
     return _arrange(modules, order, crossing, attending), counter

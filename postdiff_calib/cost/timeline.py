@@ -94,8 +94,8 @@ class Clock:
         return peak
 
 
-def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -> Timeline:
-    """Run ``call``, which calls ``pipe`` once, and say where its time went.
+def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any], *, calls: int = 1) -> Timeline:
+    """Run ``call``, which calls ``pipe`` once, and say where its time went; ``calls`` of the denoiser make a step.
 
     Raises:
         UnsupportedError: the pipeline never called its denoiser or decoder.
@@ -138,15 +138,16 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any]) -
         raise UnsupportedError(
             f"pipeline {type(pipe).__name__}", "it did not call its network and decoder", "measure a stock pipeline"
         )
-    bounds = [*marks["step"], marks["decode"][0]]
+    bounds = [*marks["step"][::calls], marks["decode"][0]]
+    network = [clock.between(a, b) for a, b in zip(marks["step"], marks["step_end"], strict=True)]
     return Timeline(
         total=total,
         text=sum(clock.between(a, b) for a, b in zip(marks["text"], marks["text_end"], strict=True)),
         before=clock.between(start_mark, bounds[0]),
         steps=[clock.between(a, b) for a, b in itertools.pairwise(bounds)],
-        network=[clock.between(a, b) for a, b in zip(marks["step"], marks["step_end"], strict=True)],
+        network=[sum(network[i : i + calls]) for i in range(0, len(network), calls)],
         after=total - clock.between(start_mark, bounds[-1]),
-        peak_memory=memory,
+        peak_memory=[max(memory[i : i + calls]) for i in range(0, len(memory), calls)],
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from postdiff_calib.accelerate.attach import accelerated, is_enabled_with
 from postdiff_calib.errors import UsageError
 from postdiff_calib.generate.settings import GenerationSettings
+from postdiff_calib.models.families import call_arguments, for_each
 
 
 def generate(
@@ -61,11 +62,12 @@ def _batches(
     settings: GenerationSettings,
     negative_prompt: str | None,
 ) -> Iterator[torch.Tensor]:
-    arguments, batch_size = settings.call, settings.batch_size
+    arguments = call_arguments(pipe, settings.height, settings.width, settings.guidance_scale)
+    batch_size = settings.batch_size
     for first in range(0, len(prompts), batch_size):
         batch = list(prompts[first : first + batch_size])
         if negative_prompt is not None:
-            arguments["negative_prompt"] = [negative_prompt] * len(batch)
+            arguments["negative_prompt"] = negative_prompt
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
         attached = (
             nullcontext()
@@ -73,7 +75,9 @@ def _batches(
             else accelerated(pipe, knobs, strict=False, **settings.attachment)
         )
         with attached, _quiet(pipe), torch.inference_mode():
-            images = pipe(prompt=batch, generator=generators, output_type="pt", **arguments).images
+            images = pipe(
+                prompt=batch, generator=generators, output_type="pt", **for_each(arguments, len(batch))
+            ).images
         # Cloned out of inference mode, so that the caller may do anything with them.
         yield images.float().cpu().clone()
 

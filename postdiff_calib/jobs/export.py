@@ -249,13 +249,22 @@ def _script(
         "        height=HEIGHT,",
         "        width=WIDTH,",
         "        num_inference_steps=KNOBS.num_inference_steps,",
-        "        guidance_scale=GUIDANCE_SCALE,",
+        *(f"        {name}={value}," for name, value in _guidance(model).items()),
         '        generator=torch.Generator("cpu").manual_seed(arguments.seed),',
         "    ).images[0]",
         "image.save(arguments.out)",
         'print(f"{arguments.out}: {ABOUT}")',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _guidance(model: Any) -> dict[str, str]:
+    """The arguments of a call that set guidance, as code."""
+    from postdiff_calib.models.families import family_named
+
+    family = family_named(model.pipeline_class)
+    given = family.scale_arguments(model.guidance_scale) if family is not None else {"guidance_scale": None}
+    return {name: repr(value) if isinstance(value, str) else "GUIDANCE_SCALE" for name, value in given.items()}
 
 
 def _options(profile: Profile) -> str:

@@ -2,7 +2,7 @@
 
 Configurations of Stable Diffusion 3 and Sana are those of diffusers' ``scripts/convert_sd3_to_diffusers.py``,
 ``convert_sana_to_diffusers.py`` and ``convert_dcae_to_diffusers.py``; steps and guidance scales are those of the
-examples on the models' own pages.
+examples on the models' own pages; Z-Image's are its pipeline's own defaults.
 """
 
 from __future__ import annotations
@@ -109,4 +109,57 @@ _FLUX_SCHNELL = replace(
     note="distilled to a few steps without guidance",
 )
 
-FLOW_CARDS = (_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE, _SANA, _FLUX_DEV, _FLUX_SCHNELL)
+_QWEN_IMAGE = Card(
+    name="qwen-image",
+    hub_id="Qwen/Qwen-Image",
+    pipeline_class="QwenImagePipeline",
+    height=1328,
+    width=1328,
+    networks={"transformer": "qwen-image_transformer", "text_encoder": "qwen2.5-vl-7b_text", "vae": "qwen-image_vae"},
+    num_inference_steps=50,
+    guidance_scale=4.0,
+    scheduler=FLOW_EULER,
+    licence="apache-2.0",
+    latent_channels=16,
+    latent_multiple=2,
+    step_range=(4, 50),
+    # Texts are as long as they are; the template puts 34 tokens before each.
+    text_length=64,
+    text_lengths={"text_encoder": 98},
+    side_multiple=16,
+    note="prices are for prompts of 64 tokens; the guidance scale is its true_cfg_scale",
+)
+_Z_IMAGE = Card(
+    name="z-image",
+    hub_id="Tongyi-MAI/Z-Image",
+    pipeline_class="ZImagePipeline",
+    height=1024,
+    width=1024,
+    networks={"transformer": "z-image_transformer", "text_encoder": "qwen3-4b_text", "vae": "flux_vae"},
+    num_inference_steps=50,
+    guidance_scale=5.0,
+    scheduler=FLOW_EULER,
+    licence="apache-2.0",
+    latent_channels=16,
+    latent_multiple=2,
+    step_range=(4, 50),
+    # Texts are as long as they are, in multiples of 32; the text encoder gets them padded.
+    text_length=64,
+    text_lengths={"text_encoder": 512},
+    side_multiple=16,
+    note="prices are for prompts of 33 to 64 tokens",
+)
+_Z_IMAGE_TURBO = replace(
+    _Z_IMAGE,
+    name="z-image-turbo",
+    hub_id="Tongyi-MAI/Z-Image-Turbo",
+    num_inference_steps=8,
+    guidance_scale=0.0,
+    step_range=(1, 9),
+    note="distilled to 8 steps without guidance; prices are for prompts of 33 to 64 tokens",
+)
+
+FLOW_CARDS = (
+    *(_SD3_MEDIUM, _SD3_5_MEDIUM, _SD3_5_LARGE),
+    *(_SANA, _FLUX_DEV, _FLUX_SCHNELL, _QWEN_IMAGE, _Z_IMAGE, _Z_IMAGE_TURBO),
+)

@@ -314,6 +314,7 @@ def derive_card(pipe: Any, source: str) -> Card:
     # Networks without a size of their own leave it to the pipeline, of 128 latent pixels where that has none either.
     size = config.get("sample_size") or getattr(pipe, "default_sample_size", 128)
     sides = size if isinstance(size, (list, tuple)) else (size,) * 2
+    scale_name = next(iter(family.scale_arguments(2.0)))
     defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
     steps = int(defaults.get("num_inference_steps") or 20)
     length = defaults.get("max_sequence_length") or min(getattr(pipe.tokenizer, "model_max_length", 77), 512)
@@ -325,7 +326,7 @@ def derive_card(pipe: Any, source: str) -> Card:
         width=int(sides[1]) * scale,
         networks=network_configs(pipe),
         num_inference_steps=steps,
-        guidance_scale=float(defaults.get("guidance_scale") or 1.0),
+        guidance_scale=float(defaults.get(scale_name) or 1.0),
         scheduler=type(pipe.scheduler).__name__,
         licence="unknown",
         vae_scale_factor=scale,

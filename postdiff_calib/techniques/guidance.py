@@ -161,19 +161,22 @@ class Flags:
     guided: bool = False
 
 
-def halve_batch(value: Any, batch: int, half: int = 1) -> Any:
+def halve_batch(value: Any, batch: int, half: int = 1, *, listed: bool = False) -> Any:
     """The conditional half of every tensor whose first dimension is ``batch``, in nested containers too.
 
     Args:
         value: a tensor, a container, or anything else, which is returned as it is.
         batch: entries of the network's batch.
         half: which half is the conditional one.
+        listed: a list as long as the batch has an entry for each.
 
     Raises:
         UnsupportedError: IP-Adapter embeddings for another batch, of which no half can be told.
     """
     import torch
 
+    if listed and isinstance(value, list) and len(value) == batch:
+        return value[half * (batch // 2) :][: batch // 2]
     if isinstance(value, torch.Tensor):
         return value.chunk(2)[half] if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, dict):
@@ -186,23 +189,25 @@ def halve_batch(value: Any, batch: int, half: int = 1) -> Any:
                     "pass embeddings of one negative and one positive image; the pipeline repeats them",
                 )
         return {
-            key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch, half)
+            key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch, half, listed=listed)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return type(value)(halve_batch(item, batch, half) for item in value)
+        return type(value)(halve_batch(item, batch, half, listed=listed) for item in value)
     return value
 
 
 def double_output(output: Any) -> Any:
-    """A network's output handed back twice: ``(sample,)``, a tensor, or an output class with ``sample``."""
+    """A network's output handed back twice: ``(sample,)``, a tensor or list, or an output class with ``sample``."""
     import torch
 
     if isinstance(output, torch.Tensor):
         return torch.cat([output, output])
+    if isinstance(output, list):
+        return [*output, *output]
     if isinstance(output, tuple):
-        return (torch.cat([output[0], output[0]]), *output[1:])
-    output.sample = torch.cat([output.sample, output.sample])
+        return (double_output(output[0]), *output[1:])
+    output.sample = double_output(output.sample)
     return output
 
 
@@ -296,8 +301,9 @@ class Guidance(Part):
             self._halve(call)
 
     def _halve(self, call: NetworkCall) -> None:
-        half = call.conditional
-        call.args, call.kwargs = halve_batch(call.args, call.batch, half), halve_batch(call.kwargs, call.batch, half)
+        half, listed = call.conditional, isinstance(call.sample, list)
+        call.args = halve_batch(call.args, call.batch, half, listed=listed)
+        call.kwargs = halve_batch(call.kwargs, call.batch, half, listed=listed)
         call.batch, call.guided = call.batch // 2, False
 
     def end(self, output: Any) -> Any:  # noqa: D102

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.callbacks import SD3CFGCutoffCallback
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
@@ -333,23 +334,27 @@ def picture(z, size):
 
 
 def flux_sampler(pipe, knobs, noise, count=2, scale=4.0):
-    plan = compile_plan(knobs)
     call = {"max_sequence_length": P.LENGTH}
-    c, pc, _ = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], **call)
-    u, pu, _ = pipe.encode_prompt(["blue"] * count, ["blue"] * count, **call)
+    c = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], **call)[:2]
+    u = pipe.encode_prompt(["blue"] * count, ["blue"] * count, **call)[:2]
+    return two_calls(Flux(pipe), knobs, noise, c, u, scale, lambda v, given: v)
+
+
+def two_calls(network, knobs, noise, c, u, scale, rescaled, count=2):
+    """A loop with a network call for each half on packed latents; ``rescaled`` makes of both what the step takes."""
+    plan = compile_plan(knobs)
     shift = torch.tensor(calculate_shift(64, 4, 100, 0.5, 1.15)).exp()
     even = torch.linspace(1, 1 / len(plan), len(plan))
     sigmas = torch.cat([shift / (shift + (1 / even - 1)), torch.zeros(1)])
     generators = P.generators(count)
     start = randn_tensor((count, 4, *FULL), generator=generators)
     x = low_start(start) if plan.n_low else start
-    network = Flux(pipe)
     for i, step in enumerate(plan):
         size = tuple(x.shape[-2:])
-        v = network(tokens(x), sigmas[i], c, pc, size, "conditional", step.refresh)
+        v = given = network(tokens(x), sigmas[i], *c, size, "conditional", step.refresh)
         if scale > 1 and step.guided:
-            without = network(tokens(x), sigmas[i], u, pu, size, "unconditional", step.refresh)
-            v = without + scale * (v - without)
+            without = network(tokens(x), sigmas[i], *u, size, "unconditional", step.refresh)
+            v = rescaled(without + scale * (given - without), given)
         v = picture(v, size)
         if step.switch:
             x = renoised(x, v, sigmas[i], sigmas[i + 1], start, generators if noise == "coupled" else None)
@@ -443,3 +448,147 @@ def test_a_third_call_in_a_step_is_refused():
         P.latents(pipe, **P.FAMILIES["flux"][1])
     first.remove()
     second.remove()
+
+
+class QwenImage:
+    """The network of a Qwen-Image pipeline, taken apart."""
+
+    def __init__(self, pipe):
+        self.network = pipe.transformer
+        self.kept = {}
+
+    def __call__(self, x, sigma, text, mask, size, which, refresh, span=range(1, 5)):
+        n = self.network
+        shapes = [[(1, size[0] // 2, size[1] // 2)]] * len(x)
+        rotary = n.pos_embed(shapes, max_txt_seq_len=text.shape[1], device=x.device)
+        hidden, encoder = n.img_in(x), n.txt_in(n.txt_norm(text))
+        time = n.time_text_embed(sigma.expand(len(x)), hidden)
+        mask = None if mask is None else mask.bool()
+        for i, block in enumerate(n.transformer_blocks):
+            if i == span[0]:
+                entry = encoder, hidden
+            if i in span and not refresh:
+                if i == span[0]:
+                    encoder, hidden = (state + kept for state, kept in zip(entry, self.kept[which], strict=True))
+                continue
+            encoder, hidden = block(
+                hidden_states=hidden,
+                encoder_hidden_states=encoder,
+                encoder_hidden_states_mask=mask,
+                temb=time,
+                image_rotary_emb=rotary,
+            )
+            if i == span[-1] and refresh:
+                self.kept[which] = encoder - entry[0], hidden - entry[1]
+        return n.proj_out(n.norm_out(hidden, time))
+
+
+def norm_of_conditional(v, given):
+    return v * given.norm(dim=-1, keepdim=True) / v.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize(("knobs", "noise"), CASES, ids=named)
+@torch.no_grad()
+def test_qwen_image_equal_to_a_sampler_written_out(knobs, noise, scale):
+    if scale == 1 and knobs.guidance_fraction < 1:
+        return
+    pipe = P.qwen_image()
+    c, u = pipe.encode_prompt(P.PROMPTS[:2]), pipe.encode_prompt(["blue"] * 2)
+    reference = two_calls(QwenImage(pipe), knobs, noise, c, u, scale, norm_of_conditional)
+    call = P.FAMILIES["qwen-image"][1] if scale > 1 else {}
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+        close(P.latents(pipe, 2, **call, **SIZE), reference)
+
+
+class ZImage:
+    """The network of a Z-Image pipeline, taken apart and run on one image and one text at a time: nothing is padded."""
+
+    def __init__(self, pipe):
+        self.network = pipe.transformer
+        self.kept = {}
+
+    def __call__(self, x, sigma, text, which, refresh, span=range(1, 5)):
+        n, t = self.network, (1 - sigma).expand(1)
+        time = n.t_embedder(t * n.t_scale)
+        found = n.patchify_and_embed([x.unsqueeze(1)], [text], 2, 1)
+        (image,), (words,), sizes, image_at, words_at, image_pads, words_pads = found
+        image, image_turn, *_ = n._prepare_sequence(
+            [n.all_x_embedder["2-1"](image)], image_at, image_pads, n.x_pad_token
+        )
+        words, words_turn, *_ = n._prepare_sequence([n.cap_embedder(words)], words_at, words_pads, n.cap_pad_token)
+        for block in n.noise_refiner:
+            image = block(image, None, image_turn, time)
+        for block in n.context_refiner:
+            words = block(words, None, words_turn)
+        both, turn = torch.cat([image, words], dim=1), torch.cat([image_turn, words_turn], dim=1)
+        for i, block in enumerate(n.layers):
+            if i == span[0]:
+                entry = both
+            if i in span and not refresh:
+                both = both + self.kept[which] if i == span[0] else both
+                continue
+            both = block(both, None, turn, time)
+            if i == span[-1] and refresh:
+                self.kept[which] = both - entry
+        out = n.all_final_layer["2-1"](both, c=time)
+        return -n.unpatchify([out[0]], sizes, 2, 1)[0].squeeze(1)
+
+
+def z_image_sampler(pipe, knobs, noise, texts, negatives, count=2, scale=5.0):
+    plan = compile_plan(knobs)
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    sigmas = [float(s) for s in get_default_z_image_sigmas(len(plan))]
+    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(64, 4, 100, 0.5, 1.15))
+    generators = P.generators(count)
+    start = randn_tensor((count, 4, *FULL), generator=generators)
+    x = low_start(start) if plan.n_low else start
+    network = ZImage(pipe)
+    for i, step in enumerate(plan):
+        sigma, following = scheduler.sigmas[i], scheduler.sigmas[i + 1]
+        rows = []
+        for j in range(count):
+            v = network(x[j], sigma, texts[j], (j, "conditional"), step.refresh)
+            if scale > 0 and step.guided:
+                v = v + scale * (v - network(x[j], sigma, negatives[j], (j, "unconditional"), step.refresh))
+            rows.append(v)
+        v = torch.stack(rows)
+        if step.switch:
+            x = renoised(x, v, sigma, following, start, generators if noise == "coupled" else None)
+        else:
+            x = x + (following - sigma) * v
+    return x
+
+
+@pytest.mark.parametrize("scale", [0.0, 5.0])
+@pytest.mark.parametrize(("knobs", "noise"), CASES, ids=named)
+@torch.no_grad()
+def test_z_image_equal_to_a_sampler_written_out(knobs, noise, scale):
+    if scale == 0 and knobs.guidance_fraction < 1:
+        return
+    # Texts of two lengths: rows of a batch are padded, and by less once the longer half has been dropped.
+    pipe, generator = P.z_image(), torch.Generator().manual_seed(5)
+    texts, negatives = ([torch.randn(n, P.TEXT, generator=generator) for n in (a, b)] for a, b in ((5, 20), (40, 70)))
+    reference = z_image_sampler(pipe, knobs, noise, texts, negatives, scale=scale)
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+        ours = pipe(
+            prompt_embeds=texts, negative_prompt_embeds=negatives, guidance_scale=scale, generator=P.generators(2),
+            output_type="latent", **SIZE,
+        ).images  # fmt: skip
+        assert [step.guided for step in summary(pipe).steps] == [
+            scale > 0 and row.guided for row in compile_plan(knobs)
+        ]
+    close(ours, reference)
+
+
+@pytest.mark.parametrize("name", ["qwen-image", "z-image"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_identity_without_guidance_of_further_families(name, count):
+    pipe = P.FAMILIES[name][0]()
+    call = {} if name == "qwen-image" else {"guidance_scale": 0.0, "max_sequence_length": P.LENGTH}
+    stock = P.latents(pipe, count, num_inference_steps=3, **call, **SIZE)
+    with accelerated(pipe, Knobs(3)):
+        assert torch.equal(P.latents(pipe, count, **call, **SIZE), stock)
+    enable(pipe, Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"))
+    with pytest.raises(UsageError, match="does not guide"):
+        P.latents(pipe, count, **call, **SIZE)

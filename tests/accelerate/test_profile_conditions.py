@@ -1,6 +1,7 @@
 """A profile runs on the pipeline and with the calls it was made for; whatever else it runs on is on record."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pipelines as P
 import pytest
@@ -8,9 +9,12 @@ import torch
 from profiles import profile_data
 
 from postdiff_calib import accelerated, disable, enable, summary
+from postdiff_calib.accelerate.conditions import Conditions
 from postdiff_calib.errors import ProfileWarning, UnsupportedError, UsageError
 from postdiff_calib.generate.images import generate
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import family_named
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.profile import Profile
 
@@ -173,3 +177,18 @@ def test_generate_uses_a_profile_that_is_enabled_already(pipe):
     enable(pipe, KNOBS, latent_multiple=8)
     with pytest.raises(UsageError, match="height=64"):
         list(generate(pipe, made, P.PROMPTS, [1, 2, 3], replace(options, height=64)))
+
+
+def test_guidance_is_filled_in_as_the_pipeline_takes_it():
+    made = SimpleNamespace(generation=GenerationSettings(128, 128, 4.0, 1))
+    conditions, scale = Conditions(made, override=False), family_named("QwenImagePipeline").scale_arguments
+    accepted = dict.fromkeys(("height", "width", "guidance_scale"))
+    size = {"height": 128, "width": 128}
+    filled = conditions.fill({"prompt": ["a", "b"]}, {}, accepted, scale)
+    assert filled == {**size, "true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}
+    filled = conditions.fill({"prompt": "a", "negative_prompt": "blue", "true_cfg_scale": 4.0}, {}, accepted, scale)
+    assert filled == size
+    with pytest.raises(UsageError, match=r"true_cfg_scale=2.*made for true_cfg_scale=4"):
+        conditions.fill({"prompt": "a", "true_cfg_scale": 2.0}, {}, accepted, scale)
+    plain = family_named("StableDiffusion3Pipeline").scale_arguments
+    assert conditions.fill({"prompt": ["a"]}, {}, accepted, plain) == {**size, "guidance_scale": 4.0}

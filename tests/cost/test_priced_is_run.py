@@ -61,10 +61,21 @@ def flux():
     return pipelines.flux(), 2
 
 
+def qwen_image():
+    return pipelines.qwen_image(), 2
+
+
+def z_image():
+    return pipelines.z_image(), 2
+
+
 #: What a call needs besides, and the tokens that the denoiser gets.
 CALLS = {
     stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH),
     sana: (pipelines.FAMILIES["sana"][1], pipelines.LENGTH),
+    # Texts are as long as they are: both halves' are 11 letters and two marks; or padded to 32 tokens.
+    qwen_image: ({"negative_prompt": ["a blue square"] * 2, "true_cfg_scale": 4.0}, 13),
+    z_image: ({"max_sequence_length": pipelines.LENGTH}, pipelines.LENGTH),
     flux: (pipelines.of_images(pipelines.FAMILIES["flux"][1], 2), pipelines.LENGTH),
 }
 

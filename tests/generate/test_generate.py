@@ -1,5 +1,7 @@
 """Images from prompts and seeds, through exactly the pipeline that a deployment runs."""
 
+from dataclasses import replace
+
 import pipelines as P
 import pytest
 import torch
@@ -92,3 +94,25 @@ def test_the_short_path_is_the_same_function():
     assert package.generate is generate
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_guidance_is_passed_as_the_pipeline_takes_it():
+    # Qwen-Image guides with a scale of another name and a negative prompt, one for each prompt.
+    pipe, options = P.qwen_image(), GenerationSettings(128, 128, 4.0, 2)
+    ours = torch.cat(list(generate(pipe, Knobs(3), P.PROMPTS, [7, 8, 9], options)))
+    made = [
+        pipe(
+            P.PROMPTS[first:last],
+            negative_prompt=[" "] * (last - first),
+            true_cfg_scale=4.0,
+            num_inference_steps=3,
+            generator=P.generators(3)[first:last],
+            output_type="pt",
+            height=128,
+            width=128,
+        ).images
+        for first, last in ((0, 2), (2, 3))
+    ]
+    assert torch.equal(ours, torch.cat(made))
+    unguided = torch.cat(list(generate(pipe, Knobs(3), P.PROMPTS, [7, 8, 9], replace(options, guidance_scale=1.0))))
+    assert not torch.equal(ours, unguided)

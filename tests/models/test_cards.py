@@ -14,7 +14,7 @@ from postdiff_calib.quality import metric
 
 NAMES = ["shapes", "sd15", "dreamshaper7", "sd21", "bk-sdm-small", "bk-sdm-tiny", "lcm", "sdxl", "sdxl-lcm"]
 NAMES += ["pixart-alpha", "pixart-sigma", "shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"]
-NAMES += ["sana-1600m", "flux-dev", "flux-schnell"]
+NAMES += ["sana-1600m", "flux-dev", "flux-schnell", "qwen-image", "z-image", "z-image-turbo"]
 PRETRAINED = [card for card in CARDS if not card.embedded]
 
 #: Millions of parameters, as the models' authors or their checkpoints state them.
@@ -42,6 +42,12 @@ PUBLISHED = {
     ("flux-dev", "transformer"): 11901.41,
     ("flux-schnell", "transformer"): 11891.18,
     ("flux-dev", "vae"): 83.82,
+    ("qwen-image", "transformer"): 20430.40,
+    ("qwen-image", "text_encoder"): 8292.17,
+    ("qwen-image", "vae"): 126.89,
+    ("z-image", "transformer"): 6154.91,
+    ("z-image-turbo", "transformer"): 6154.91,
+    ("z-image", "text_encoder"): 4022.47,
     ("sana-1600m", "text_encoder"): 2614.34,
 }
 
@@ -80,9 +86,9 @@ def test_configurations_agree_with_the_card(card) -> None:
     family = family_named(card.pipeline_class)
     packed = 4 if family.latents == "packed" else 1
     assert config["in_channels"] == packed * card.latent_channels
-    assert card.network_config("vae")["latent_channels"] == card.latent_channels
     vae = card.network_config("vae")
-    levels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    assert (vae.get("latent_channels") or vae["z_dim"]) == card.latent_channels
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or vae["dim_mult"]
     assert card.vae_scale_factor == 2 ** (len(levels) - 1)
     if card.denoiser_role == "unet":
         assert card.latent_multiple == 2 ** (len(config["block_out_channels"]) - 1)
@@ -91,15 +97,15 @@ def test_configurations_agree_with_the_card(card) -> None:
 
 
 def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
-    for name in ("shapes-flow", "sd3-medium", "sd35-medium", "sd35-large"):
+    for name in ("shapes-flow", "sd3-medium", "sd35-medium", "sd35-large", "qwen-image", "z-image"):
         assert "guidance_fraction" in get_card(name).knobs
         assert "cross_attention_cache" not in get_card(name).knobs
         # Without guidance there is nothing that m could end.
-        assert "guidance_fraction" not in dataclasses.replace(get_card(name), guidance_scale=1.0).knobs
+        assert "guidance_fraction" not in dataclasses.replace(get_card(name), guidance_scale=0.0).knobs
 
 
 def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
-    for name in ("flux-dev", "flux-schnell"):
+    for name in ("flux-dev", "flux-schnell", "z-image-turbo"):
         assert get_card(name).knobs == {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval"}
     assert "non-commercial" in get_card("flux-dev").licence
 

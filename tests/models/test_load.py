@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 
+from postdiff_calib.cost import table_for_card
 from postdiff_calib.errors import ModelError, UnsupportedError
 from postdiff_calib.models import load
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
@@ -281,3 +282,24 @@ def test_other_classes_are_refused_by_name_before_weights_are_read(name, tmp_pat
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "transformer": ["diffusers", "X"]}))
     with pytest.raises(UnsupportedError, match=rf"pipeline class {name}: postdiff runs StableDiffusionPipeline.*"):
         load_pipeline(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("name", pipelines.FLOW)
+def test_flow_pipelines_describe_themselves_and_have_a_fingerprint(name) -> None:
+    pipe = pipelines.FAMILIES[name][0]()
+    card = derive_card(pipe, "some/where")
+    assert card.pipeline_class == type(pipe).__name__
+    assert (card.latent_channels, card.vae_scale_factor) == (4, 8)
+    assert card.latent_multiple == (1 if name == "sana" else 2)
+    guided = {"sd3": 7.0, "sana": 4.5, "flux": 3.5, "qwen-image": 4.0, "z-image": 5.0}
+    assert card.guidance_scale == guided[name]
+    assert ("guidance_fraction" in card.knobs) == (name != "flux")
+    table = table_for_card(card, height=128, width=128)
+    assert table.guides == (name != "flux")
+    assert table.macs_text_encoder > 0
+    assert table.macs_vae_decoder > 0
+    first = fingerprint_pipeline(pipe)
+    assert fingerprint_pipeline(pipelines.FAMILIES[name][0]()) == first
+    next(pipe.transformer.parameters()).data.add_(1)
+    assert fingerprint_pipeline(pipe) != first
+    assert configuration_of(pipe) == configuration_of(pipelines.FAMILIES[name][0]())

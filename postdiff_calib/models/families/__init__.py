@@ -6,6 +6,7 @@ diffusers class has to be imported. Source of the differences: the pipelines of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
@@ -13,10 +14,12 @@ from postdiff_calib.models.families import (
     flux,
     latent_consistency,
     pixart,
+    qwen_image,
     sana,
     stable_diffusion,
     stable_diffusion_3,
     stable_diffusion_xl,
+    z_image,
 )
 from postdiff_calib.models.families.family import Call, Denoiser, Family
 
@@ -29,10 +32,12 @@ __all__ = [
     "Call",
     "Denoiser",
     "Family",
+    "call_arguments",
     "denoiser_in",
     "denoiser_of",
     "family_named",
     "family_of",
+    "for_each",
 ]
 
 FAMILIES: tuple[Family, ...] = (
@@ -43,6 +48,8 @@ FAMILIES: tuple[Family, ...] = (
     *stable_diffusion_3.FAMILIES,
     *sana.FAMILIES,
     *flux.FAMILIES,
+    *qwen_image.FAMILIES,
+    *z_image.FAMILIES,
 )
 DENOISERS: tuple[Denoiser, ...] = tuple({id(family.network): family.network for family in FAMILIES}.values())
 #: Attributes that hold a denoiser, or a text encoder, in some pipeline; in order of appearance.
@@ -104,3 +111,13 @@ def denoiser_in(pipe: Any) -> tuple[str, Any]:
         if network is not None:
             return role, network
     return "", None
+
+
+def call_arguments(pipe: Any, height: int, width: int, guidance_scale: float) -> dict[str, Any]:
+    """The arguments of a pipeline's call that set size and guidance; a text among them is for each prompt."""
+    return {"height": height, "width": width, **family_of(pipe).scale_arguments(guidance_scale)}
+
+
+def for_each(arguments: Mapping[str, Any], prompts: int) -> dict[str, Any]:
+    """Arguments of a call for so many prompts: a text is given once for each."""
+    return {name: [value] * prompts if isinstance(value, str) else value for name, value in arguments.items()}

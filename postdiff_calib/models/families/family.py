@@ -105,6 +105,7 @@ class Family:
         held_at_full_size: inputs of the network that name a resolution. They keep the full size on low-resolution
             steps: they name the image that is wanted, and the pipeline is called at its full size throughout.
         paper_scale: β of the paper's setting (its table 1).
+        scale_arguments: (guidance scale) → the arguments of a call that set it; a text among them is for each prompt.
         text_tokens: (pipeline, longest prompt in tokens) → tokens of a padded prompt, as the network gets them.
     """
 
@@ -123,6 +124,7 @@ class Family:
     partial_schedule: bool = False
     held_at_full_size: tuple[str, ...] = ()
     paper_scale: float = 0.5
+    scale_arguments: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
     text_tokens: Callable[[Any, int], int] = lambda pipe, longest: longest
 
     def __post_init__(self) -> None:
