@@ -61,7 +61,9 @@ def cost_command(
     card, costs = _table(
         model, height, width, guidance_scale, measure, quick, refresh, knobs, batch_size, device, dtype, table
     )
-    view = CostView(card, costs, settled(knobs, card.num_inference_steps, names() - card.knobs), convention, as_json)
+    chosen = settled(knobs, card.num_inference_steps, names() - card.knobs)
+    card.require_acting(chosen)
+    view = CostView(card, costs, chosen, convention, as_json)
     if out is not None:
         _write(out, costs)
     if grid:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from postdiff_calib.errors import ModelError
-from postdiff_calib.knobs import names
+from postdiff_calib.errors import KnobError, ModelError
+from postdiff_calib.knobs import Knobs, names, table
 from postdiff_calib.models.families import DENOISER_ROLES, denoiser_of, family_named
 
 DPM = "DPMSolverMultistepScheduler"
@@ -119,6 +119,21 @@ class Card:
             # Neither a half to drop nor cross-attention to keep.
             lacks |= {"guidance_fraction"}
         return names() - lacks
+
+    def require_acting(self, knobs: Knobs) -> None:
+        """Refuse knobs of which one does nothing for this model.
+
+        Raises:
+            KnobError: naming it.
+        """
+        for row in table():
+            value = getattr(knobs, row.field)
+            if row.field not in self.knobs and not row.needs and value != row.neutral:
+                raise KnobError(
+                    f"{row.field}={value} with {self.name}",
+                    f"it does nothing for this model, whose knobs are {', '.join(sorted(self.knobs))}",
+                    f"leave {row.flag} out",
+                )
 
     @property
     def denoiser_role(self) -> str:

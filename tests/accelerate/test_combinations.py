@@ -214,3 +214,20 @@ def test_compiled_network_without_graph_breaks(compile_first):
     pipe.unet = network
     disable(pipe)
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_compiled_flow_transformer_without_graph_breaks(name):
+    torch._dynamo.reset()
+    pipe = P.FAMILIES[name][0]()
+    call, knobs = {**SIZE, **P.FAMILIES[name][1]}, P.suited(pipe, FULL)
+    with accelerated(pipe, knobs):
+        reference = P.latents(pipe, **call)
+    network = pipe.transformer
+    pipe.transformer = torch.compile(network, backend="eager", fullgraph=True)
+    enable(pipe, knobs)
+    assert torch.equal(P.latents(pipe, **call), reference)
+    pipe.transformer = network
+    disable(pipe)
+    torch._dynamo.reset()

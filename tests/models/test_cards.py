@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from postdiff_calib.cost.networks import build
-from postdiff_calib.errors import ModelError
+from postdiff_calib.errors import KnobError, ModelError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
 from postdiff_calib.models.families import family_named
@@ -107,6 +107,9 @@ def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
 def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
     for name in ("flux-dev", "flux-schnell", "z-image-turbo"):
         assert get_card(name).knobs == {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval"}
+        with pytest.raises(KnobError, match=rf"guidance_fraction=0.5 with {name}.*leave -m out"):
+            get_card(name).require_acting(Knobs(4, guidance_fraction=0.5))
+        get_card(name).require_acting(Knobs(4, 0.5, 0.5, 2))
     assert "non-commercial" in get_card("flux-dev").licence
 
 
