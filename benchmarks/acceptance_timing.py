@@ -6,7 +6,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,7 +102,7 @@ def dynamo(limit: int) -> Iterator[dict[str, Any]]:
         torch._dynamo.reset()
 
 
-def compiled(bench: Bench) -> None:
+def compiled(bench: Bench, names: Sequence[str] = ("k=2", "all", "m=.75", "s=.5 β=.5", "neutral")) -> None:
     """The same with ``torch.compile``: each plan compiled anew, its compile time apart, until time is out.
 
     Reaching dynamo's limit is an error here, so that compiled and uncompiled steps are never mixed.
@@ -110,7 +110,7 @@ def compiled(bench: Bench) -> None:
     loaded, steps = bench.model(SIZES[0]), bench.timed_steps
     backend = "eager" if bench.tiny else "inductor"
     plans: dict[str, Knobs | None] = {"stock": None}
-    plans |= {name: settings(steps)[name] for name in ("k=2", "all", "m=.75", "s=.5 β=.5", "neutral")}
+    plans |= {name: settings(steps)[name] for name in names}
     eager = [bench.timed(loaded, lambda: bench.latents(loaded, None, steps)) for _ in range(1 + REPEATS)][1:]
     stock: list[Timed] = []
     slowest = 0.0
