@@ -21,6 +21,7 @@ import json
 import random
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,14 @@ def measure(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
         "drift": drift,
         "rank_correlation": rank_correlation(predicted, measured),
         "plans": [
-            {"knobs": plan.knobs.describe(), "predicted": p, "measured": m, "macs": table.price(plan).macs, "raw": raw}
+            {
+                "knobs": plan.knobs.describe(),
+                "settings": asdict(plan.knobs),
+                "predicted": p,
+                "measured": m,
+                "macs": table.price(plan).macs,
+                "raw": raw,
+            }
             for plan, p, m, raw in zip(plans, predicted, measured, runs, strict=True)
         ],
     }

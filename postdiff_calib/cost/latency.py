@@ -84,7 +84,7 @@ def measure(
     if progress:
         progress.stage("measuring kinds of step", None)
     for plan in plans:
-        warm = run_plan(loaded, table, setting, plan)
+        warm = run_plan(loaded, table, setting, plan, with_memory=True)
         for key, used in zip(table.keys(plan), warm.peak_memory, strict=False):
             peak[key] = max(peak.get(key, 0.0), used / setting.batch_size)
     runs: list[tuple[StepPlan, Timeline]] = []
@@ -149,8 +149,16 @@ def _middle_first(scales: Sequence[float]) -> list[float]:
     return picked + rest
 
 
-def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: StepPlan) -> Timeline:
-    """One timed call of the accelerated pipeline, as a deployment would make it."""
+def run_plan(
+    loaded: LoadedModel, table: CostTable, setting: Setting, plan: StepPlan, *, with_memory: bool = False
+) -> Timeline:
+    """One timed call of the accelerated pipeline, as a deployment would make it.
+
+    Args:
+        loaded, table, setting: the model, its prices in MACs, and how it is called.
+        plan: what it runs.
+        with_memory: read the peak memory of each step too, which makes it a little slower.
+    """
     import torch
 
     from postdiff_calib.accelerate import accelerated
@@ -169,6 +177,7 @@ def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: Step
                 width=setting.width,
                 guidance_scale=setting.guidance_scale,
             ),
+            with_memory=with_memory,
         )
 
 

@@ -148,9 +148,15 @@ def test_timed_sections_have_their_values(bench, monkeypatch, tmp_path):
         assert 0 < row["loop_seconds"][0] <= row["whole_seconds"][0]
     bench.rows.clear()
     timing.prediction(bench)
-    (row,) = bench.rows
-    assert len(row["plans"]) == 4
-    assert row["median_error"] <= row["p95_error"]
+    assert [row["table"] for row in bench.rows] == ["before", "after", "marks"]
+    for row in bench.rows[:2]:
+        assert len(row["plans"]) == 4
+        assert row["median_error"] <= row["p95_error"]
+        assert all(run["total"] > sum(run["steps"]) for run in row["runs"])
+    # A warm-up, then a timed round, of each plan, behind the probes'.
+    timed = [run["knobs"] for run in bench.rows[0]["runs"][-8:]]
+    assert sorted(map(str, timed)) == sorted(str(row["settings"]) for row in bench.rows[0]["plans"] * 2)
+    assert bench.rows[2]["seconds"].keys() == {"plain", "marks", "memory"}
 
 
 @pytest.mark.slow
