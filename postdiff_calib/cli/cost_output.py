@@ -11,6 +11,7 @@ from typing import Any, cast
 import typer
 from rich.table import Table
 
+from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
@@ -95,7 +96,9 @@ class CostView:
         if "seconds" in facts:
             device = facts["environment"].get("device_name", "?")
             median, high = format_seconds(facts["seconds"]), format_seconds(facts["seconds_p95"])
-            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}")
+            how = stated_mode(facts["environment"].get("compiled")) or "off"
+            compiled = "" if how == "off" else f", compiled ({how})"
+            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}{compiled}")
 
     def print_latency(self, out: Path | None) -> None:
         """The measured kinds of step."""

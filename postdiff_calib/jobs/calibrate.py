@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postdiff_calib.accelerate.compiled import parse_compile
+from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
@@ -62,12 +65,13 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
             folder is one such.
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
-    with StudyLock(job.folder, inside=(BASELINE,)) as lock:
-        return _calibrate(job, progress or Silent(), lock)
+    with StudyLock(job.folder, inside=(BASELINE,)) as lock, ExitStack() as stack:
+        return _calibrate(job, progress or Silent(), lock, stack)
 
 
-def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> CalibrateResult:
+def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock, stack: ExitStack) -> CalibrateResult:
     bench, prompt_set = load_stage(job, progress, lock)
+    stack.enter_context(bench.compiled(progress.note))
     table = price(bench, progress)
     lock.take()
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
@@ -131,7 +135,8 @@ def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
-    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings), prompt_set.name
+    mode = parse_compile(job.compile)
+    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings, compile=mode), prompt_set.name
 
 
 def price(bench: Workbench, progress: Progress) -> CostTable:
@@ -309,7 +314,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             card=known,
             revision=loaded.revision or "local",
             pipeline_class=type(pipe).__name__,
-            denoiser_class=type(getattr(pipe, card.denoiser_role)).__name__,
+            denoiser_class=type(unwrapped(getattr(pipe, card.denoiser_role))).__name__,
             fingerprint=loaded.fingerprint,
             dtype=loaded.dtype,
             height=card.height,
@@ -339,6 +344,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         environment=EnvironmentSection(
             device=device_name(loaded.device),
             latency_device=None,
+            compile=bench.compile,
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},
