@@ -114,6 +114,7 @@ class CostView:
             table.add_row(name, format_seconds(part.median), "", f"{part.count}×", "")
         table.add_row("decoding", format_seconds(latency.after.median), "", f"{latency.after.count}×", "")
         table.add_row("overhead of a step", format_seconds(latency.step_overhead.median), "", "", "")
+        table.add_row("first step besides", format_seconds(max(0.0, latency.first)), "", "", "")
         table.add_row("change of resolution", format_seconds(max(0.0, latency.switch)), "", "", "")
         _print(table)
         say(f"{len(latency.steps)} kinds measured; any other is predicted from its MACs")
