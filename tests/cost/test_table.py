@@ -273,6 +273,30 @@ def test_what_a_run_takes_once_is_no_part_of_each_step() -> None:
     assert read_data(json.loads(json.dumps(priced.as_dict()))).latency == found
 
 
+def test_a_machine_that_is_bound_by_its_host_is_predicted_from_short_probes() -> None:
+    """Simulated: a step takes the host as long at any size, and every run takes 32 ms more in its first step."""
+    milliseconds = {(True, True): 27.0, (True, False): 7.0, (False, True): 24.0, (False, False): 6.0}
+    before, after, once = 16.0, 13.0, 32.0
+
+    def run(plan):
+        steps = [milliseconds[step.guided, step.refresh] for step in plan]
+        steps[0] += once
+        return Timeline(before + sum(steps) + after, 0.0, before, steps, steps, after)
+
+    # Only the MACs differ between sizes, by which kinds outside the probes are predicted.
+    priced = table()
+    priced.latency = summarise(priced, [(plan, run(plan)) for plan in probes(names(), priced, setting())] * 3, 1)
+    for knobs in (
+        Knobs(20),
+        Knobs(5),
+        Knobs(20, cache_interval=2),
+        Knobs(19, guidance_fraction=0.5),
+        Knobs(16, 0.5, 0.5),
+    ):
+        plan = compile_plan(knobs)
+        assert priced.price(plan).seconds == pytest.approx(run(plan).total, rel=0.02), knobs
+
+
 def test_a_kind_that_only_begins_runs_is_known_by_its_beginning() -> None:
     plan = compile_plan(Knobs(4, cache_interval=4))
     runs = [(plan, Timeline(8.0, 0.0, 1.0, [3.0, 1.0, 1.0, 1.0], [1.0] * 4, 1.0))] * 3
