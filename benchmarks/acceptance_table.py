@@ -39,8 +39,12 @@ def _field(name: str) -> Column:
     return lambda row: row[name]
 
 
+def _middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
 def _median(name: str) -> Column:
-    return lambda row: f"{1000 * sorted(row[name])[len(row[name]) // 2]:.1f} ms"
+    return lambda row: f"{1000 * _middle(row[name]):.1f} ms"
 
 
 _SPEED: dict[str, Column] = {
@@ -54,6 +58,7 @@ _SPEED: dict[str, Column] = {
 }
 _PREDICTION: dict[str, Column] = {
     "model": _field("model"),
+    "table measured": _field("table"),
     "plans": lambda row: len(row["plans"]),
     "kinds measured": _field("kinds_measured"),
     "table": lambda row: f"{row['table_seconds']:.0f} s",
@@ -61,6 +66,8 @@ _PREDICTION: dict[str, Column] = {
     "95th percentile": _percent("p95_error"),
     "rank correlation": _number("rank_correlation", 4),
     "measured over predicted": _number("drift"),
+    "marks over plain": lambda row: f"{_middle(row['seconds']['marks']) / _middle(row['seconds']['plain']):.3f}",
+    "memory over plain": lambda row: f"{_middle(row['seconds']['memory']) / _middle(row['seconds']['plain']):.3f}",
 }
 COLUMNS: dict[str, dict[str, Column]] = {
     "identity": {

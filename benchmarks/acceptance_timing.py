@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from acceptance_bench import Bench, Timed, call_of, difference, settings
 from random_models import FURTHER, SIZES, Size
 
-from postdiff_calib.accelerate import disable, enable
+from postdiff_calib.accelerate import accelerated, disable, enable
+from postdiff_calib.cost import build_cost_table
+from postdiff_calib.cost.timeline import timed_call
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import LoadedModel
+from postdiff_calib.plan import compile_plan
 
 REPEATS = 3
+#: Seconds that compiling leaves to the sections behind it.
+RESERVE = 40
 #: Entries of one code object that dynamo may compile while we measure; by default it stops at 8 and runs on uncompiled.
 RECOMPILE_LIMIT = 64
 DEFAULT_RECOMPILE_LIMIT = 8
@@ -102,7 +109,7 @@ def dynamo(limit: int) -> Iterator[dict[str, Any]]:
         torch._dynamo.reset()
 
 
-def compiled(bench: Bench) -> None:
+def compiled(bench: Bench, names: Sequence[str] = ("k=2", "all", "m=.75", "s=.5 β=.5", "neutral")) -> None:
     """The same with ``torch.compile``: each plan compiled anew, its compile time apart, until time is out.
 
     Reaching dynamo's limit is an error here, so that compiled and uncompiled steps are never mixed.
@@ -110,13 +117,13 @@ def compiled(bench: Bench) -> None:
     loaded, steps = bench.model(SIZES[0]), bench.timed_steps
     backend = "eager" if bench.tiny else "inductor"
     plans: dict[str, Knobs | None] = {"stock": None}
-    plans |= {name: settings(steps)[name] for name in ("k=2", "all", "m=.75", "s=.5 β=.5", "neutral")}
+    plans |= {name: settings(steps)[name] for name in names}
     eager = [bench.timed(loaded, lambda: bench.latents(loaded, None, steps)) for _ in range(1 + REPEATS)][1:]
     stock: list[Timed] = []
     slowest = 0.0
     for name, knobs in plans.items():
         where = {"model": SIZES[0].label, "mode": "compiled", "batch": 1, "steps": steps, "plan": name}
-        if not bench.tiny and bench.left < 20 + 1.2 * slowest:
+        if not bench.tiny and bench.left < RESERVE + 1.2 * slowest:
             bench.note(**where, state="not run: time")
             continue
         begun = time.perf_counter()
@@ -182,12 +189,107 @@ def prediction_sdxl(bench: Bench) -> None:
 
 
 def _prediction_of(bench: Bench, size: Size, plans: int, rounds: int) -> None:
+    """One table before the plans and one after them: where both are off alike, it is not the machine that changed."""
     from latency_prediction import measure
 
     options = argparse.Namespace(
         side=0, batch_size=1, quick=True, plans=plans, rounds=rounds, interleaved=False, seed=0
     )
-    bench.note(**{**measure(bench.model(size), options), "model": size.label})
+    loaded = bench.model(size)
+    with recorded() as runs:
+        found = measure(loaded, options)
+        first, kept = len(runs), list(runs)
+        bench.note(**{**found, "model": size.label, "table": "before"}, runs=kept)
+        again = _again(loaded, found)
+        bench.note(**{**again, "model": size.label, "table": "after"}, runs=runs[first:])
+    bench.note(model=size.label, table="marks", **_cost_of_marks(bench, loaded))
+
+
+def _again(loaded: LoadedModel, found: dict[str, Any]) -> dict[str, Any]:
+    """The same plans' seconds predicted by a table that is measured now."""
+    from latency_prediction import rank_correlation
+
+    card, begin = loaded.card, time.perf_counter()
+    table = build_cost_table(
+        loaded,
+        height=card.height,
+        width=card.width,
+        guidance_scale=card.guidance_scale,
+        batch_size=1,
+        measure=True,
+        scales=card.low_res_scales,
+        quick=True,
+        refresh=True,
+    )
+    assert table.latency is not None
+    measured = [row["measured"] for row in found["plans"]]
+    predicted = [table.price(compile_plan(Knobs(**row["settings"]))).seconds or 0.0 for row in found["plans"]]
+    errors = sorted(abs(p / m - 1) for p, m in zip(predicted, measured, strict=True))
+    return {
+        "table_seconds": time.perf_counter() - begin,
+        "kinds_measured": len(table.latency.steps),
+        "median_error": statistics.median(errors),
+        "p95_error": errors[min(len(errors) - 1, int(0.95 * len(errors)))],
+        "drift": statistics.median(m / p for p, m in zip(predicted, measured, strict=True)),
+        "rank_correlation": rank_correlation(predicted, measured),
+        "plans": [{"predicted": p} for p in predicted],
+    }
+
+
+@contextmanager
+def recorded() -> Iterator[list[dict[str, Any]]]:
+    """Every timed run of the block, with all its parts and Python's garbage collections in seconds, in order."""
+    import latency_prediction
+
+    from postdiff_calib.cost import latency
+
+    stock, runs, zero = latency.run_plan, list[dict[str, Any]](), time.monotonic()
+    collecting, began = 0.0, 0.0
+
+    def watch(phase: str, _: Any) -> None:
+        nonlocal collecting, began
+        if phase == "start":
+            began = time.perf_counter()
+        else:
+            collecting += time.perf_counter() - began
+
+    def run(loaded: Any, table: Any, setting: Any, plan: Any, **more: Any) -> Any:
+        at, before = time.monotonic() - zero, collecting
+        times = stock(loaded, table, setting, plan, **more)
+        parts = {"total": times.total, "text": times.text, "before": times.before, "after": times.after}
+        parts |= {"steps": [round(x, 6) for x in times.steps], "network": [round(x, 6) for x in times.network]}
+        parts["collecting"] = collecting - before
+        runs.append({"at": round(at, 3), "knobs": asdict(plan.knobs), **parts})
+        return times
+
+    latency.run_plan = latency_prediction.run_plan = run
+    gc.callbacks.append(watch)
+    try:
+        yield runs
+    finally:
+        gc.callbacks.remove(watch)
+        latency.run_plan = latency_prediction.run_plan = stock
+
+
+def _cost_of_marks(bench: Bench, loaded: LoadedModel, repeats: int = 6) -> dict[str, Any]:
+    """Seconds of the baseline's whole call in turn: plain, with marks, and with marks and memory."""
+    knobs, card = Knobs(bench.timed_steps), loaded.card
+    call = {name: value for name, value in call_of(loaded).items() if name not in ("output_type", "generator")}
+    network = getattr(loaded.pipe, card.denoiser_role)
+    seconds: dict[str, list[float]] = {"plain": [], "marks": [], "memory": []}
+
+    def run() -> None:
+        loaded.pipe(generator=torch.Generator("cpu").manual_seed(0), **call)
+
+    with accelerated(loaded.pipe, knobs), torch.inference_mode():
+        for _ in range(1 if bench.tiny else repeats):
+            begin = time.perf_counter()
+            run()  # ends with an image on the host
+            seconds["plain"].append(time.perf_counter() - begin)
+            for name in ("marks", "memory"):
+                times = timed_call(loaded.pipe, network, loaded.device, run, with_memory=name == "memory")
+                seconds[name].append(times.total)
+    return {"steps": bench.timed_steps, "seconds": seconds}
 
 
 def further(bench: Bench) -> None:

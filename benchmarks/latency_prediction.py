@@ -21,6 +21,7 @@ import json
 import random
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from postdiff_calib.cost import build_cost_table
 from postdiff_calib.cost.budget import format_seconds
 from postdiff_calib.cost.latency import Setting, probes, run_plan, summarise
 from postdiff_calib.cost.timeline import Timeline
-from postdiff_calib.models.cards import Card, get_card
+from postdiff_calib.models.card import Card
+from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import LoadedModel, load_pipeline
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.search.space import SearchSpace
@@ -149,7 +151,14 @@ def measure(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
         "drift": drift,
         "rank_correlation": rank_correlation(predicted, measured),
         "plans": [
-            {"knobs": plan.knobs.describe(), "predicted": p, "measured": m, "macs": table.price(plan).macs, "raw": raw}
+            {
+                "knobs": plan.knobs.describe(),
+                "settings": asdict(plan.knobs),
+                "predicted": p,
+                "measured": m,
+                "macs": table.price(plan).macs,
+                "raw": raw,
+            }
             for plan, p, m, raw in zip(plans, predicted, measured, runs, strict=True)
         ],
     }

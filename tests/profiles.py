@@ -124,5 +124,5 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "study": "studies/shapes",
             "notes": [],
         },
-        "environment": {"device": "cpu", "latency_device": "cpu", "versions": {"torch": "2.15.0"}},
+        "environment": {"device": "cpu", "latency_device": "cpu", "versions": {"torch": "2.15.0"}, "compile": "off"},
     }

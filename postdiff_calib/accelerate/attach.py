@@ -5,10 +5,9 @@ the same name and signature, whose ``__call__`` marks where a run begins and end
 the low-resolution start (``attachment.py``). ``disable`` undoes all of it: no attribute, hook or tensor stays behind.
 
 Compiled networks: wrap the network, ``pipe.unet = torch.compile(pipe.unet)``, before or after ``enable``; the outer
-hooks then stay outside and there is one graph, without breaks, per kind of step (about 8 with every technique on, so
-``torch._dynamo.config.recompile_limit`` may need raising). ``pipe.unet.compile()`` in place works too, with a break at
-the outer hooks. Each ``enable`` compiles anew, so leave it enabled between calls. CUDA graphs
-(``mode="reduce-overhead"``) do not fit: kept features outlive the graph that made them.
+hooks then stay outside and there is one graph, without breaks, per kind of step (about 8 with every technique on).
+``pipe.unet.compile()`` in place works too, with a break at the outer hooks. Beyond 8 graphs dynamo goes on uncompiled
+without a word: raise ``torch._dynamo.config.recompile_limit``, or see ``compiled.py``, which does so for the commands.
 """
 
 from __future__ import annotations

@@ -53,6 +53,9 @@ def calibrate_command(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    compile_: Annotated[
+        str, typer.Option("--compile", help="off, default or repeated-blocks: torch.compile the denoiser.")
+    ] = "off",
     delta: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +129,7 @@ def calibrate_command(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
+        compile=compile_,
         delta=tuple(delta or ()),
         weight=tuple(weight or ()),
         max_drop=tuple(max_drop or ()),

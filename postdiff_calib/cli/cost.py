@@ -10,6 +10,9 @@ import typer
 from postdiff_calib.cli.knobs import with_knobs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from postdiff_calib.accelerate.compiled import CompileMode
     from postdiff_calib.cost import CostTable
     from postdiff_calib.models.card import Card
 
@@ -41,6 +44,9 @@ def cost_command(
         Path | None, typer.Option("--table", help="Price with a table written by --out, of any machine.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per call when measuring.")] = 1,
+    compile_: Annotated[
+        str, typer.Option("--compile", help="With --measure: off, default or repeated-blocks, of torch.compile.")
+    ] = "off",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -49,17 +55,36 @@ def cost_command(
 
     Example: postdiff cost --model sd15 --height 768 --width 768 -T 20 -s 0.5 --beta 0.5 -k 2 --convention paper
     """
+    from postdiff_calib.accelerate.compiled import parse_compile
     from postdiff_calib.cli.cost_output import CostView
+    from postdiff_calib.cli.say import say
+    from postdiff_calib.errors import UsageError
     from postdiff_calib.files import refuse_output
     from postdiff_calib.knobs import names, settled
 
     _check_options(convention, grid, budget, plot, measure, out, table)
+    mode = parse_compile(compile_)
+    if mode != "off" and not measure:
+        raise UsageError(f"--compile {mode}", "it changes seconds, which are measured", "add --measure")
     inputs = [table] if table is not None else []
     for path, what in ((out, "output"), (plot, "plot")):
         if path is not None:
             refuse_output(path, inputs=inputs, what=what)
     card, costs = _table(
-        model, height, width, guidance_scale, measure, quick, refresh, knobs, batch_size, device, dtype, table
+        model,
+        height,
+        width,
+        guidance_scale,
+        measure,
+        quick,
+        refresh,
+        knobs,
+        batch_size,
+        device,
+        dtype,
+        table,
+        mode,
+        (lambda _: None) if as_json else say,
     )
     chosen = settled(knobs, card.num_inference_steps, names() - card.knobs)
     card.require_acting(chosen)
@@ -113,9 +138,13 @@ def _table(
     device: str,
     dtype: str,
     table: Path | None,
+    mode: CompileMode,
+    note: Callable[[str], None],
 ) -> tuple[Card, CostTable]:
     """The model's card and its prices: from a file, by measuring, or from the card alone."""
+    from postdiff_calib.accelerate.compiled import announcement, compiled
     from postdiff_calib.cost import build_cost_table, table_for_card
+    from postdiff_calib.cost.latency import MAX_KINDS
     from postdiff_calib.models.cards import CARDS, get_card
 
     known = any(card.name == model for card in CARDS)
@@ -130,18 +159,24 @@ def _table(
 
     loaded = load_pipeline(model, device=device, dtype=dtype)
     card = loaded.card
-    return card, build_cost_table(
-        loaded,
-        height=height or card.height,
-        width=width or card.width,
-        guidance_scale=card.guidance_scale if guidance_scale is None else guidance_scale,
-        batch_size=batch_size,
-        measure=measure,
-        scales=card.low_res_scales,
-        branches=tuple(branch for technique in techniques() for branch in technique.branches(knobs)),
-        quick=quick,
-        refresh=refresh,
-    )
+    if told := announcement(mode, MAX_KINDS):
+        note(told)
+    with compiled(loaded.pipe, mode, MAX_KINDS) as compilation:
+        costs = build_cost_table(
+            loaded,
+            height=height or card.height,
+            width=width or card.width,
+            guidance_scale=card.guidance_scale if guidance_scale is None else guidance_scale,
+            batch_size=batch_size,
+            measure=measure,
+            scales=card.low_res_scales,
+            branches=tuple(branch for technique in techniques() for branch in technique.branches(knobs)),
+            quick=quick,
+            refresh=refresh,
+        )
+        if told := compilation.describe():
+            note(told)
+    return card, costs
 
 
 def _read(path: Path, card: Card) -> CostTable:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import typer
 from rich.table import Table
 
+from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
@@ -95,7 +96,9 @@ class CostView:
         if "seconds" in facts:
             device = facts["environment"].get("device_name", "?")
             median, high = format_seconds(facts["seconds"]), format_seconds(facts["seconds_p95"])
-            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}")
+            how = stated_mode(facts["environment"].get("compiled")) or "off"
+            compiled = "" if how == "off" else f", compiled ({how})"
+            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}{compiled}")
 
     def print_latency(self, out: Path | None) -> None:
         """The measured kinds of step."""
@@ -111,6 +114,7 @@ class CostView:
             table.add_row(name, format_seconds(part.median), "", f"{part.count}×", "")
         table.add_row("decoding", format_seconds(latency.after.median), "", f"{latency.after.count}×", "")
         table.add_row("overhead of a step", format_seconds(latency.step_overhead.median), "", "", "")
+        table.add_row("first step besides", format_seconds(max(0.0, latency.first)), "", "", "")
         table.add_row("change of resolution", format_seconds(max(0.0, latency.switch)), "", "", "")
         _print(table)
         say(f"{len(latency.steps)} kinds measured; any other is predicted from its MACs")

@@ -20,6 +20,9 @@ def generate_command(
     ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
+    compile_: Annotated[
+        str, typer.Option("--compile", help="off, default or repeated-blocks: torch.compile the denoiser.")
+    ] = "off",
     override: Annotated[
         bool, typer.Option("--override", help="Run although the profile was made for another pipeline.")
     ] = False,
@@ -41,5 +44,6 @@ def generate_command(
         device=device,
         dtype=dtype,
         override=override,
+        compile=compile_,
     )
     print_generated(run_generate(job), as_json=as_json)

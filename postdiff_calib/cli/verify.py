@@ -23,6 +23,9 @@ def verify_command(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto (the profile's), float32, float16, bfloat16.")] = "auto",
+    compile_: Annotated[
+        str, typer.Option("--compile", help="auto (the profile's), off, default or repeated-blocks.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
 ) -> None:
@@ -43,6 +46,7 @@ def verify_command(
         prompt_set=prompt_set,
         device=device,
         dtype=dtype,
+        compile=compile_,
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_verify(job, progress)

@@ -76,7 +76,9 @@ def _check_latency(now: Latency) -> None:
         for value in (timing.low, timing.high):
             _require(f"{name} seconds", value, _number(value, -_LONGEST, _LONGEST), "seconds")
         _require(f"{name} count", timing.count, _whole(timing.count, 0), "a whole number from 0 on")
-    _require("switch", now.switch, _number(now.switch, -_LONGEST, _LONGEST), "seconds")
+    for name in ("switch", "first", "first_low"):
+        value = getattr(now, name)
+        _require(name, value, _number(value, -_LONGEST, _LONGEST), "seconds")
     for name in ("scale", "p95_ratio"):
         value = getattr(now, name)
         _require(name, value, _number(value, 1e-3, 1e3), "a factor between 0.001 and 1000")

@@ -3,8 +3,9 @@
 A few *probe* plans together contain the kinds of step that matter: every combination of guided or conditional, refresh
 or reuse, live or cached at full resolution and at each β. Each probe is run once to warm up, then all are run in
 rounds, in an order shuffled anew each round so that a slow minute of the machine falls on every kind alike. A kind's
-seconds are the median of its steps. Kinds outside the probes are predicted by the table from their MACs; at most
-``MAX_KINDS`` are measured, and then the full resolution, the middle and the outer β come first.
+seconds are the median of its steps but the first of a run, which is compared with later ones of its kind instead. Kinds
+outside the probes are predicted by the table from their MACs; at most ``MAX_KINDS`` are measured, and then the full
+resolution, the middle and the outer β come first.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def measure(
     if progress:
         progress.stage("measuring kinds of step", None)
     for plan in plans:
-        warm = run_plan(loaded, table, setting, plan)
+        warm = run_plan(loaded, table, setting, plan, with_memory=True)
         for key, used in zip(table.keys(plan), warm.peak_memory, strict=False):
             peak[key] = max(peak.get(key, 0.0), used / setting.batch_size)
     runs: list[tuple[StepPlan, Timeline]] = []
@@ -139,8 +140,16 @@ def _middle_first(scales: Sequence[float]) -> list[float]:
     return picked + rest
 
 
-def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: StepPlan) -> Timeline:
-    """One timed call of the accelerated pipeline, as a deployment would make it."""
+def run_plan(
+    loaded: LoadedModel, table: CostTable, setting: Setting, plan: StepPlan, *, with_memory: bool = False
+) -> Timeline:
+    """One timed call of the accelerated pipeline, as a deployment would make it.
+
+    Args:
+        loaded, table, setting: the model, its prices in MACs, and how it is called.
+        plan: what it runs.
+        with_memory: read the peak memory of each step too, which makes it a little slower.
+    """
     import torch
 
     from postdiff_calib.accelerate import accelerated
@@ -159,6 +168,7 @@ def run_plan(loaded: LoadedModel, table: CostTable, setting: Setting, plan: Step
                 **for_each(arguments, images),
             ),
             calls=2 if table.guides and family_of(pipe).guidance == "two calls" else 1,
+            with_memory=with_memory,
         )
 
 
@@ -179,15 +189,18 @@ def summarise(
         environment: what it was measured on.
     """
     samples: dict[Any, list[float]] = defaultdict(list)
+    beginnings: dict[Any, list[float]] = defaultdict(list)
     switches: list[tuple[Any, float]] = []
     for plan, times in runs:
         for step, key, seconds in zip(plan, table.keys(plan), times.steps, strict=True):
             if step.switch:
                 switches.append((key, seconds / batch_size))
             else:
-                samples[key].append(seconds / batch_size)
-    steps = {key: timing(values) for key, values in samples.items()}
+                (beginnings if step.index == 0 else samples)[key].append(seconds / batch_size)
+    # A kind that runs begin with and nothing else is: its beginning is all that is known of it.
+    steps = {key: timing(values) for key, values in (beginnings | samples).items()}
     extra = [seconds - steps[key].median for key, seconds in switches if key in steps]
+    first, first_low = _first(table, runs, batch_size)
     overhead = [max(0.0, s - n) / batch_size for _, t in runs for s, n in zip(t.steps, t.network, strict=True)]
     latency = Latency(
         steps=steps,
@@ -200,6 +213,8 @@ def summarise(
         reuse_slope=0.0,
         p95_ratio=1.0,
         batch_size=batch_size,
+        first=first,
+        first_low=first_low,
         memory=peak or {},
         environment=environment or {},
     )
@@ -209,6 +224,21 @@ def summarise(
     fixed = fitted.before.median + fitted.after.median
     ratios = sorted(t.total / batch_size / (fixed + loop) for (_, t), loop in zip(runs, expected, strict=True))
     return replace(fitted, p95_ratio=max(1.0, ratios[min(len(ratios) - 1, int(0.95 * len(ratios)))]))
+
+
+def _first(table: CostTable, runs: Sequence[tuple[StepPlan, Timeline]], batch_size: int) -> tuple[float, float]:
+    """Medians of step 0 less the later steps of its kind in the same run, at full and at low resolution.
+
+    Where runs of one resolution have no such step, the other's stands for both.
+    """
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for plan, times in runs:
+        keys = table.keys(plan)
+        later = [t for step, key, t in zip(plan, keys, times.steps, strict=True) if key == keys[0] and not step.switch]
+        if len(later) > 1 and not plan[0].switch:
+            found[plan[0].low_res].append((later[0] - statistics.median(later[1:])) / batch_size)
+    full, low = (statistics.median(found[kind] or found[not kind] or [0.0]) for kind in (False, True))
+    return full, low
 
 
 def _factor_line(
@@ -230,7 +260,7 @@ def _factor_line(
 def _loop(table: CostTable, latency: Latency, plan: StepPlan) -> float:
     """The unscaled sum that the table predicts for the steps of a plan of measured kinds."""
     steps = sum(latency.steps[key].median for key in table.keys(plan) if key in latency.steps)
-    return steps + (latency.switch if plan.n_low else 0.0)
+    return steps + latency.once(plan)
 
 
 def timing(values: Sequence[float]) -> Timing:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.accelerate.compiled import mode_of
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import TABLE_VERSION, CostTable, Latency
 from postdiff_calib.errors import ModelError, OutputError
@@ -37,7 +38,7 @@ def environment_of(loaded: LoadedModel, batch_size: int) -> dict[str, Any]:
         "driver": _driver(loaded.device),
         "dtype": loaded.dtype,
         "batch_size": batch_size,
-        "compiled": hasattr(denoiser, "_orig_mod"),
+        "compiled": mode_of(denoiser),
         "scheduler": type(pipe.scheduler).__name__,
         "torch": torch.__version__,
         "diffusers": version("diffusers"),

@@ -2,13 +2,14 @@
 
 A plan's MACs are the sum over its steps, exact. Its seconds per image, end to end, are
 
-    before + (scale + reuse_slope · r) · (Σ steps + switch, if it changes resolution) + after,
+    before + (scale + reuse_slope · r) · (first + Σ steps + switch, if it changes resolution) + after,
 
 where ``before`` is everything up to the first network call (text encoding, set-up) and ``after`` is decoding to a
-image. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little less than the median
-of their sum, and a step's time depends a little on what ran before it (a processor's caches hold less of the deep
-blocks' weights after cached steps), so it is linear in the share r of steps that reuse. A kind of step that was not
-measured is predicted from its MACs.
+image. ``first`` is what step 0 takes beyond others of its kind: it is the same in a run of any length, so it must not
+count as a part of each step. The factor, fitted to whole measured runs, is near 1: medians of steps add up to a little
+less than the median of their sum, and a step's time depends a little on what ran before it (a processor's caches hold
+less of the deep blocks' weights after cached steps), so it is linear in the share r of steps that reuse. A kind of
+step that was not measured is predicted from its MACs.
 
 The table is plain data: one made on another machine prices plans here.
 """
@@ -57,6 +58,7 @@ class Latency:
         scale, reuse_slope: measured over summed seconds of a run's steps, as a line in the share of cached steps.
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: images per call.
+        first, first_low: what step 0 takes beyond others of its kind, at full and at low resolution.
         memory: peak bytes per image beyond the weights by kind of step, where the device reports them.
         environment: device, driver, versions, type, threads.
     """
@@ -71,8 +73,14 @@ class Latency:
     reuse_slope: float
     p95_ratio: float
     batch_size: int
+    first: float = 0.0
+    first_low: float = 0.0
     memory: Mapping[StepKey, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def once(self, plan: StepPlan) -> float:
+        """What a run's steps take together beyond their kinds: its beginning, and the change of resolution."""
+        return self.first_low + self.switch if plan.n_low else self.first
 
     def step_factor(self, plan: StepPlan) -> float:
         """Measured over summed seconds of a plan's steps, by the fitted line; see the module."""
@@ -161,7 +169,7 @@ class CostTable:
         if self.latency is None:
             return PlanCost(full, paper)
         now = self.latency
-        loop = sum(times * self.step_seconds(key) for key, times in steps) + (now.switch if plan.n_low else 0.0)
+        loop = sum(times * self.step_seconds(key) for key, times in steps) + now.once(plan)
         total = now.before.median + loop * now.step_factor(plan) + now.after.median
         return PlanCost(full, paper, total, total * now.p95_ratio)
 
@@ -217,6 +225,8 @@ class CostTable:
             parts = ("before", "after", "text", "step_overhead")
             data["latency"] = {part: asdict(getattr(now, part)) for part in parts} | {
                 "switch": now.switch,
+                "first": now.first,
+                "first_low": now.first_low,
                 "scale": now.scale,
                 "reuse_slope": now.reuse_slope,
                 "p95_ratio": now.p95_ratio,

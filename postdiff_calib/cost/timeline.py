@@ -94,8 +94,17 @@ class Clock:
         return peak
 
 
-def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any], *, calls: int = 1) -> Timeline:
-    """Run ``call``, which calls ``pipe`` once, and say where its time went; ``calls`` of the denoiser make a step.
+def timed_call(
+    pipe: Any, denoiser: Any, device: str, call: Callable[[], Any], *, calls: int = 1, with_memory: bool = True
+) -> Timeline:
+    """Run ``call``, which calls ``pipe`` once, and say where its time went.
+
+    Args:
+        pipe, denoiser: whose text encoders, network and decoder are watched.
+        device: where they are.
+        call: calls ``pipe``.
+        calls: of the denoiser that make a step.
+        with_memory: read each step's peak memory too, where the device tells; that takes the host some time.
 
     Raises:
         UnsupportedError: the pipeline never called its denoiser or decoder.
@@ -107,7 +116,7 @@ def timed_call(pipe: Any, denoiser: Any, device: str, call: Callable[[], Any], *
 
     def note(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            if clock.kind == "cuda" and name in ("step", "decode"):
+            if with_memory and clock.kind == "cuda" and name in ("step", "decode"):
                 # A step ends where the next one starts; the peak before the first is of no step.
                 peak = clock.peak_memory()
                 if marks["step"]:

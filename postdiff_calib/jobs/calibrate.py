@@ -8,10 +8,12 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
@@ -60,12 +62,13 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
             folder is one such.
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
-    with StudyLock(job.folder, inside=(BASELINE,)) as lock:
-        return _calibrate(job, progress or Silent(), lock)
+    with StudyLock(job.folder, inside=(BASELINE,)) as lock, ExitStack() as stack:
+        return _calibrate(job, progress or Silent(), lock, stack)
 
 
-def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> CalibrateResult:
+def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock, stack: ExitStack) -> CalibrateResult:
     bench, prompt_set = load_stage(job, progress, lock)
+    stack.enter_context(bench.compiled(progress.note))
     table = price(bench, progress)
     lock.take()
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
@@ -128,7 +131,8 @@ def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
-    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings), prompt_set.name
+    mode = parse_compile(job.compile)
+    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings, compile=mode), prompt_set.name
 
 
 def price(bench: Workbench, progress: Progress) -> CostTable:

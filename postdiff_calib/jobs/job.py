@@ -17,7 +17,8 @@ class CalibrateJob:
 
     ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None a number that suits that
     (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that
-    suits the image. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads them.
+    suits the image. ``compile`` is a mode of ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as
+    ``scores.objective.parse_per_metric`` reads them.
     ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
     one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
     """
@@ -35,6 +36,7 @@ class CalibrateJob:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 0
+    compile: str = "off"
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()

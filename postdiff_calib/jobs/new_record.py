@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
+from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -48,7 +49,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             card=known,
             revision=loaded.revision or "local",
             pipeline_class=type(pipe).__name__,
-            denoiser_class=type(getattr(pipe, card.denoiser_role)).__name__,
+            denoiser_class=type(unwrapped(getattr(pipe, card.denoiser_role))).__name__,
             fingerprint=loaded.fingerprint,
             dtype=loaded.dtype,
             height=card.height,
@@ -78,6 +79,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         environment=EnvironmentSection(
             device=device_name(loaded.device),
             latency_device=None,
+            compile=bench.compile,
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.errors import GuardError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
     parse_noise(job.noise)
+    parse_compile(job.compile)
     strategy = find_strategy(job.search)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.accelerate.compiled import CompileMode, announcement, compiled, count_kinds, parse_compile
 from postdiff_calib.errors import CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
@@ -38,7 +39,7 @@ class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
     ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
-    the profile's.
+    and ``compile`` ``auto`` the profile's.
     """
 
     profile: Path
@@ -47,6 +48,7 @@ class VerifyJob:
     prompt_set: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    compile: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
 
     progress = progress or Silent()
     profile = load_profile(job.profile)
+    mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
     fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set)
 
@@ -106,7 +109,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
     if profile.model.card is not None:
         loaded = replace(loaded, card=get_card(profile.model.card))
     identity = identity_checks(profile, loaded)
-    done += [*identity, *environment_checks(profile, loaded)]
+    done += [*identity, *environment_checks(profile, loaded, mode)]
     notes = (*loaded.notes, *((fresh.note,) if fresh.note else ()))
     if any(check.outcome == "failed" for check in identity):
         reason = "not measured, because this is not the profile's pipeline"
@@ -115,9 +118,14 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
         return VerifyResult(job.profile, tuple(done), notes)
 
     done.append(checks.compute(profile, counted_macs(profile, loaded)))
-    accelerated, baseline = time_calls(profile, loaded, fresh, progress)
-    done.append(checks.latency(profile, accelerated, baseline))
-    done += quality_checks(profile, loaded, fresh, progress)
+    kinds = count_kinds([compile_plan(profile.knobs), compile_plan(Knobs(loaded.card.num_inference_steps))])
+    if told := announcement(mode, kinds):
+        progress.note(told)
+    with compiled(loaded.pipe, mode, kinds) as compilation:
+        accelerated, baseline = time_calls(profile, loaded, fresh, progress)
+        done.append(checks.latency(profile, accelerated, baseline))
+        done += quality_checks(profile, loaded, fresh, progress)
+        notes += (compilation.describe(),) if mode != "off" else ()
     return VerifyResult(job.profile, tuple(done), notes)
 
 
@@ -142,16 +150,18 @@ def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
     return found
 
 
-def environment_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
-    """Type, versions and device; differences are warnings, since cost and quality are measured anyway."""
+def environment_checks(profile: Profile, loaded: LoadedModel, mode: CompileMode = "off") -> list[Check]:
+    """Type, compilation, versions and device; differences are warnings, since cost and quality are measured anyway."""
     from importlib.metadata import version
 
     from postdiff_calib.cost.store import device_name
 
     differs = "another type computes at another speed and rounds otherwise"
+    otherwise, stated = "the profile's seconds are of a network compiled otherwise", profile.environment.compile
     here = {name: version(name) for name in checks.PACKAGES}
     return [
         checks.same("dtype", profile.model.dtype, loaded.dtype, differs, "warning"),
+        *([checks.same("compile", stated, mode, otherwise, "warning")] if stated is not None else []),
         *checks.versions(profile.environment.versions, here),
         checks.latency_device(profile.environment.latency_device, device_name(loaded.device)),
     ]

@@ -5,12 +5,14 @@ Calibration and its workers all build this one object, so that a score means the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.accelerate.compiled import CompileMode, announcement, compiled, count_kinds
 from postdiff_calib.errors import PromptError
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
@@ -42,6 +44,7 @@ class Workbench:
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
         batch: how many images turned out to fit into memory at a time.
+        compile: how the denoiser is compiled inside ``compiled``.
     """
 
     loaded: LoadedModel
@@ -51,6 +54,7 @@ class Workbench:
     seed: int
     settings: GenerationSettings
     batch: BatchSize = field(default_factory=BatchSize)
+    compile: CompileMode = "off"
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -108,6 +112,7 @@ class Workbench:
         baseline = None
         if folder is not None:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
+            about |= self._compiling
             baseline = BaselineImages(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return ImageEvaluator(
             self.loaded.pipe,
@@ -133,7 +138,24 @@ class Workbench:
             "seed": self.seed,
             "dtype": self.loaded.dtype,
             **self.settings.of_images,
+            **self._compiling,
         }
+
+    @property
+    def _compiling(self) -> dict[str, Any]:
+        """A compiled network rounds otherwise, so its scores are not mixed with others."""
+        return {"compile": self.compile} if self.compile != "off" else {}
+
+    @contextmanager
+    def compiled(self, note: Callable[[str], None]) -> Iterator[None]:
+        """The denoiser compiled for every plan of the space; ``note`` hears before what it takes, and after."""
+        kinds = count_kinds(self.space.plans) if self.compile != "off" else 0
+        if told := announcement(self.compile, kinds):
+            note(told)
+        with compiled(self.loaded.pipe, self.compile, kinds) as done:
+            yield
+            if told := done.describe():
+                note(told)
 
 
 def metrics_of(card: Card) -> tuple[Metric, ...]:

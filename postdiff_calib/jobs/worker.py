@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.errors import StudyError
 from postdiff_calib.jobs.calibrate import run_stage
 from postdiff_calib.jobs.workbench import Workbench
@@ -91,7 +92,8 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
 
     # The baseline's images, which others are measured against; shared by all workers of this host.
     folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
-    result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
+    with bench.compiled(progress.note):
+        result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
     return WorkerResult(
         study=job.study_name,
         storage=shown(job.storage),
@@ -121,7 +123,8 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
         return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
 
     calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
-    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings)
+    mode = stated_mode(record.fingerprint.get("compile")) or "off"
+    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings, compile=mode)
 
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:

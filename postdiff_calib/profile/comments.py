@@ -47,7 +47,8 @@ _COMMENTS: dict[str, str] = {
         "minimum_detectable_difference is found in four such studies of five. notes say what is thin."
     ),
     "environment": (
-        "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these are."
+        "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these\n"
+        "are. compile: how the network was compiled for these seconds; compiled otherwise, they do not hold."
     ),
 }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticKnownError, core_schema
 
+from postdiff_calib.accelerate.compiled import CompileMode
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.card import MAX_SIDE
@@ -313,8 +314,12 @@ class EvidenceSection(Section):
 
 
 class EnvironmentSection(Section):
-    """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are."""
+    """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are.
+
+    ``compile`` is how the denoiser was compiled there (``--compile``); older profiles do not say.
+    """
 
     device: str
     latency_device: str | None
     versions: dict[str, str]
+    compile: CompileMode | None = None

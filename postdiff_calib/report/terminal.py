@@ -102,6 +102,8 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     if cost.seconds is not None:
         saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
         saving += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
+        how = profile.environment.compile
+        saving += f", compiled ({how})" if how not in (None, "off") else ""
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",

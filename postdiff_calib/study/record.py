@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import CostTable
@@ -271,7 +272,8 @@ class Study:
         environment, settings = record.environment, record.settings
         if latency is not None:
             device = str(latency.environment.get("device_name", "unknown"))
-            environment = environment.model_copy(update={"latency_device": device})
+            mode = stated_mode(latency.environment.get("compiled"))
+            environment = environment.model_copy(update={"latency_device": device, "compile": mode})
             settings = replace(settings, batch_size=latency.batch_size)
         judged = len(record.held_out) if confirmed else 0
         evidence = record.evidence.model_copy(

@@ -143,20 +143,26 @@ def test_timed_sections_have_their_values(bench, monkeypatch, tmp_path):
     assert [row["plan"] for row in bench.rows] == 2 * plans
     for row in bench.rows:
         assert row["efficiency"] == pytest.approx(row["speed_up"] / row["speed_up_by_macs"])
-        assert row["speed_up_by_macs"] == (1 if row["plan"] == "neutral" else pytest.approx(row["speed_up_by_macs"]))
+        assert (row["speed_up_by_macs"] == 1) == (row["plan"] == "neutral")
         assert len(row["loop_seconds"]) == len(row["stock_loop_seconds"]) == 1
         assert 0 < row["loop_seconds"][0] <= row["whole_seconds"][0]
     bench.rows.clear()
     timing.prediction(bench)
-    (row,) = bench.rows
-    assert len(row["plans"]) == 4
-    assert row["median_error"] <= row["p95_error"]
+    assert [row["table"] for row in bench.rows] == ["before", "after", "marks"]
+    for row in bench.rows[:2]:
+        assert len(row["plans"]) == 4
+        assert row["median_error"] <= row["p95_error"]
+        assert all(run["total"] > sum(run["steps"]) for run in row["runs"])
+    # A warm-up, then a timed round, of each plan, behind the probes'.
+    timed = [run["knobs"] for run in bench.rows[0]["runs"][-8:]]
+    assert sorted(map(str, timed)) == sorted(str(row["settings"]) for row in bench.rows[0]["plans"] * 2)
+    assert bench.rows[2]["seconds"].keys() == {"plain", "marks", "memory"}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiled_steps_are_never_mixed_with_uncompiled(bench, monkeypatch):
-    timing.compiled(bench)
+    timing.compiled(bench, ["k=2"])
     rows = {row["plan"]: row for row in bench.rows}
     assert not any("state" in row for row in rows.values())
     assert all(row["graphs_compiled_while_timed"] == 0 and not row["graph_breaks"] for row in rows.values())
@@ -165,7 +171,7 @@ def test_compiled_steps_are_never_mixed_with_uncompiled(bench, monkeypatch):
     # With less room than kinds of step, the plan fails by name rather than running uncompiled.
     bench.rows.clear()
     monkeypatch.setattr(timing, "RECOMPILE_LIMIT", 1)
-    timing.compiled(bench)
+    timing.compiled(bench, ["k=2"])
     rows = {row["plan"]: row for row in bench.rows}
     assert rows["stock"]["graphs"] == 1
     assert "limit" in rows["k=2"]["state"]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from postdiff_calib.cost import CostTable, Latency
+from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.latency import MAX_KINDS, _middle_first, probes, summarise, timing
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey
@@ -248,12 +249,61 @@ def test_a_summary_done_in_the_head() -> None:
 
 
 def test_whole_runs_set_the_factor_and_the_tail() -> None:
-    """Steps of 1, 1 and 4 s: the median is 1 and their sum twice three; one run in ten is slow at the end."""
-    plan = compile_plan(Knobs(3))
-    runs = [(plan, Timeline(8.0 + late, 0.0, 1.0, [1.0, 1.0, 4.0], [1.0] * 3, 1.0)) for late in [0] * 18 + [8] * 2]
+    """Steps of 1, 1, 1 and 5 s: the median is 1 and their sum twice four; one run in ten is slow at the end."""
+    plan = compile_plan(Knobs(4))
+    steps = [1.0, 1.0, 1.0, 5.0]
+    runs = [(plan, Timeline(10.0 + late, 0.0, 1.0, steps, [1.0] * 4, 1.0)) for late in [0] * 18 + [10] * 2]
     found = summarise(table(), runs, batch_size=1)
     assert found.scale == pytest.approx(2.0)
     assert found.p95_ratio == pytest.approx(2.0)
+
+
+def test_what_a_run_takes_once_is_no_part_of_each_step() -> None:
+    """Step 0 takes 4 s and the others 1 s, at low resolution 3 s and half a second: true of runs of any length."""
+    short, low = compile_plan(Knobs(4)), compile_plan(Knobs(6, 0.5, 0.5))
+    runs = [(short, Timeline(9.0, 0.0, 1.0, [4.0, 1.0, 1.0, 1.0], [1.0] * 4, 1.0))] * 3
+    runs += [(low, Timeline(9.0, 0.0, 1.0, [3.0, 0.5, 0.5, 1.0, 1.0, 1.0], [1.0] * 6, 1.0))] * 3
+    found = summarise(table(), runs, batch_size=1)
+    assert (found.first, found.first_low, found.switch) == (3.0, 2.5, 0.0)
+    assert (found.scale, found.reuse_slope) == (1.0, 0.0)
+    assert {key.height: time.median for key, time in found.steps.items()} == {16: 1.0, 8: 0.5}
+    priced = table(found)
+    assert priced.price(compile_plan(Knobs(20))).seconds == pytest.approx(1 + 3 + 20 + 1)
+    assert priced.price(compile_plan(Knobs(20, 0.5, 0.5))).seconds == pytest.approx(1 + 2.5 + 5 + 10 + 1)
+    assert read_data(json.loads(json.dumps(priced.as_dict()))).latency == found
+
+
+def test_a_machine_that_is_bound_by_its_host_is_predicted_from_short_probes() -> None:
+    """Simulated: a step takes the host as long at any size, and every run takes 32 ms more in its first step."""
+    milliseconds = {(True, True): 27.0, (True, False): 7.0, (False, True): 24.0, (False, False): 6.0}
+    before, after, once = 16.0, 13.0, 32.0
+
+    def run(plan):
+        steps = [milliseconds[step.guided, step.refresh] for step in plan]
+        steps[0] += once
+        return Timeline(before + sum(steps) + after, 0.0, before, steps, steps, after)
+
+    # Only the MACs differ between sizes, by which kinds outside the probes are predicted.
+    priced = table()
+    priced.latency = summarise(priced, [(plan, run(plan)) for plan in probes(names(), priced, setting())] * 3, 1)
+    for knobs in (
+        Knobs(20),
+        Knobs(5),
+        Knobs(20, cache_interval=2),
+        Knobs(19, guidance_fraction=0.5),
+        Knobs(16, 0.5, 0.5),
+    ):
+        plan = compile_plan(knobs)
+        assert priced.price(plan).seconds == pytest.approx(run(plan).total, rel=0.02), knobs
+
+
+def test_a_kind_that_only_begins_runs_is_known_by_its_beginning() -> None:
+    plan = compile_plan(Knobs(4, cache_interval=4))
+    runs = [(plan, Timeline(8.0, 0.0, 1.0, [3.0, 1.0, 1.0, 1.0], [1.0] * 4, 1.0))] * 3
+    found = summarise(table(), runs, batch_size=1)
+    assert found.steps[FULL].median == 3.0
+    assert (found.first, found.first_low) == (0.0, 0.0)
+    assert table(found).price(plan).seconds == pytest.approx(8)
 
 
 def test_the_factor_is_a_line_in_the_share_of_reuse_steps() -> None:
