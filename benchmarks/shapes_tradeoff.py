@@ -27,6 +27,7 @@ from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
+from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.evaluator import ImageEvaluator
 
 #: Each must lose by at least so many standard errors.
@@ -91,7 +92,11 @@ def main() -> int:
     must_lose = MUST_LOSE if args.model == "shapes" else {}
     for listed in [*MUST_LOSE, *([] if args.only_gates else OTHERS)]:
         knobs = settled(listed.as_dict(), card.num_inference_steps, lacks)
-        scores, scenes = read(knobs)
+        try:
+            scores, scenes = read(knobs)
+        except HealthError as error:
+            print(f"{knobs.describe():<30} broken: {error}", flush=True)
+            continue
         difference, scene = scores - reference, scenes - right
         error = difference.std(ddof=1) / np.sqrt(args.num)
         share = table.price(compile_plan(knobs)).macs / whole

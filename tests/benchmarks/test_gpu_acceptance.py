@@ -124,7 +124,7 @@ def test_full_sizes_have_the_published_parameters(label, parameters):
 def test_a_missing_card_and_a_missing_family_are_named(monkeypatch):
     with pytest.raises(UnsupportedError, match="no card begins with 'nothing'"):
         models.card_of(models.Size("nothing", "nothing", 64))
-    stranger = replace(models.CARDS[1], pipeline_class="OtherPipeline")
+    stranger = replace(next(c for c in models.CARDS if c.name == "sd15"), pipeline_class="OtherPipeline")
     monkeypatch.setattr(models, "CARDS", (stranger,))
     with pytest.raises(UnsupportedError, match="OtherPipeline is of no family"):
         models.card_of(models.SIZES[0])

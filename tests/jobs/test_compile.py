@@ -170,7 +170,7 @@ def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, t
         made.append("clock")
         return next(clock)
 
-    monkeypatch.setattr("postdiff_calib.generate.generate", generate)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", generate)
     monkeypatch.setattr(deploy.time, "perf_counter", tick)
     fake = SimpleNamespace(pipe=pipelines.sd("dpm"), card=SimpleNamespace(num_inference_steps=20))
     monkeypatch.setattr(deploy, "load_for", lambda *_, **__: (fake, ()))
