@@ -21,6 +21,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.prompts import Columns
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -37,14 +38,15 @@ TIME_LIMIT = 120.0
 class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
-    ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
-    the profile's.
+    ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used and ``columns``
+    None its columns, ``dtype`` ``auto`` the profile's.
     """
 
     profile: Path
     num_prompts: int = 100
     model: str | None = None
     prompt_set: str | None = None
+    columns: Columns | None = None
     device: str = "auto"
     dtype: str = "auto"
 
@@ -98,7 +100,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
     progress = progress or Silent()
     profile = load_profile(job.profile)
     done = [checks.budget_section(profile)]
-    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set)
+    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
 
     progress.stage("loading the model")
     dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
