@@ -7,7 +7,7 @@ Seeds count on behind those of the calibration, so no image of it is made again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from postdiff_calib.errors import PromptError, StudyError
 from postdiff_calib.profile import Profile
@@ -96,13 +96,14 @@ def _drawn(
         if required:
             raise
         return None
-    try:
-        calibration, held_out = draw(found, evidence.num_prompts, evidence.seed)
-        same = (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256)
-    except PromptError:
-        same = False
-    if same:
-        return left_over(found, evidence.num_prompts, evidence.seed), held_out.prompts
+    # Sets with categories were once drawn without a look at them.
+    for one in (found, replace(found, categories={})) if found.categories else (found,):
+        try:
+            calibration, held_out = draw(one, evidence.num_prompts, evidence.seed)
+        except PromptError:
+            break
+        if (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256):
+            return left_over(one, evidence.num_prompts, evidence.seed), held_out.prompts
     if required:
         raise PromptError(
             f"prompt set {name!r}",

@@ -1,6 +1,7 @@
 """Categories and named columns on their way: from the options to the study's record, and back for a verification."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from profiles import profile_data
@@ -38,6 +39,25 @@ def test_a_record_has_the_category_of_every_held_out_prompt(tmp_path, kinds):
     assert sorted(record.held_out_categories) == ["one"] * 10 + ["two"] * 10
     assert (record.asked.column, record.asked.category) == ("wish", "kind")
     assert Asked.from_dict(record.asked.as_dict()) == record.asked
+
+
+def test_a_profile_of_before_that_was_drawn_without_categories_still_finds_fresh_prompts(tmp_path):
+    path = tmp_path / "set.jsonl"
+    rows = [{"prompt": f"p{i}", "category": "ab"[i % 3 == 0]} for i in range(60)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = load_prompt_set(path)
+    calibration, held_out = draw(replace(found, categories={}), 20, 0)
+    assert held_out.prompts != draw(found, 20, 0)[1].prompts
+    data = profile_data()
+    data["evidence"] |= {
+        "prompt_set_sha256": calibration.sha256,
+        "held_out_sha256": held_out.sha256,
+        "num_prompts": 20,
+        "seed": 0,
+        "study": str(tmp_path / "s"),
+    }
+    fresh = fresh_prompts(Profile.model_validate(data), 30, str(path))
+    assert set(fresh.prompts) == set(found) - {*calibration, *held_out}
 
 
 def test_fresh_prompts_are_read_by_the_columns_of_the_study(tmp_path, kinds):
