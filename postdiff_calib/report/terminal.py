@@ -94,8 +94,10 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
     if profile.tradeoff.crossover:
         console.print(profile.tradeoff.crossover, highlight=False, markup=False)
     if profile.categories is not None:
-        console.print()
+        heading = "\nby category of held-out prompt: difference to the baseline, 95 % interval"
+        console.print(heading, style="italic", highlight=False)
         console.print(categories_table(profile.categories), highlight=False)
+        console.print(category_note(profile.categories), style="dim italic", highlight=False, markup=False)
     for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
         console.print(f"note: {note}", highlight=False, markup=False)
 
@@ -181,15 +183,7 @@ def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_s
 def categories_table(section: CategoriesSection) -> Table:
     """The plan minus the baseline by category of held-out prompt."""
     metrics = category_metrics(section)
-    table = Table(
-        title="by category of held-out prompt: difference to the baseline, 95 % interval",
-        caption=escape(category_note(section)),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("category")
     for name in ("prompts", *(shown(metric).label for metric in metrics)):
         table.add_column(escape(name), justify="right", no_wrap=True)

@@ -175,6 +175,6 @@ def category_note(section: CategoriesSection) -> str:
     """How the table of categories is to be read."""
     return (
         "Each interval is 95 % by itself. A category loses where that is significant at "
-        f"{section.level:.0%} after {section.correction}'s correction for all {section.comparisons} comparisons, "
-        "and not surely by less than delta."
+        f"{100 * section.level:.0f} % after {section.correction}'s correction for all {section.comparisons} "
+        "comparisons, and not surely by less than delta."
     )

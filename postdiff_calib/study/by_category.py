@@ -64,6 +64,6 @@ def _warning(row: CategoryDifferences, name: str, comparisons: int) -> str:
     mean, low, high = (known.show(end, signed=True) for end in (c.mean, c.low, c.high))
     return (
         f"Warning: prompts of the category {row.category!r} lose in {known.label}, {mean} [{low}, {high}] on {row.n} "
-        f"of them, though all prompts together do not. Significant at {LEVEL:.0%} after Holm's correction for "
+        f"of them, though all prompts together do not. Significant at {100 * LEVEL:.0f} % after Holm's correction for "
         f"{comparisons} comparisons. If such prompts matter, look at their images or take a larger budget."
     )

@@ -49,7 +49,7 @@ def test_one_category_loses_though_the_mean_does_not():
     assert rows["text"].metrics["clip"].mean == pytest.approx(own.mean())
     assert [name for name, row in rows.items() if row.loses] == ["text"]
     (warning,) = warnings(profile)
-    for words in ("category 'text'", "100 of them", "Holm's correction for 4 comparisons", "Significant at 5%"):
+    for words in ("category 'text'", "100 of them", "Holm's correction for 4 comparisons", "Significant at 5 %"):
         assert words in warning
     assert parse_profile(profile.to_yaml()) == profile
 
