@@ -38,14 +38,15 @@ TIME_LIMIT = 120.0
 class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
-    ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used and ``columns``
-    None its columns, ``dtype`` ``auto`` the profile's.
+    ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
+    the profile's.
     """
 
     profile: Path
     num_prompts: int = 100
     model: str | None = None
     prompt_set: str | None = None
+    #: Of ``prompt_set``; None takes those that the calibration was asked for.
     columns: Columns | None = None
     device: str = "auto"
     dtype: str = "auto"
