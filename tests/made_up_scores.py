@@ -44,7 +44,7 @@ def at(share):
     return Limit("macs", "median", 100.0 * share, 100.0)
 
 
-def facts(held_out=N):
+def facts(held_out=N, categories=()):
     data = profile_data()
     evidence = {**data["evidence"], "num_held_out": held_out, "num_prompts": N}
     return Facts(
@@ -52,6 +52,7 @@ def facts(held_out=N):
         evidence=EvidenceSection.model_validate(evidence),
         environment=EnvironmentSection.model_validate(data["environment"]),
         settings=GenerationSettings(64, 64, 4.0, batch_size=10, latent_multiple=2),
+        categories=categories,
     )
 
 

@@ -200,6 +200,10 @@ PROMPTS: dict[str, str | bytes] = {
     "short.csv": "id,prompt\n1\n",
     "quote.csv": 'prompt\n"a cat\n',
     "latin.csv": b"prompt\ncaf\xe9\n",
+    "columns.tsv": "id\tname\n1\ta cat\n",
+    "short.tsv": "Category\tPrompt\nAnimals\n",
+    "latin.tsv": b"Prompt\ncaf\xe9\n",
+    "half_category.jsonl": '{"prompt": "a cat", "category": "\\ud800"}\n',
     "words.json": "a cat",
     "object.json": '{"images": []}',
     "number.json": "[5]",
@@ -223,6 +227,7 @@ def write(folder: Path) -> None:
 
     good = make_study(folder / "study").record.as_dict()
     put(folder / "good.yaml", yaml.safe_dump(profile_data(), sort_keys=False))
+    put(folder / "good.tsv", "Prompt\tKind\tKind\n" + "".join(f"a photo of cat {i}\tcat\t\n" for i in range(40)))
     put(folder / "good.txt", "".join(f"a photo of cat {i}\n" for i in range(40)))
     put(folder / "table.json", json.dumps(good["cost"]))
     put(folder / "file", "")

@@ -20,6 +20,12 @@ def calibrate_command(
         str | None,
         typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set."),
     ] = None,
+    column: Annotated[
+        str | None, typer.Option("--column", help="Column of the file's prompts.  [default: prompt, caption or text]")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", help="Column of their categories.  [default: category, if there]")
+    ] = None,
     num_prompts: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +125,8 @@ def calibrate_command(
         model=model,
         budget=parse_budget(budget),
         prompts=prompts,
+        column=column,
+        category=category,
         num_prompts=num_prompts,
         trials=trials,
         seed=seed,

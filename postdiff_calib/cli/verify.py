@@ -21,6 +21,8 @@ def verify_command(
         str | None,
         typer.Option("--prompt-set", help="The set that the calibration drew from, where its file has moved."),
     ] = None,
+    column: Annotated[str | None, typer.Option("--column", help="With --prompt-set: its column of prompts.")] = None,
+    category: Annotated[str | None, typer.Option("--category", help="With --prompt-set: of categories.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto (the profile's), float32, float16, bfloat16.")] = "auto",
     compile_: Annotated[
@@ -36,6 +38,7 @@ def verify_command(
     Example: postdiff verify profile.yaml --prompts 200
     """
     from postdiff_calib.jobs.verify import VerifyJob, run_verify
+    from postdiff_calib.prompts import Columns
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.verification import print_verification
 
@@ -44,6 +47,7 @@ def verify_command(
         num_prompts=num_prompts,
         model=model,
         prompt_set=prompt_set,
+        columns=Columns(column, category) if column or category else None,
         device=device,
         dtype=dtype,
         compile=compile_,

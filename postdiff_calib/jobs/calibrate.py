@@ -123,11 +123,11 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock) -> tuple[
 
 def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     """Load the scorer and draw the prompts; returns the workbench and the prompt set's name."""
-    from postdiff_calib.prompts import draw, load_prompt_set
+    from postdiff_calib.prompts import Columns, draw, load_prompt_set
     from postdiff_calib.quality.clip import ClipScorer
 
     card = loaded.card
-    prompt_set = load_prompt_set(job.prompts or card.prompt_set)
+    prompt_set = load_prompt_set(job.prompts or card.prompt_set, Columns(job.column, job.category))
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)

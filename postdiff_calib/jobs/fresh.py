@@ -7,11 +7,11 @@ Seeds count on behind those of the calibration, so no image of it is made again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from postdiff_calib.errors import PromptError, StudyError
 from postdiff_calib.profile import Profile
-from postdiff_calib.prompts import PromptSet, content_hash, draw, left_over, load_prompt_set
+from postdiff_calib.prompts import Columns, PromptSet, content_hash, draw, left_over, load_prompt_set
 from postdiff_calib.study.record import Study
 
 #: With fewer fresh prompts than this (and than asked for), held-out prompts with new seeds say more.
@@ -28,13 +28,16 @@ class FreshPrompts:
     note: str = ""
 
 
-def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> FreshPrompts:
+def fresh_prompts(
+    profile: Profile, count: int, given: str | None = None, columns: Columns | None = None
+) -> FreshPrompts:
     """Prompts that the calibration did not use, or its held-out ones with new seeds where there are none (see module).
 
     Args:
         profile: says which prompts were drawn, by set, number and seed.
         count: how many are wanted, at least 2.
         given: the prompt set, a shipped one's name or a file; by default the one that the study or the profile names.
+        columns: which of its columns hold prompts and categories; by default those that the study was asked for.
 
     Raises:
         PromptError: the set is not the one that was drawn from, or neither it nor the study is found.
@@ -43,11 +46,13 @@ def fresh_prompts(profile: Profile, count: int, given: str | None = None) -> Fre
     if count < 2:
         raise PromptError(f"{count} prompts", "an interval needs at least 2", "the default is 100")
     study = _study(profile)
-    named = None if study is None else study.record.asked.prompts
+    asked = None if study is None else study.record.asked
+    named = None if asked is None else asked.prompts
+    columns = columns or (Columns() if asked is None else Columns(asked.column, asked.category))
     drawn = None
     for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
         if drawn is None and name is not None:
-            drawn = _drawn(profile, name, required=name == given)
+            drawn = _drawn(profile, name, columns, required=name == given)
     if drawn is not None:
         rest, held_out = drawn
         seed = evidence.seed + evidence.num_prompts + len(held_out)
@@ -80,22 +85,25 @@ def _study(profile: Profile) -> Study | None:
     return study if content_hash(study.record.held_out) == profile.evidence.held_out_sha256 else None
 
 
-def _drawn(profile: Profile, name: str, *, required: bool) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+def _drawn(
+    profile: Profile, name: str, columns: Columns, *, required: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """(fresh prompts, held-out prompts) of a set, or None where it is not the set that the calibration drew from."""
     evidence = profile.evidence
     try:
-        found: PromptSet = load_prompt_set(name)
+        found: PromptSet = load_prompt_set(name, columns)
     except PromptError:
         if required:
             raise
         return None
-    try:
-        calibration, held_out = draw(found, evidence.num_prompts, evidence.seed)
-        same = (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256)
-    except PromptError:
-        same = False
-    if same:
-        return left_over(found, evidence.num_prompts, evidence.seed), held_out.prompts
+    # Sets with categories were once drawn without a look at them.
+    for one in (found, replace(found, categories={})) if found.categories else (found,):
+        try:
+            calibration, held_out = draw(one, evidence.num_prompts, evidence.seed)
+        except PromptError:
+            break
+        if (calibration.sha256, held_out.sha256) == (evidence.prompt_set_sha256, evidence.held_out_sha256):
+            return left_over(one, evidence.num_prompts, evidence.seed), held_out.prompts
     if required:
         raise PromptError(
             f"prompt set {name!r}",

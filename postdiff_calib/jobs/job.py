@@ -15,7 +15,8 @@ from postdiff_calib.techniques.noise import DEFAULT_NOISE
 class CalibrateJob:
     """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
 
-    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None a number that suits that
+    ``prompts`` and ``num_prompts`` None take the model's own set and size, ``column`` and ``category`` the columns of
+    the usual names (``prompts.formats``), ``trials`` None a number that suits that
     (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that
     suits the image. ``compile`` is a mode of ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as
     ``scores.objective.parse_per_metric`` reads them.
@@ -26,6 +27,8 @@ class CalibrateJob:
     model: str = "shapes"
     budget: Budget = parse_budget("60%")  # noqa: RUF009  # frozen
     prompts: str | None = None
+    column: str | None = None
+    category: str | None = None
     num_prompts: int | None = None
     trials: int | None = None
     seed: int = 0

@@ -35,6 +35,8 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             trials=trials,
             seed=job.seed,
             prompts=job.prompts,
+            column=job.column,
+            category=job.category,
             search=job.search,
             delta=job.delta,
             weight=job.weight,
@@ -87,5 +89,6 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         ),
         calibration=bench.calibration.prompts,
         held_out=bench.held_out.prompts,
+        held_out_categories=bench.held_out.categories_of(bench.held_out.prompts),
         cost=table,
     )

@@ -22,6 +22,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.prompts import Columns
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -46,6 +47,8 @@ class VerifyJob:
     num_prompts: int = 100
     model: str | None = None
     prompt_set: str | None = None
+    #: Of ``prompt_set``; None takes those that the calibration was asked for.
+    columns: Columns | None = None
     device: str = "auto"
     dtype: str = "auto"
     compile: str = "auto"
@@ -101,7 +104,7 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
     profile = load_profile(job.profile)
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
-    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set)
+    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
 
     progress.stage("loading the model")
     dtype = profile.model.dtype if job.dtype == "auto" else job.dtype

@@ -77,7 +77,7 @@ class Card:
     low_res_scales: tuple[float, ...] = LOW_RES_SCALES
     scorer: str = VIT_B_32
     metrics: tuple[str, ...] = ("clip",)
-    prompt_set: str = "scenes"
+    prompt_set: str = "broad"
     num_prompts: int = 500
     text_length: int = 77
     shipped_scheduler: str | None = None

@@ -37,6 +37,10 @@ _COMMENTS: dict[str, str] = {
         "undecided, over all metrics. delta: a tenth of the spread, which is how much the baseline's own value moves\n"
         "with the seed. confirmed: on prompts that the search never saw."
     ),
+    "categories": (
+        "The same difference by category of held-out prompt; each interval is 95 % by itself. loses: metrics in which\n"
+        "a category loses significantly, with the p values of all comparisons adjusted by the correction."
+    ),
     "tradeoff": (
         "Step reduction, cheaper steps, or combined? The best plan found of each arm at several budgets (share of the\n"
         "baseline's cost), and between which budgets the better arm changes, if that is shown. A row that was not\n"

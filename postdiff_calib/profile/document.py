@@ -12,6 +12,7 @@ from postdiff_calib.files import write_atomically
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan, plan_facts
+from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.match import pipeline_mismatches
 from postdiff_calib.profile.sections import (
@@ -37,6 +38,7 @@ class Profile(Section):
     settings: KnobsSection = Field(alias="knobs")
     plan: PlanSection
     expected: Expected
+    categories: CategoriesSection | None = None
     tradeoff: TradeoffSection
     evidence: EvidenceSection
     environment: EnvironmentSection
@@ -86,8 +88,9 @@ class Profile(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data in file order."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Plain data in file order; without the section of categories where there are none."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return {name: section for name, section in data.items() if name != "categories" or section is not None}
 
     def to_yaml(self) -> str:
         """The file's text: a comment, then the section."""

@@ -6,10 +6,16 @@ calibration set is half as large.
 
 One seeded shuffle orders the whole set; calibration is taken from its front and held-out prompts from its back. So a
 larger draw with the same seed begins with the smaller one, and the same numbers always mean the same prompts.
+
+Where prompts have categories, the shuffle spreads each of them evenly: the r-th of n prompts of a category comes at
+(r + u) / n of the order, u random per category. So every draw, however small, from the front or from the back, holds
+the categories in the set's proportions, to within a prompt or two of each.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 
@@ -52,8 +58,8 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise PromptError(f"num_prompts={size!r}", "it must be a whole number of at least 1", "the default is 500")
     n_search = max(1, size // 2)
-    front = _shuffled(prompt_set.prompts, seed)
-    back = _shuffled(prompt_set.held_out, seed) if prompt_set.held_out else front[::-1]
+    front = _shuffled(prompt_set.prompts, seed, prompt_set.categories)
+    back = _shuffled(prompt_set.held_out, seed, prompt_set.categories) if prompt_set.held_out else front[::-1]
     enough = (n_search <= len(front) and size <= len(back)) if prompt_set.held_out else size + n_search <= len(front)
     if not enough:
         reserved = f" and {len(back)} held-out ones" if prompt_set.held_out else ""
@@ -64,8 +70,14 @@ def draw(prompt_set: PromptSet, size: int, seed: int) -> tuple[PromptSet, Prompt
         )
 
     def part(prompts: tuple[str, ...], name: str) -> PromptSet:
+        known = prompt_set.categories
         return replace(
-            prompt_set, prompts=prompts, held_out=(), sha256=content_hash(prompts), name=f"{prompt_set.name}/{name}"
+            prompt_set,
+            prompts=prompts,
+            held_out=(),
+            sha256=content_hash(prompts),
+            name=f"{prompt_set.name}/{name}",
+            categories={prompt: known[prompt] for prompt in prompts if prompt in known},
         )
 
     return part(front[:n_search], "calibration"), part(back[:size], "held-out")
@@ -78,17 +90,27 @@ def left_over(prompt_set: PromptSet, size: int, seed: int) -> tuple[str, ...]:
         PromptError: as ``draw``.
     """
     calibration, held_out = draw(prompt_set, size, seed)
-    front = _shuffled(prompt_set.prompts, seed)
+    front = _shuffled(prompt_set.prompts, seed, prompt_set.categories)
     if not prompt_set.held_out:
         return front[len(calibration) : len(front) - len(held_out)]
     # Unreserved rows first: they are what the calibration prompts were drawn from.
-    return front[len(calibration) :] + _shuffled(prompt_set.held_out, seed)[len(held_out) :]
+    return front[len(calibration) :] + _shuffled(prompt_set.held_out, seed, prompt_set.categories)[len(held_out) :]
 
 
-def _shuffled(prompts: tuple[str, ...], seed: int) -> tuple[str, ...]:
+def _shuffled(prompts: tuple[str, ...], seed: int, categories: Mapping[str, str]) -> tuple[str, ...]:
+    """Prompts in random order, each category spread evenly over it (see module)."""
     order = list(prompts)
     Random(seed).shuffle(order)
-    return tuple(order)
+    if not categories:
+        return tuple(order)
+    labels = [categories.get(prompt, "") for prompt in order]
+    sizes, met = Counter(labels), Counter[str]()
+    offsets = {label: Random(f"{seed}/{label}").random() for label in sizes}
+    places = []
+    for label in labels:
+        places.append((met[label] + offsets[label]) / sizes[label])
+        met[label] += 1
+    return tuple(order[i] for i in sorted(range(len(order)), key=places.__getitem__))
 
 
 def _largest(prompt_set: PromptSet) -> int:

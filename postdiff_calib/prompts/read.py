@@ -1,32 +1,30 @@
-"""Reading prompt sets: JSONL with provenance (our own format), plain lines, CSV, COCO captions, Parquet.
+"""Reading prompt sets: JSONL with provenance (our own format), plain lines, CSV, TSV, COCO captions, Parquet.
 
 Our format is one JSON object a line. The first may be a header: an object without ``prompt``, whose ``source`` and
 ``licence`` say where the prompts come from. The others are ``{"prompt": "…"}``; ``"split": "held_out"`` marks the rows
-that only confirmation may use. Prompts are trimmed and their inner white space is collapsed; empty ones and repeats
-(ignoring case) are dropped. Of a COCO captions file the first caption of each image is taken, since its five captions
-say nearly the same.
+that only confirmation may use, ``"category": "…"`` says what kind of prompt it is. Prompts are trimmed and their inner
+white space is collapsed; empty ones and repeats (ignoring case) are dropped. Of a COCO captions file the first caption
+of each image is taken, since its five captions say nearly the same. ``formats`` has the readers.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import import_module, resources
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import PromptError, one_line, reason_of
 from postdiff_calib.files import file_sha256, undecodable_line
+from postdiff_calib.prompts.formats import READERS, Columns, Row, Rows
 
 #: Halves of characters, which JSON can spell and no file can hold.
 _HALF = re.compile("[\ud800-\udfff]")
-#: Column names that hold a caption in CSV and Parquet files, in order of preference.
-COLUMNS: tuple[str, ...] = ("prompt", "caption", "text")
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class PromptSet:
         licence: SPDX identifier, or ``unknown``.
         name: the shipped set's name, or the file's stem.
         held_out: prompts the file reserves for confirmation; empty when it leaves the split to ``draw``.
+        categories: prompt → what kind of prompt it is; those without one are not in it. Does not enter ``sha256``.
     """
 
     prompts: tuple[str, ...]
@@ -48,6 +47,7 @@ class PromptSet:
     licence: str = "unknown"
     name: str = "prompts"
     held_out: tuple[str, ...] = ()
+    categories: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -57,6 +57,10 @@ class PromptSet:
 
     def __getitem__(self, index: int) -> str:
         return self.prompts[index]
+
+    def categories_of(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """The category of each prompt, ``""`` for one without; empty where no prompt of the set has one."""
+        return tuple(self.categories.get(prompt, "") for prompt in prompts) if self.categories else ()
 
 
 def content_hash(prompts: Sequence[str], held_out: Sequence[str] = ()) -> str:
@@ -72,8 +76,12 @@ def shipped_sets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
 
 
-def load_prompt_set(name_or_path: str | Path) -> PromptSet:
-    """Load a shipped set by name, or any supported file (.jsonl, .txt, .csv, .json, .parquet).
+def load_prompt_set(name_or_path: str | Path, columns: Columns | None = None) -> PromptSet:
+    """Load a shipped set by name, or any supported file (.jsonl, .txt, .csv, .tsv, .json, .parquet).
+
+    Args:
+        name_or_path: the set.
+        columns: which columns hold prompts and categories; the usual names by default.
 
     Raises:
         PromptError: no such set or file, no prompt in it, or a row that cannot be read (named by its line).
@@ -82,13 +90,17 @@ def load_prompt_set(name_or_path: str | Path) -> PromptSet:
     header: dict[str, Any] = {}
     prompts: dict[str, str] = {}
     held_out: dict[str, str] = {}
-    for text, split in read_rows(path, header):
+    found: dict[str, str] = {}
+    for text, split, category in read_rows(path, header, columns):
         (held_out if split == "held_out" else prompts).setdefault(text.casefold(), text)
+        if category:
+            found.setdefault(text, category)
     kept = tuple(text for key, text in prompts.items() if key not in held_out)
     if not kept:
         raise PromptError(f"prompt file {path}", "it holds no prompt", "put one prompt on each line")
     reserved = tuple(held_out.values())
-    return PromptSet(kept, content_hash(kept, reserved), *_provenance(header, path), path.stem, reserved)
+    categories = {text: found[text] for text in (*kept, *reserved) if text in found}
+    return PromptSet(kept, content_hash(kept, reserved), *_provenance(header, path), path.stem, reserved, categories)
 
 
 class Corpus:
@@ -99,15 +111,17 @@ class Corpus:
 
     Args:
         name_or_path: a shipped set's name, or any supported file.
+        columns: which columns hold prompts and categories; the usual names by default.
 
     Raises:
         PromptError: no such set or file; while iterating, a row that cannot be read (named by its line).
     """
 
-    def __init__(self, name_or_path: str | Path) -> None:
+    def __init__(self, name_or_path: str | Path, columns: Columns | None = None) -> None:
         self.path = _find(name_or_path)
+        self._columns = columns
         self._header: dict[str, Any] = {}
-        self._kept: list[str] | None = None
+        self._kept: list[Row] | None = None
 
     @property
     def name(self) -> str:
@@ -115,10 +129,21 @@ class Corpus:
         return self.path.stem
 
     def __iter__(self) -> Iterator[str]:
+        return (row.text for row in self._rows())
+
+    def categories_of(self, texts: Sequence[str]) -> dict[str, str]:
+        """Text → category of those of ``texts`` that have one; reads the file once more."""
+        wanted, found = set(texts), dict[str, str]()
+        for text, _, category in self._rows():
+            if category and text in wanted:
+                found.setdefault(text, category)
+        return found
+
+    def _rows(self) -> Rows:
         if self._kept is not None:
             yield from self._kept
             return
-        rows: Iterator[str] = (text for text, split in read_rows(self.path, self._header) if split != "held_out")
+        rows: Rows = (row for row in read_rows(self.path, self._header, self._columns) if row.split != "held_out")
         if self.path.suffix.lower() == ".json":
             self._kept = list(rows)
             rows = iter(self._kept)
@@ -155,23 +180,23 @@ def _find(name_or_path: str | Path) -> Path:
     return path
 
 
-def read_rows(path: Path, header: dict[str, Any]) -> Rows:
-    """Texts of a file, with white space collapsed and without empty ones, and their splits; fills ``header``.
+def read_rows(path: Path, header: dict[str, Any], columns: Columns | None = None) -> Rows:
+    """Rows of a file, with white space collapsed and without empty texts; fills ``header``.
 
     Raises:
         PromptError: the file or one of its rows cannot be read.
     """
     number = 0
     try:
-        for number, (text, split) in enumerate(READERS[path.suffix.lower()](path, header), 1):
-            clean = " ".join(text.split())
+        for number, row in enumerate(READERS[path.suffix.lower()](path, header, columns or Columns()), 1):
+            clean = " ".join(row.text.split())
             if not clean:
                 continue
-            if _HALF.search(clean):
+            if _HALF.search(clean + row.category):
                 raise PromptError(
                     f"{path}, prompt {number}", "it holds half a character (a lone surrogate)", "write it as UTF-8"
                 )
-            yield clean, split
+            yield row._replace(text=clean)
     except UnicodeDecodeError as error:
         where = f"{path}, line {undecodable_line(path)}"
         raise PromptError(where, f"it is not UTF-8 text ({error.reason})", "convert the file to UTF-8") from error
@@ -179,138 +204,3 @@ def read_rows(path: Path, header: dict[str, Any]) -> Rows:
         raise PromptError(f"prompt file {path}", "it is nested too deep", "write one caption a row") from error
     except OSError as error:
         raise PromptError(f"prompt file {path}", f"it cannot be read ({reason_of(error)})", "check the file") from error
-
-
-#: What a reader yields: the text, and its split (``""`` where the format has none).
-Rows = Iterator[tuple[str, str]]
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, without what it is about."""
-    return getattr(error, "msg", None) or reason_of(error)
-
-
-def _bad_row(path: Path, line: int, found: str, remedy: str) -> PromptError:
-    return PromptError(f"{path}, line {line}", found, remedy)
-
-
-def _read_jsonl(path: Path, header: dict[str, Any]) -> Rows:
-    column = ""
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _bad_row(path, number, f"not JSON ({_said(error)})", "write one JSON object a line") from error
-            if not isinstance(row, dict):
-                raise _bad_row(path, number, "not a JSON object", 'write {"prompt": "…"}')
-            if not column:
-                column = next((name for name in COLUMNS if name in row), "")
-                if not column and number == 1:
-                    header.update(row)
-                    continue
-                column = column or COLUMNS[0]
-            text, split = row.get(column), row.get("split", "calibration")
-            if not isinstance(text, str):
-                raise _bad_row(path, number, f"no text under {column!r}", f'write {{"{column}": "…"}}')
-            if split not in ("calibration", "held_out"):
-                raise _bad_row(path, number, f"split is {split!r}", "it is calibration or held_out")
-            yield text, split
-
-
-def _read_lines(path: Path, header: dict[str, Any]) -> Rows:
-    with path.open(encoding="utf-8-sig") as lines:
-        for line in lines:
-            yield line, ""
-
-
-def _read_csv(path: Path, header: dict[str, Any]) -> Rows:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            names = [name.strip().lower() for name in next(rows, [])]
-            column = _caption_column(path, names)
-            for row in rows:
-                if not row:
-                    continue
-                if len(row) <= column:
-                    raise _bad_row(path, rows.line_num, f"{len(row)} columns", f"the header has {len(names)}")
-                yield row[column], ""
-        except csv.Error as error:
-            raise _bad_row(path, rows.line_num, f"not CSV ({error})", "quote texts that hold commas") from error
-
-
-def _caption_column(path: Path, names: Sequence[str]) -> int:
-    for name in COLUMNS:
-        if name in names:
-            return list(names).index(name)
-    raise PromptError(
-        f"prompt file {path}",
-        f"its columns are {', '.join(names) or 'none'}",
-        f"name the column of prompts one of {', '.join(COLUMNS)}",
-    )
-
-
-def _read_json(path: Path, header: dict[str, Any]) -> Rows:
-    remedy = 'expected COCO captions {"annotations": [{"image_id": 1, "caption": "…"}]}, or a list of texts'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise _bad_row(path, error.lineno, f"not JSON ({error.msg})", remedy) from error
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
-        raise PromptError(f"prompt file {path}", f"not JSON ({_said(error)})", remedy) from error
-    if isinstance(content, dict):
-        content = content.get("annotations")
-    if not isinstance(content, list):
-        raise PromptError(f"prompt file {path}", "it has no list of captions", remedy)
-    images: set[int | str] = set()
-    for number, row in enumerate(content, 1):
-        text = row.get("caption") if isinstance(row, dict) else row
-        if not isinstance(text, str):
-            raise PromptError(f"{path}, caption {number}", "it holds no text", remedy)
-        image = row.get("image_id") if isinstance(row, dict) else None
-        if image is not None:
-            if isinstance(image, bool) or not isinstance(image, (int, str)):
-                raise PromptError(f"{path}, caption {number}", "its image_id is neither a number nor text", remedy)
-            if image in images:
-                continue
-            images.add(image)
-        yield text, ""
-
-
-def _read_parquet(path: Path, header: dict[str, Any]) -> Rows:
-    try:
-        parquet = import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise PromptError(
-            f"prompt file {path}",
-            "reading Parquet needs pyarrow",
-            "pip install 'postdiff[parquet]', or convert the file to .jsonl",
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            column = names[_caption_column(path, [name.lower() for name in names])]
-            row = 0
-            for batch in file.iter_batches(columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    if text is not None and not isinstance(text, str):
-                        raise PromptError(f"{path}, row {row}", f"no text under {column!r}", "name another column so")
-                    yield text or "", ""
-    except (ValueError, TypeError, LookupError, NotImplementedError, RuntimeError) as error:
-        # pyarrow's errors for a damaged file derive from these
-        raise PromptError(f"prompt file {path}", f"not Parquet ({_said(error)})", "check the file") from error
-
-
-READERS: dict[str, Callable[[Path, dict[str, Any]], Rows]] = {
-    ".jsonl": _read_jsonl,
-    ".txt": _read_lines,
-    ".csv": _read_csv,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
-}

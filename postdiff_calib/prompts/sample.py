@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -151,13 +151,14 @@ def nearest(points: npt.NDArray[np.float32], centres: npt.NDArray[np.float64]) -
     return np.asarray(numbers, dtype=np.intp)
 
 
-def write_set(path: Path, drawn: Sample, header: dict[str, Any]) -> None:
+def write_set(path: Path, drawn: Sample, header: dict[str, Any], categories: Mapping[str, str] | None = None) -> None:
     """Write a set in our format, atomically; ``load_prompt_set`` and ``draw`` keep its split.
 
     Args:
         path: the file; its folder is made.
         drawn: the prompts.
         header: where they come from and how they were drawn; sizes and the plan id are added.
+        categories: prompt → what kind of prompt it is, written beside it.
 
     Raises:
         OutputError: the file cannot be written.
@@ -169,7 +170,12 @@ def write_set(path: Path, drawn: Sample, header: dict[str, Any]) -> None:
         "held_out": len(drawn.held_out),
         "sha256": content_hash(drawn.calibration, drawn.held_out),
     }
-    rows: list[dict[str, Any]] = [facts, *({"prompt": p} for p in drawn.calibration)]
-    rows += [{"prompt": p, "split": "held_out"} for p in drawn.held_out]
+    known = categories or {}
+
+    def row(prompt: str) -> dict[str, Any]:
+        return {"prompt": prompt, **({"category": known[prompt]} if prompt in known else {})}
+
+    rows: list[dict[str, Any]] = [facts, *(row(p) for p in drawn.calibration)]
+    rows += [{**row(p), "split": "held_out"} for p in drawn.held_out]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, text, f"prompt set {path}", "give another --out")

@@ -16,10 +16,14 @@ from rich.text import Text
 
 from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
+from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.wording import (
     arm_difference,
     arm_results,
+    category_cell,
+    category_metrics,
+    category_note,
     fidelity,
     interval,
     minimum_detectable_difference,
@@ -89,6 +93,11 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         console.print(f"\n[bold]Step reduction or cheaper steps?[/bold] {escape(row.answer)}", highlight=False)
     if profile.tradeoff.crossover:
         console.print(profile.tradeoff.crossover, highlight=False, markup=False)
+    if profile.categories is not None:
+        heading = "\nby category of held-out prompt: difference to the baseline, 95 % interval"
+        console.print(heading, style="italic", highlight=False)
+        console.print(categories_table(profile.categories), highlight=False)
+        console.print(category_note(profile.categories), style="dim italic", highlight=False, markup=False)
     for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
         console.print(f"note: {note}", highlight=False, markup=False)
 
@@ -170,6 +179,19 @@ def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_s
         for i, line in enumerate(lines):
             table.add_row(f"{row.share:.0%}" if i == 0 else "", *(Text(cell) for cell in line))
         table.add_section()
+    return table
+
+
+def categories_table(section: CategoriesSection) -> Table:
+    """The plan minus the baseline by category of held-out prompt."""
+    metrics = category_metrics(section)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("category")
+    for name in ("prompts", *(shown(metric).label for metric in metrics)):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    for row in section.rows:
+        cells = (row.category, str(row.num_prompts), *(category_cell(row, metric) for metric in metrics))
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 

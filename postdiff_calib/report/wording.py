@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
+from postdiff_calib.profile.categories import CategoriesSection, CategoryRow
 from postdiff_calib.quality.metrics import SCORE, Metric, in_words, metrics
 from postdiff_calib.scores.objective import DELTA_SHARE
 from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
@@ -155,3 +156,25 @@ def row_difference(row: TradeoffRow) -> str:
         return interval(c)
     low, mean, high = (f"{end:+.3f}".replace("-", "−") for end in (c.low, c.mean, c.high))
     return f"{mean} [{low}, {high}] spreads"
+
+
+def category_metrics(section: CategoriesSection) -> tuple[str, ...]:
+    """Names of the metrics that the table of categories states, the score first."""
+    return tuple(dict.fromkeys(name for row in section.rows for name in row.metrics))
+
+
+def category_cell(row: CategoryRow, metric: str) -> str:
+    """A category's difference in a metric, with a word where it loses."""
+    found = row.metrics.get(metric)
+    if found is None:
+        return "–"
+    return interval(found, metric) + (" loses" if metric in row.loses else "")
+
+
+def category_note(section: CategoriesSection) -> str:
+    """How the table of categories is to be read."""
+    return (
+        "Each interval is 95 % by itself. A category loses where that is significant at "
+        f"{100 * section.level:.0f} % after {section.correction}'s correction for all {section.comparisons} "
+        "comparisons, and not surely by less than delta."
+    )

@@ -22,6 +22,7 @@ class Asked:
         trials: evaluations at that budget.
         seed: of calibration prompt 0.
         prompts: the prompt set's name or file; None is the model's own.
+        column, category: the file's columns of prompts and categories; None are those of the usual names.
         search: what proposes plans, by the name of its strategy.
         delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
@@ -32,6 +33,8 @@ class Asked:
     trials: int
     seed: int
     prompts: str | None = None
+    column: str | None = None
+    category: str | None = None
     search: str = "postdiff"
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.techniques.noise import Noise
@@ -28,6 +28,8 @@ class _Asked(_Part):
     trials: _Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     prompts: str | None
+    column: str | None = None
+    category: str | None = None
     search: str
     delta: list[str]
     weight: list[str]
@@ -68,10 +70,17 @@ class _Record(_Part):
     environment: EnvironmentSection
     calibration: list[str]
     held_out: list[str]
+    held_out_categories: list[str] = []
     trials: _Count = 0
     failed: list[tuple[str, str]] = []
     objective: list[_Term] = []
     searched: list[_Searched] = []
+
+    @model_validator(mode="after")
+    def _a_category_each(self) -> _Record:
+        if self.held_out_categories and len(self.held_out_categories) != len(self.held_out):
+            raise ValueError(f"{len(self.held_out_categories)} categories for {len(self.held_out)} held-out prompts")
+        return self
 
 
 def check_record(data: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from postdiff_calib.scores.guards import Guard
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.study.answers import crossover_text, row_answer
+from postdiff_calib.study.by_category import categories_section
 from postdiff_calib.study.choose import Choice, choose, mean_score
 from postdiff_calib.study.evidence import Evidence
 from postdiff_calib.study.rows import Row, crossover
@@ -38,6 +39,7 @@ class Facts:
             from scores.
         settings: how images are made; the batch size is the one at which seconds are meant.
         metric: name of the score.
+        categories: of the held-out prompts; empty where the prompt set has none.
         notes: those that do not follow from scores.
     """
 
@@ -46,6 +48,7 @@ class Facts:
     environment: EnvironmentSection
     settings: GenerationSettings
     metric: str = "clip_score"
+    categories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -73,6 +76,7 @@ def conclude(
         for term, comparison in zip(objective.terms, choice.comparisons, strict=True)
     ]
     first = metrics[0]
+    categories, warnings = categories_section(choice, objective, facts.categories)
     data = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.model,
@@ -110,6 +114,7 @@ def conclude(
             **{name: _reading(name, winner, baseline) for name in rails.measures()},
             "metrics": metrics,
         },
+        "categories": categories,
         "tradeoff": {
             "rows": [tradeoff_row(row, evidence) for row in table],
             "crossover": crossover_text(crossover(table)),
@@ -117,7 +122,7 @@ def conclude(
         "evidence": {
             **facts.evidence.model_dump(),
             "minimum_detectable_difference": choice.comparisons[0].detectable,
-            "notes": [*facts.notes, *_notes(choice, limit, evidence)],
+            "notes": [*warnings, *facts.notes, *_notes(choice, limit, evidence)],
         },
         "environment": facts.environment,
     }

@@ -32,6 +32,7 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.study.answers import table_notes
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
@@ -54,6 +55,7 @@ class StudyRecord:
         model, evidence, environment: the profile's sections as they are before the search: without images, trials,
             notes and the hardware of seconds.
         calibration, held_out: the prompts; prompt i has seed ``seed + i``, held-out ones counted on.
+        held_out_categories: what kind of prompt each held-out one is; empty where the prompt set does not say.
         cost: prices of plans on the machine that calibrated.
         trials: finished trials of the search.
         failed: (knobs, reason) of plans whose images were broken.
@@ -75,6 +77,7 @@ class StudyRecord:
     failed: tuple[tuple[str, str], ...] = ()
     objective: Objective = field(default_factory=Objective)
     searched: tuple[SearchedBudget, ...] = ()
+    held_out_categories: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Knobs:
@@ -120,6 +123,7 @@ class StudyRecord:
             "num_inference_steps": self.num_inference_steps,
             "calibration": self.calibration,
             "held_out": self.held_out,
+            "held_out_categories": self.held_out_categories,
             "trials": self.trials,
             "failed": self.failed,
             "objective": self.objective.as_data(),
@@ -159,6 +163,7 @@ class StudyRecord:
                 failed=tuple((knobs, reason) for knobs, reason in fields["failed"]),
                 objective=Objective.from_data(fields["objective"]),
                 searched=tuple(searched_budget(part) for part in fields["searched"]),
+                held_out_categories=tuple(fields.get("held_out_categories", ())),
             )
         except (LookupError, TypeError, ValueError, AttributeError, PostdiffError) as error:
             raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
@@ -279,8 +284,11 @@ class Study:
         evidence = record.evidence.model_copy(
             update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
-        notes = (*_table_notes(record, table), *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed))
-        return Facts(record.model, evidence, environment, settings, notes=notes)
+        notes = (
+            *table_notes(record.cost, table, record.model.dtype),
+            *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed),
+        )
+        return Facts(record.model, evidence, environment, settings, categories=record.held_out_categories, notes=notes)
 
     def with_search(
         self, trials: int, failed: Sequence[tuple[str, str]], searched: Sequence[SearchedBudget] = ()
@@ -338,14 +346,3 @@ class _NoImages:
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         raise AssertionError("a study that is read back makes no image")
-
-
-def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:
-    """What a reader must know of another machine's seconds."""
-    if table is record.cost or table.latency is None:
-        return ()
-    facts = table.latency.environment
-    notes = [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
-    if facts.get("dtype", record.model.dtype) != record.model.dtype:
-        notes.append(f"The seconds are of {facts['dtype']}, the scores of {record.model.dtype}.")
-    return tuple(notes)

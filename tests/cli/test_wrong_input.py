@@ -190,6 +190,17 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     (["prompts", "sample", "--size", "0", "--from", "good.txt", "--out", "o.jsonl"], ("size=0", "at least 1")),
     (["prompts", "sample", "--size", "500", "--from", "good.txt", "--out", "o.jsonl"], ("40 distinct", "--size")),
     (["prompts", "sample", "--from", "good.txt"], ("--out", "--help")),
+    *(
+        ([*SAMPLE, "--from", file, "--out", "o.jsonl", *options], said)
+        for file, options, said in (
+            ("good.txt", ["--column", "a"], ("--column 'a'", "without columns", "leave it out")),
+            ("good.txt", ["--category", "a"], ("--category 'a'", "without columns")),
+            ("good.tsv", ["--column", "Text"], ("--column 'Text'", "columns Prompt, Kind, Kind")),
+            ("good.tsv", ["--column", ""], ("--column ''", "columns Prompt, Kind, Kind")),
+            ("good.tsv", ["--category", "kind"], ("--category 'kind'", "2 columns of that name")),
+            ("good.tsv", ["--category", "prompt"], ("--category 'prompt'", "holds the prompts")),
+        )
+    ),
     (["nothing"], ("nothing", "--help")),
     (["--bogus"], ("--bogus", "--help")),
 ]  # fmt: skip

@@ -30,6 +30,21 @@ def run(capsys, *argv):
     return stop.value.code, out.out, out.err
 
 
+def test_categories_go_with_the_prompts(tmp_path, capsys):
+    rows = [f"a wish no. {i}\t{('here', 'there')[i % 2]}" for i in range(40)]
+    (tmp_path / "wishes.tsv").write_text("\n".join(["Wish\tPlace", *rows]))
+    out = tmp_path / "o.jsonl"
+    options = ["--from", str(tmp_path / "wishes.tsv"), "--out", str(out), "--size", "10"]
+    code, _, err = run(capsys, *options)
+    assert (code, "its columns are Wish, Place" in err) == (2, True)
+    assert run(capsys, *options, "--column", "wish", "--category", "place")[0] == 0
+    drawn = load_prompt_set(out)
+    assert (len(drawn), len(drawn.held_out)) == (5, 10)
+    assert drawn.categories == {
+        prompt: ("here", "there")[int(prompt.split()[-1]) % 2] for prompt in (*drawn.prompts, *drawn.held_out)
+    }
+
+
 def test_sample_is_seeded_disjoint_and_of_the_asked_sizes():
     source = corpus()
     drawn = sample(source, 300, seed=1)

@@ -35,6 +35,9 @@ from postdiff_calib.report.html.plots import (
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import (
     arm_difference,
+    category_cell,
+    category_metrics,
+    category_note,
     interval,
     minimum_detectable_difference,
     missing,
@@ -138,7 +141,13 @@ def render(findings: Findings, examples: dict[str, list[Example]] | None = None)
         percent=_percent,
     )
     environment.globals.update(
-        arm_difference=arm_difference, missing=missing, row_difference=row_difference, winner=winner
+        arm_difference=arm_difference,
+        category_cell=category_cell,
+        category_metrics=category_metrics,
+        category_note=category_note,
+        missing=missing,
+        row_difference=row_difference,
+        winner=winner,
     )
     script = _own_file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
