@@ -70,7 +70,7 @@ class MixedResolution(Technique):
                 continue
         grids["low_res_scale"] = tuple(sizes.values())
 
-    def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
+    def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:  # noqa: D102
         if family.low_res_refusal:
             raise UnsupportedError(
                 f"low_res_fraction={knobs.low_res_fraction:g} with {family.pipeline_class}",
