@@ -48,6 +48,9 @@ def check_table(table: CostTable) -> None:
         _require(name, value, _whole(value, 0), "a whole number from 0 on")
     kind = table.meter.config.get("_class_name")
     _require("network class", kind, isinstance(kind, str), "a class's name")
+    for config in table.meter.control:
+        kind = config.get("_class_name")
+        _require("control network class", kind, kind == "ControlNetModel", "ControlNetModel")
     kinds = get_type_hints(StepKey)
     for key, macs in table.macs.items():
         for name, found in zip(key._fields, key, strict=True):

@@ -218,6 +218,7 @@ class CostTable:
             "macs_vae_decoder": self.macs_vae_decoder,
             "network": self.meter.config,
             "text_length": self.meter.text_length,
+            **({"control": self.meter.control} if self.meter.control else {}),
             "steps": rows,
             "latency": None,
         }
@@ -269,7 +270,7 @@ class CostTable:
             latent=(data["latent"][0], data["latent"][1]),
             latent_multiple=data["latent_multiple"],
             guides=data["guides"],
-            meter=Meter(data["network"], data["text_length"]),
+            meter=Meter(data["network"], data["text_length"], data.get("control", ())),
             macs=macs,
             macs_text_encoder=data["macs_text_encoder"],
             macs_vae_decoder=data["macs_vae_decoder"],
