@@ -100,6 +100,8 @@ class CostView:
                 "seconds": cost.seconds,
                 "seconds_p95": cost.seconds_p95,
                 "batch_size": self.costs.latency.batch_size,
+                "stable": self.costs.latency.stable,
+                "disagreement": self.costs.latency.disagreement,
                 "environment": dict(self.costs.latency.environment),
             }
         return facts
@@ -126,6 +128,9 @@ class CostView:
             how = stated_mode(facts["environment"].get("compiled")) or "off"
             compiled = "" if how == "off" else f", compiled ({how})"
             say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}{compiled}")
+            latency = self.costs.latency
+            if latency is not None and not latency.stable:
+                say(f"warning     seconds are {latency.stability}: measure again (--refresh)")
 
     def print_latency(self, out: Path | None) -> None:
         """The measured kinds of step."""

@@ -24,6 +24,7 @@ from typing import Any
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
+from postdiff_calib.cost.rounds import is_stable
 from postdiff_calib.errors import ModelError
 from postdiff_calib.plan import StepPlan
 
@@ -59,6 +60,7 @@ class Latency:
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: images per call.
         first, first_low: what step 0 takes beyond others of its kind, at full and at low resolution.
+        disagreement: of the rounds that it comes from, the slowest over the fastest, minus 1 (``rounds.py``).
         memory: peak bytes per image beyond the weights by kind of step, where the device reports them.
         environment: device, driver, versions, type, threads.
     """
@@ -75,8 +77,20 @@ class Latency:
     batch_size: int
     first: float = 0.0
     first_low: float = 0.0
+    disagreement: float = 0.0
     memory: Mapping[StepKey, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stable(self) -> bool:
+        """Whether the machine kept its speed while it was measured."""
+        return is_stable(self.disagreement)
+
+    @property
+    def stability(self) -> str:
+        """The same in words."""
+        word = "stable" if self.stable else "unstable"
+        return f"{word} (rounds disagree by {100 * self.disagreement:.1f} %)"
 
     def once(self, plan: StepPlan) -> float:
         """What a run's steps take together beyond their kinds: its beginning, and the change of resolution."""
@@ -232,6 +246,7 @@ class CostTable:
                 "reuse_slope": now.reuse_slope,
                 "p95_ratio": now.p95_ratio,
                 "batch_size": now.batch_size,
+                "disagreement": now.disagreement,
                 "environment": dict(now.environment),
             }
         return data

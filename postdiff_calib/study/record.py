@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import CostTable
@@ -37,6 +36,7 @@ from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
 from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
+from postdiff_calib.study.seconds import environment_of_seconds, notes_of_seconds
 
 RECORD = "study.json"
 RECORD_VERSION = 4
@@ -271,15 +271,14 @@ class Study:
         record, latency = self.record, table.latency
         environment, settings = record.environment, record.settings
         if latency is not None:
-            device = str(latency.environment.get("device_name", "unknown"))
-            mode = stated_mode(latency.environment.get("compiled"))
-            environment = environment.model_copy(update={"latency_device": device, "compile": mode})
+            environment = environment_of_seconds(environment, latency)
             settings = replace(settings, batch_size=latency.batch_size)
         judged = len(record.held_out) if confirmed else 0
         evidence = record.evidence.model_copy(
             update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
-        notes = (*_table_notes(record, table), *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed))
+        notes = notes_of_seconds(record.environment, record.model.dtype, record.cost.latency, latency)
+        notes += tuple(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed)
         return Facts(record.model, evidence, environment, settings, notes=notes)
 
     def with_search(
@@ -338,14 +337,3 @@ class _NoImages:
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         raise AssertionError("a study that is read back makes no image")
-
-
-def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:
-    """What a reader must know of another machine's seconds."""
-    if table is record.cost or table.latency is None:
-        return ()
-    facts = table.latency.environment
-    notes = [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
-    if facts.get("dtype", record.model.dtype) != record.model.dtype:
-        notes.append(f"The seconds are of {facts['dtype']}, the scores of {record.model.dtype}.")
-    return tuple(notes)
