@@ -1,14 +1,16 @@
-"""A small image server: one profile, one model, requests that arrive together run as one batch.
+"""An image server: a queue, a worker per GPU, profiles to choose from, batches of what waits, metrics.
 
-    pip install fastapi uvicorn
-    python docs/serve_fastapi.py --profile profile.yaml --port 8000
+    pip install fastapi uvicorn prometheus_client
+    python docs/serve_fastapi.py --profile fast=fast.yaml --profile quality=quality.yaml --device cuda:0,cuda:1
     curl -s localhost:8000/image -H 'content-type: application/json' \
-         -d '{"prompt": "a red circle on a white background", "seed": 7}' -o image.png
+         -d '{"prompt": "a red circle on a white background", "seed": 7, "tier": "fast"}' -o image.png
 
-The model is loaded once and stays accelerated. An accelerated pipeline serves one call at a time, so one worker thread
-runs it; what arrives meanwhile waits and becomes the next batch, up to the batch size that the profile was measured at.
-A seed gives the image that ``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
-A request of more than ``BODY_BYTES`` is turned away before it is in memory.
+A tier is a profile; all tiers are of one model. Each worker is a thread that owns one pipeline. It takes the oldest
+request and others of its tier, up to the batch size that the profile was measured at. A seed gives the image that
+``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
+
+503 with Retry-After says that the queue is full or the server is ending: on SIGTERM or Ctrl-C the batches that run are
+finished, and requests that wait are answered with 503. There is no authentication: put that in front.
 """
 
 from __future__ import annotations
@@ -16,127 +18,189 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import math
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+import torch
+import uvicorn
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
 
 from postdiff_calib import enable, load_profile
 from postdiff_calib.deploy import load_for, to_image
-from postdiff_calib.errors import PostdiffError
+from postdiff_calib.errors import PostdiffError, ProfileError, UsageError
 from postdiff_calib.generate import generate
-
-
-class Painter:
-    """The profile's model, loaded and accelerated once.
-
-    Args:
-        profile: path of the profile.
-        device: auto, cpu, cuda …
-        override: serve although the profile was made for another pipeline.
-
-    Raises:
-        PostdiffError: the profile cannot be read, its model cannot be loaded, or the two do not belong together.
-    """
-
-    def __init__(self, profile: Path, device: str = "auto", override: bool = False) -> None:
-        self.profile = load_profile(profile)
-        self.loaded, self.notes = load_for(self.profile, device=device, dtype="auto", override=override)
-        enable(self.loaded.pipe, self.profile, override=override)
-
-    def paint(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[bytes]:
-        """PNG files for prompts, a batch at a time."""
-        batches = generate(self.loaded.pipe, self.profile, prompts, seeds, self.profile.generation)
-        return [_png(image) for images in batches for image in images]
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    to_image(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-class Batcher:
-    """Runs what arrives together as one batch, on one thread.
-
-    Args:
-        paint: (prompts, seeds) → PNG files.
-        limit: prompts per batch.
-        window: seconds that the first request of a batch waits for others.
-        room: requests that may wait; further ones are turned away.
-    """
-
-    def __init__(
-        self, paint: Callable[[list[str], list[int]], list[bytes]], limit: int, window: float, room: int
-    ) -> None:
-        self.paint, self.limit, self.window = paint, limit, window
-        self.waiting: asyncio.Queue[tuple[str, int, asyncio.Future[bytes]]] = asyncio.Queue(room)
-        self.batches: Counter[int] = Counter()
-
-    async def ask(self, prompt: str, seed: int) -> bytes:
-        """The PNG file of one request, when its batch has run."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        try:
-            self.waiting.put_nowait((prompt, seed, answer))
-        except asyncio.QueueFull:
-            raise HTTPException(503, f"{self.waiting.maxsize} requests are waiting already; try again later") from None
-        return await answer
-
-    async def _next(self) -> list[tuple[str, int, asyncio.Future[bytes]]]:
-        loop = asyncio.get_running_loop()
-        batch = [await self.waiting.get()]
-        end = loop.time() + self.window
-        while len(batch) < self.limit:
-            left = end - loop.time()
-            try:
-                batch.append(
-                    self.waiting.get_nowait() if left <= 0 else await asyncio.wait_for(self.waiting.get(), left)
-                )
-            except (asyncio.QueueEmpty, asyncio.TimeoutError):
-                break
-        return batch
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "painter") as thread:
-            while True:
-                batch = await self._next()
-                prompts, seeds, answers = ([request[i] for request in batch] for i in range(3))
-                self.batches[len(batch)] += 1
-                try:
-                    images = await loop.run_in_executor(thread, self.paint, prompts, seeds)
-                except Exception as error:  # every request of the batch is told; the server goes on
-                    for answer in answers:
-                        if not answer.done():
-                            answer.set_exception(error)
-                else:
-                    for answer, image in zip(answers, images, strict=True):
-                        if not answer.done():
-                            answer.set_result(image)
-
+from postdiff_calib.profile import Profile
+from postdiff_calib.profile.match import mismatches
 
 #: Most bytes of a request: a prompt of 2,000 characters, each of them escaped, and a seed.
 BODY_BYTES = 64 * 1024
 
 
-class BodyLimit:
-    """Answers 413 to a request whose body is too large, by what it announces and by what it sends.
+class Painter:
+    """The model of some profiles, loaded once on one device; ``PostdiffError`` where they do not belong together.
 
     Args:
-        app: the application behind it.
-        limit: most bytes of a body.
+        profiles: by the name of their tier, one at least.
+        device: auto, cpu, cuda:0 …
+        override: serve although a profile was made for another pipeline.
     """
 
-    def __init__(self, app: Any, limit: int = BODY_BYTES) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, profiles: Mapping[str, Profile], device: str = "auto", override: bool = False) -> None:
+        self.profiles, self.override = profiles, override
+        loaded, self.notes = load_for(next(iter(profiles.values())), device=device, dtype="auto", override=override)
+        self.pipe, self.device = loaded.pipe, loaded.device
+        for tier, profile in profiles.items():
+            if (found := mismatches(profile.model, loaded)) and not override:
+                told = f"the first tier's model differs in {'; '.join(found)}"
+                raise ProfileError(f"profile of tier {tier}", told, "serve each model by a process of its own")
+
+    def paint(self, tier: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[bytes]:
+        """PNG files for prompts of one batch; one thread at a time may call it."""
+        profile = self.profiles[tier]
+        enable(self.pipe, profile, override=self.override)
+        files = []
+        for images in generate(self.pipe, profile, prompts, seeds, profile.generation):
+            for image in images:
+                to_image(image).save(file := io.BytesIO(), format="PNG")
+                files.append(file.getvalue())
+        return files
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """One request in the queue, and where its PNG file will be."""
+
+    tier: str
+    prompt: str
+    seed: int
+    answer: Future[bytes] = field(default_factory=Future)
+
+
+class BusyError(Exception):
+    """A request that is not served now; it may be sent again."""
+
+
+class Queue:
+    """What waits, oldest first; workers take batches of one tier from it.
+
+    Args:
+        limits: most requests of a batch, by tier.
+        room: requests that may wait; further ones are turned away.
+        window: seconds that the first request of a batch waits for others of its tier.
+    """
+
+    def __init__(self, limits: Mapping[str, int], room: int, window: float) -> None:
+        self.limits, self.room, self.window = limits, room, window
+        self.waiting: deque[Waiting] = deque()
+        self.closed = False
+        self._changed = threading.Condition()
+
+    def put(self, request: Waiting) -> Future[bytes]:
+        """Let a request wait; ``BusyError`` where there is no room, or the server is ending."""
+        with self._changed:
+            if self.closed:
+                raise BusyError("the server is ending; try again later")
+            if len(self.waiting) >= self.room:
+                raise BusyError(f"{self.room} requests are waiting already; try again later")
+            self.waiting.append(request)
+            self._changed.notify_all()
+        return request.answer
+
+    def take(self) -> list[Waiting]:
+        """The next batch, when there is one; none once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.waiting or self.closed)
+            if self.closed:
+                return []
+            batch = [self.waiting.popleft()]
+            tier, end = batch[0].tier, time.monotonic() + self.window
+            while True:
+                same = [request for request in self.waiting if request.tier == tier]
+                for request in same[: self.limits[tier] - len(batch)]:
+                    self.waiting.remove(request)
+                    batch.append(request)
+                left = end - time.monotonic()
+                if len(batch) >= self.limits[tier] or left <= 0 or self.closed:
+                    return batch
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """Take nothing more, and answer what waits; batches that were taken are finished by their workers."""
+        with self._changed:
+            self.closed = True
+            for request in self.waiting:
+                if request.answer.set_running_or_notify_cancel():
+                    request.answer.set_exception(BusyError("the server is ending; try again later"))
+            self.waiting.clear()
+            self._changed.notify_all()
+
+
+class Metrics:
+    """What Prometheus reads; ``latest`` are the latest batch's seconds: about when there will be room again."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("postdiff_requests", "Answered requests", ["tier", "status"], registry=registry)
+        self.seconds = Histogram("postdiff_request_seconds", "From request to answer", ["tier"], registry=registry)
+        powers = [2**i for i in range(7)]
+        self.sizes = Histogram("postdiff_batch_size", "Requests in one", ["tier"], buckets=powers, registry=registry)
+        self.running = Histogram("postdiff_batch_seconds", "One batch", ["tier", "device"], registry=registry)
+        Gauge("postdiff_waiting", "Requests in the queue", registry=registry).set_function(lambda: len(queue.waiting))
+        self.latest = 1.0
+
+
+class Worker(threading.Thread):
+    """Takes batches and makes their images, until the queue is closed."""
+
+    def __init__(self, painter: Any, queue: Queue, metrics: Metrics) -> None:
+        super().__init__(daemon=True)
+        self.painter, self.queue, self.metrics = painter, queue, metrics
+
+    def run(self) -> None:
+        """Serve."""
+        device = torch.device(self.painter.device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+        while batch := self.queue.take():
+            if wanted := [request for request in batch if request.answer.set_running_or_notify_cancel()]:
+                self._answer(wanted)
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        tier, start = batch[0].tier, time.perf_counter()
+        try:
+            images = self.painter.paint(tier, [one.prompt for one in batch], [one.seed for one in batch])
+            pairs = list(zip(batch, images, strict=True))
+        except Exception as error:  # the server goes on
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+            else:  # one bad request is not to spoil the others
+                for request in batch:
+                    self._answer([request])
+            return
+        self.metrics.latest = time.perf_counter() - start
+        self.metrics.running.labels(tier, self.painter.device).observe(self.metrics.latest)
+        self.metrics.sizes.labels(tier).observe(len(batch))
+        for request, image in pairs:
+            request.answer.set_result(image)
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than ``BODY_BYTES``, by what it announces and by what it sends."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection."""
@@ -144,93 +208,141 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        messages: list[Any] = []
-        left = self.limit - (int(announced) if announced.isdigit() else 0)
-        received = 0
-        while left >= 0 and received <= self.limit:
-            message = await receive()
-            messages.append(message)
-            received += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                break
-        if left < 0 or received > self.limit:
-            answer = JSONResponse({"detail": f"a request has at most {self.limit} bytes"}, status_code=413)
-            await answer(scope, receive, send)
-            return
+        too_large = announced.isdigit() and int(announced) > BODY_BYTES
+        messages: deque[Any] = deque()
+        size, more = 0, True
+        while more and not too_large:
+            messages.append(await receive())
+            size += len(messages[-1].get("body", b""))
+            too_large, more = size > BODY_BYTES, messages[-1].get("more_body", False)
 
         async def again() -> Any:
-            return messages.pop(0) if messages else await receive()
+            return messages.popleft() if messages else await receive()
 
-        await self.app(scope, again, send)
+        refusal = JSONResponse({"detail": f"a request has at most {BODY_BYTES} bytes"}, status_code=413)
+        await (refusal if too_large else self.app)(scope, again, send)
 
 
 class Wish(BaseModel):
-    """What a client asks for."""
+    """What a client asks for; without a tier, the first one."""
 
-    prompt: str = Field(min_length=1, max_length=2000)
+    model_config = ConfigDict(extra="forbid")
+    prompt: str = Field(min_length=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    tier: str | None = None
 
 
-def create_app(painter: Painter, window: float = 0.02, room: int = 64) -> FastAPI:
-    """The application around a loaded model; ``window`` and ``room`` as for ``Batcher``."""
-    profile = painter.profile
-    batcher: Batcher | None = None
+def create_app(
+    painters: Sequence[Any], *, batch: int = 64, room: int = 64, prompt: int = 2000, window: float = 0.02
+) -> FastAPI:
+    """The application around painters of the same tiers, one for each device; ``app.state.queue`` is its queue.
+
+    ``batch``: most requests of a batch (a profile's own batch size counts where it is smaller); ``room`` and
+    ``window`` as for ``Queue``; ``prompt``: most characters of a prompt.
+    """
+    profiles = painters[0].profiles
+    sizes = {tier: min(batch, profile.budget.batch_size) for tier, profile in profiles.items()}
+    queue = Queue(sizes, room, window)
+    metrics = Metrics(queue)
+    workers = [Worker(painter, queue, metrics) for painter in painters]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        nonlocal batcher
-        batcher = Batcher(painter.paint, profile.budget.batch_size, window, room)
-        worker = asyncio.create_task(batcher.run())
+        for worker in workers:
+            worker.start()
         yield
-        worker.cancel()
+        queue.close()
+        for worker in workers:
+            await asyncio.to_thread(worker.join)
 
     app = FastAPI(title="postdiff", lifespan=lifespan)
+    app.state.queue = queue
     app.add_middleware(BodyLimit)
 
     @app.post("/image", response_class=Response)
     async def image(wish: Wish) -> Response:
         """A PNG image of the prompt."""
-        assert batcher is not None
-        return Response(await batcher.ask(wish.prompt, wish.seed), media_type="image/png")
+        tier = next(iter(profiles)) if wish.tier is None else wish.tier
+        if tier not in profiles:
+            raise HTTPException(422, f"tier {tier!r}: tiers are {', '.join(profiles)}")
+        if len(wish.prompt) > prompt:
+            raise HTTPException(422, f"a prompt of {len(wish.prompt)} characters: at most {prompt} are taken")
+        status, start = 500, time.perf_counter()
+        try:
+            file = await asyncio.wrap_future(queue.put(Waiting(tier, wish.prompt, wish.seed)))
+            status = 200
+        except BusyError as busy:
+            status = 503
+            raise HTTPException(503, str(busy), {"Retry-After": str(max(1, math.ceil(metrics.latest)))}) from None
+        except PostdiffError as error:
+            raise HTTPException(500, str(error)) from error
+        finally:
+            metrics.requests.labels(tier, status).inc()
+            metrics.seconds.labels(tier).observe(time.perf_counter() - start)
+        return Response(file, media_type="image/png")
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """What is served, and how many batches of each size have run."""
-        assert batcher is not None
-        return {
-            "status": "ok",
-            "model": profile.model.id,
-            "plan": profile.knobs.describe(),
-            "batch_size": profile.budget.batch_size,
-            "waiting": batcher.waiting.qsize(),
-            "batches": {str(size): count for size, count in sorted(batcher.batches.items())},
-            "notes": list(painter.notes),
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """200 while every worker serves, with what is served; 503 otherwise."""
+        alive = [worker.is_alive() for worker in workers]
+        healthy = all(alive) and not queue.closed
+        about = {
+            "status": "ok" if healthy else "ending" if queue.closed else "a worker has stopped",
+            "model": next(iter(profiles.values())).model.id,
+            "tiers": {name: {"plan": one.knobs.describe(), "batch": sizes[name]} for name, one in profiles.items()},
+            "workers": {f"{i} {worker.painter.device}": alive[i] for i, worker in enumerate(workers)},
+            "waiting": len(queue.waiting),
+            "notes": list(painters[0].notes),
         }
+        return JSONResponse(about, 200 if healthy else 503)
 
-    @app.exception_handler(PostdiffError)
-    async def told(_: Request, error: PostdiffError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=500)
+    @app.get("/metrics")
+    async def metrics_page() -> Response:
+        return Response(generate_latest(metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return app
 
 
+class Server(uvicorn.Server):
+    """Closes the queue when it is told to end, so that it waits for running batches only."""
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """End."""
+        self.config.app.state.queue.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
+def read_profiles(given: Sequence[str]) -> dict[str, Profile]:
+    """Profiles by tier from ``TIER=PATH``, or from a path alone, whose tier is ``default``."""
+    named = [text.split("=", 1) if "=" in text else ["default", text] for text in given]
+    profiles = {tier: load_profile(Path(path)) for tier, path in named}
+    if len(profiles) < len(named):
+        raise UsageError(f"tiers {', '.join(tier for tier, _ in named)}", "two are of one name", "take other names")
+    return profiles
+
+
 def main() -> None:
     """Load, then serve; a profile that does not apply ends it with one line."""
-    parser = argparse.ArgumentParser(description="Serve a postdiff profile over HTTP.")
-    parser.add_argument("--profile", type=Path, default=Path("profile.yaml"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--override", action="store_true", help="serve on another pipeline than the profile's")
+    parser = argparse.ArgumentParser(description="Serve postdiff profiles over HTTP.")
+    parser.add_argument("--profile", action="append", help="TIER=PATH, once for each tier; the first is the default")
+    parser.add_argument("--device", default="auto", help="one worker for each, e.g. cuda:0,cuda:1")
+    parser.add_argument("--batch", type=int, default=64, help="most requests of a batch")
+    parser.add_argument("--room", type=int, default=64, help="requests that may wait")
+    parser.add_argument("--prompt", type=int, default=2000, help="most characters of a prompt")
+    parser.add_argument("--override", action="store_true", help="serve on another pipeline than the profiles'")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     try:
-        painter = Painter(given.profile, given.device, given.override)
+        if min(given.batch, given.room, given.prompt) < 1:
+            raise UsageError("a limit below 1", "nothing could be served", "give at least 1")
+        profiles = read_profiles(given.profile or ["profile.yaml"])
+        painters = [Painter(profiles, device.strip(), given.override) for device in given.device.split(",")]
     except PostdiffError as error:
         print(f"serve: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    import uvicorn
-
-    uvicorn.run(create_app(painter), host=given.host, port=given.port)
+    app = create_app(painters, batch=given.batch, room=given.room, prompt=given.prompt)
+    Server(uvicorn.Config(app, host=given.host, port=given.port)).run()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from postdiff_calib.generate.settings import GenerationSettings
     from postdiff_calib.models.load import LoadedModel
 
 
@@ -103,27 +106,17 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     loaded, notes = load_for(profile, device=job.device, dtype=job.dtype, override=job.override)
     seeds = [job.seed + i for i in range(len(job.prompts))]
 
-    def run(knobs: Knobs) -> tuple[torch.Tensor, float]:
-        import torch
-
-        from postdiff_calib.generate.images import generate
-
-        size = profile.generation.batch_size
-        for first in {0, len(seeds) // size * size} if mode != "off" else ():  # whole batches, and the rest
-            batch = slice(first, first + size)
-            for _ in generate(loaded.pipe, knobs, job.prompts[batch], seeds[batch], profile.generation):
-                pass  # compiles before the clock starts
-        start = time.perf_counter()
-        images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))
-        return images, (time.perf_counter() - start) / len(seeds)
-
     unaccelerated = Knobs(loaded.card.num_inference_steps)
     reference, reference_seconds = None, None
+    made = functools.partial(_made, loaded.pipe, profile.generation, job.prompts, seeds)
     with compiled(loaded.pipe, mode, count_kinds(map(compile_plan, (profile.knobs, unaccelerated)))) as compilation:
-        images, seconds = run(profile.knobs)
+        # Compared seconds are of warm calls alone, and nothing is compiled while the clock runs.
+        for knobs in (profile.knobs, unaccelerated)[: 2 if job.baseline else int(mode != "off")]:
+            _warm(made, knobs, len(seeds), profile.generation.batch_size)
+        images, seconds = _timed(made, profile.knobs)
         check_health(images, job.prompts)
         if job.baseline:
-            reference, reference_seconds = run(unaccelerated)
+            reference, reference_seconds = _timed(made, unaccelerated)
             check_health(reference, job.prompts)
         notes += _about_compilation(profile, compilation)
     written = tuple(
@@ -131,6 +124,35 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
     )
     return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
+
+
+def _made(
+    pipe: Any,
+    settings: GenerationSettings,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    knobs: Knobs,
+    part: slice = slice(None),
+) -> torch.Tensor:
+    """Images (N, 3, H, W) of all prompts, or of a part of them."""
+    import torch
+
+    from postdiff_calib.generate.images import generate
+
+    return torch.cat(list(generate(pipe, knobs, prompts[part], seeds[part], settings)))
+
+
+def _warm(made: Callable[..., torch.Tensor], knobs: Knobs, number: int, batch_size: int) -> None:
+    """One untimed call of each size of batch, whole batches and the rest: it loads, tunes and compiles."""
+    for first in sorted({0, number // batch_size * batch_size} - {number}):
+        made(knobs, slice(first, first + batch_size))
+
+
+def _timed(made: Callable[..., torch.Tensor], knobs: Knobs) -> tuple[torch.Tensor, float]:
+    """Images of all prompts, and the seconds of each."""
+    start = time.perf_counter()
+    images = made(knobs)
+    return images, (time.perf_counter() - start) / len(images)
 
 
 def _about_compilation(profile: Profile, compilation: Compilation) -> tuple[str, ...]:

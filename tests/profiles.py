@@ -124,5 +124,13 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "study": "studies/shapes",
             "notes": [],
         },
-        "environment": {"device": "cpu", "latency_device": "cpu", "versions": {"torch": "2.15.0"}, "compile": "off"},
+        "environment": {
+            "device": "cpu",
+            "latency_device": "cpu",
+            "versions": {"torch": "2.15.0"},
+            "compile": "off",
+            "attention": {"unet": "AttnProcessor2_0"},
+            "memory_format": "contiguous",
+            "latency_disagreement": 0.01,
+        },
     }

@@ -1,6 +1,7 @@
 """``generate`` writes whole, healthy images or none, and shows what others wrote without obeying it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from postdiff_calib import deploy
 from postdiff_calib.cli.main import main
 from postdiff_calib.deploy import GenerateJob, run_generate
 from postdiff_calib.errors import OutputError, PromptError
+from postdiff_calib.profile import load_profile
 from postdiff_calib.quality.health import HealthError
 
 PROMPTS = ("a red circle", "../../a\x1b[31m blue\nsquare" + "ü" * 200)
@@ -49,6 +51,36 @@ def test_a_broken_image_is_refused_and_nothing_is_written(job, value, says):
     with pytest.raises(HealthError, match=says):
         run_generate(job.job)
     assert [p.name for p in job.folder.iterdir()] == ["p.yaml"]
+
+
+class Device:
+    """A made-up one: the first call with some knobs takes 100 s more, later ones 2 s an image, and 1 s accelerated."""
+
+    def __init__(self, monkeypatch, accelerated):
+        self.now, self.accelerated, self.known, self.calls = 0.0, accelerated, set(), []
+        monkeypatch.setattr(deploy.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr("postdiff_calib.generate.images.generate", self.generate)
+
+    def generate(self, pipe, knobs, prompts, seeds, settings):
+        own = knobs == self.accelerated
+        self.now += (0 if own in self.known else 100) + len(prompts) * (1 if own else 2)
+        self.known.add(own)
+        self.calls.append((own, len(prompts)))
+        yield torch.rand(len(prompts), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_both_sides_of_a_comparison_are_warm_before_either_is_timed(job, monkeypatch):
+    device = Device(monkeypatch, load_profile(job.job.profile).knobs)
+    result = run_generate(job.job)
+    assert (result.seconds_per_image, result.baseline_seconds_per_image) == (1, 2)
+    assert device.calls == [(True, 2), (False, 2), (True, 2), (False, 2)]
+
+
+def test_without_a_comparison_nothing_is_run_twice(job, monkeypatch):
+    device = Device(monkeypatch, load_profile(job.job.profile).knobs)
+    result = run_generate(replace(job.job, baseline=False))
+    assert (result.seconds_per_image, result.baseline_seconds_per_image) == (51, None)
+    assert device.calls == [(True, 2)]
 
 
 def test_a_full_disk_leaves_no_empty_image(job, monkeypatch):

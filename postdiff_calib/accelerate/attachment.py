@@ -25,7 +25,7 @@ from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predic
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan
-from postdiff_calib.techniques import techniques
+from postdiff_calib.techniques import admit
 from postdiff_calib.techniques.mixed_resolution import (
     fresh_noise,
     low_res_start,
@@ -72,9 +72,7 @@ class Attachment:
 
     def _check(self, pipe: Any) -> None:
         check_scheduler(pipe.scheduler)
-        for technique in techniques():
-            if technique.acts(self.plan.steps):
-                technique.admit(self.family, self.plan.knobs)
+        admit(self.plan.knobs, self.plan.steps, self.family)
         if self.plan.n_low:
             switch_of(pipe.scheduler)
 

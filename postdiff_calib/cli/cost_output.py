@@ -17,10 +17,13 @@ from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cost.grid import binding_knob, reachable, show
 from postdiff_calib.cost.macs import Convention
+from postdiff_calib.errors import PostdiffError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.card import Card
-from postdiff_calib.plan import compile_plan
+from postdiff_calib.models.families import family_named
+from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.report.console import make_console
+from postdiff_calib.techniques import admit
 
 
 @dataclass
@@ -46,9 +49,33 @@ class CostView:
         """The baseline at its default number of steps."""
         return Knobs(self.card.num_inference_steps)
 
+    def admit(self, plan: StepPlan) -> None:
+        """Refuse a plan that the sampler refuses, in its words.
+
+        Raises:
+            UnsupportedError: no such pipeline can run it.
+            UsageError: no call at this guidance scale can.
+        """
+        family = family_named(self.card.pipeline_class)
+        if family is not None:
+            admit(plan.knobs, plan.steps, family, self.costs.guides)
+
+    def admits(self, plan: StepPlan) -> bool:
+        """Whether the sampler runs a plan."""
+        try:
+            self.admit(plan)
+        except PostdiffError:
+            return False
+        return True
+
     def facts(self) -> dict[str, Any]:
-        """The price of the plan, as printed with ``--json``."""
+        """The price of the plan, as printed with ``--json``.
+
+        Raises:
+            PostdiffError: the sampler refuses the plan.
+        """
         plan = compile_plan(self.knobs)
+        self.admit(plan)
         convention = cast(Convention, self.convention)
         per_step = [self.costs.step_macs(key).by(convention) for key in self.costs.keys(plan)]
         total = sum(per_step)
@@ -73,6 +100,8 @@ class CostView:
                 "seconds": cost.seconds,
                 "seconds_p95": cost.seconds_p95,
                 "batch_size": self.costs.latency.batch_size,
+                "stable": self.costs.latency.stable,
+                "disagreement": self.costs.latency.disagreement,
                 "environment": dict(self.costs.latency.environment),
             }
         return facts
@@ -99,6 +128,9 @@ class CostView:
             how = stated_mode(facts["environment"].get("compiled")) or "off"
             compiled = "" if how == "off" else f", compiled ({how})"
             say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}{compiled}")
+            latency = self.costs.latency
+            if latency is not None and not latency.stable:
+                say(f"warning     seconds are {latency.stability}: measure again (--refresh)")
 
     def print_latency(self, out: Path | None) -> None:
         """The measured kinds of step."""
@@ -128,6 +160,7 @@ class CostView:
         from postdiff_calib.techniques import techniques
         from postdiff_calib.techniques.technique import Deployment
 
+        self.admit(compile_plan(self.knobs))
         full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
         shown = {"full step": full}
         deployment = Deployment(self.costs.latent, self.costs.latent_multiple, self.costs.guides)
@@ -153,7 +186,9 @@ class CostView:
         baseline = self.costs.price(compile_plan(self.baseline))
         limit = parse_budget(budget).resolve(baseline) if budget else None
         space = SearchSpace.from_card(self.card, self.costs.latent)
-        priced: list[tuple[Knobs, PlanCost]] = [(plan.knobs, self.costs.price(plan)) for plan in space.plans]
+        priced: list[tuple[Knobs, PlanCost]] = [
+            (plan.knobs, self.costs.price(plan)) for plan in space.plans if self.admits(plan)
+        ]
         rows = reachable(priced, limit)
         if plot is not None:
             title = f"{self.costs.model} {self.costs.height}×{self.costs.width}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.meter import Meter
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def table_for_card(
-    card: Card, *, height: int | None = None, width: int | None = None, guidance_scale: float | None = None
+    card: Card,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    guidance_scale: float | None = None,
+    control: Sequence[Mapping[str, Any]] = (),
 ) -> CostTable:
     """Prices in MACs from a card's configurations, without weights.
 
@@ -24,6 +29,7 @@ def table_for_card(
         card: the model.
         height, width: image size in pixels; the card's by default.
         guidance_scale: 1 or less switches guidance off; the card's by default.
+        control: configurations of control networks that run before the denoiser.
 
     Raises:
         ModelError: a size that the model does not make.
@@ -41,7 +47,7 @@ def table_for_card(
         latent=latent,
         latent_multiple=card.latent_multiple,
         guides=guides,
-        meter=Meter(config, card.text_length),
+        meter=Meter(config, card.text_length, control),
         macs_text_encoder=count_text_encoders(card, guides),
         macs_vae_decoder=count_vae_decoder(card, latent),
     )
@@ -114,10 +120,11 @@ def build_cost_table(
     """
     from dataclasses import replace
 
-    from postdiff_calib.models.fingerprint import network_configs
+    from postdiff_calib.models.fingerprint import control_configs, network_configs
 
     card = replace(loaded.card, networks=network_configs(loaded.pipe))
-    table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale)
+    control = control_configs(loaded.pipe)
+    table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale, control=control)
     if measure:
         from postdiff_calib.cost.latency import measured_latency
         from postdiff_calib.cost.setting import Setting

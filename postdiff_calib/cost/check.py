@@ -48,6 +48,9 @@ def check_table(table: CostTable) -> None:
         _require(name, value, _whole(value, 0), "a whole number from 0 on")
     kind = table.meter.config.get("_class_name")
     _require("network class", kind, isinstance(kind, str), "a class's name")
+    for config in table.meter.control:
+        kind = config.get("_class_name")
+        _require("control network class", kind, kind == "ControlNetModel", "ControlNetModel")
     kinds = get_type_hints(StepKey)
     for key, macs in table.macs.items():
         for name, found in zip(key._fields, key, strict=True):
@@ -82,6 +85,7 @@ def _check_latency(now: Latency) -> None:
     for name in ("scale", "p95_ratio"):
         value = getattr(now, name)
         _require(name, value, _number(value, 1e-3, 1e3), "a factor between 0.001 and 1000")
+    _require("disagreement", now.disagreement, _number(now.disagreement, 0.0, 1e6), "a share from 0 on")
     _require("reuse_slope", now.reuse_slope, _number(now.reuse_slope, -1e3, 1e3), "a number between −1000 and 1000")
     _require("batch_size", now.batch_size, _whole(now.batch_size, 1, 1 << 20), "a whole number above 0")
     _require("environment", now.environment, isinstance(now.environment, dict), "a mapping")

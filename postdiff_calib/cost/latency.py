@@ -2,10 +2,11 @@
 
 A few *probe* plans together contain the kinds of step that matter: every combination of guided or conditional, refresh
 or reuse, live or cached at full resolution and at each β. Each probe is run once to warm up, then all are run in
-rounds, in an order shuffled anew each round so that a slow minute of the machine falls on every kind alike. A kind's
-seconds are the median of its steps but the first of a run, which is compared with later ones of its kind instead. Kinds
-outside the probes are predicted by the table from their MACs; at most ``MAX_KINDS`` are measured, and then the full
-resolution, the middle and the outer β come first.
+rounds, in an order shuffled anew each round so that a slow minute of the machine falls on every kind alike. Rounds go
+on while they disagree (``rounds.py``), and only those that agree count. A kind's seconds are the median of its steps
+but the first of a run, which is compared with later ones of its kind instead. Kinds outside the probes are predicted by
+the table from their MACs; at most ``MAX_KINDS`` are measured, and then the full resolution, the middle and the outer β
+come first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.cost.rounds import MIN_ROUNDS, agreement, goes_on, paces
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 MAX_KINDS = 40
 #: Seconds after which no further round is begun: the whole and the quick measurement.
 FULL_LIMIT, QUICK_LIMIT = 60.0, 9.0
-MAX_ROUNDS = 30
-MIN_ROUNDS = 2
 
 
 def measured_latency(
@@ -62,7 +62,10 @@ def measured_latency(
     environment = environment_of(loaded, setting.batch_size)
     path = latency_path(loaded, setting, environment)
     known = None if refresh else load_latency(path)
-    if known is not None:
+    if known is not None and not known.stable:
+        if progress:
+            progress.note(f"seconds measured before on this machine were {known.stability}: they are measured anew")
+    elif known is not None:
         if progress:
             progress.note(f"seconds of {len(known.steps)} kinds of step: measured before on this machine")
         return known
@@ -90,16 +93,22 @@ def measure(
         warm = run_plan(loaded, table, setting, plan, with_memory=True)
         for key, used in zip(table.keys(plan), warm.peak_memory, strict=False):
             peak[key] = max(peak.get(key, 0.0), used / setting.batch_size)
-    runs: list[tuple[StepPlan, Timeline]] = []
-    order = random.Random(0)
-    for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and time.perf_counter() > deadline:
-            break
-        for plan in order.sample(plans, len(plans)):
-            runs.append((plan, run_plan(loaded, table, setting, plan)))
+    runs: list[list[tuple[StepPlan, Timeline]]] = []
+    seconds: list[dict[str, float]] = []
+    order, added = random.Random(0), 0
+    while goes_on(seconds, added, over := time.perf_counter() > deadline):
+        added += over and len(runs) >= MIN_ROUNDS
+        runs.append([(plan, run_plan(loaded, table, setting, plan)) for plan in order.sample(plans, len(plans))])
+        seconds.append({plan.plan_id: times.total for plan, times in runs[-1]})
         if progress:
             progress.advance(len(plans))
-    return summarise(table, runs, setting.batch_size, peak, environment)
+    found = agreement(paces(seconds))
+    kept = [run for runs_of_round in runs[found.first :] for run in runs_of_round]
+    latency = summarise(table, kept, setting.batch_size, peak, environment)
+    latency = replace(latency, disagreement=found.disagreement)
+    if progress and not latency.stable:
+        progress.note(f"seconds are {latency.stability}: measure again on a machine that does nothing else")
+    return latency
 
 
 def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> list[StepPlan]:

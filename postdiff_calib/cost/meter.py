@@ -3,14 +3,16 @@
 The denoiser is built on the meta device, the very hooks that a deployment attaches are put on it, and each kind of
 step is called and counted. So a figure is of what runs: on a cached step the blocks that the cache skips do not run, on
 a step with cached cross-attention those layers do not (queries, keys, values, products and output projection).
+Control networks run whole on every step, on as many items as the denoiser and at its size.
 
 Symbols: (h, w) latent size, b cache branch; a guided step runs 2 network items per image, another 1.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -55,24 +57,43 @@ class Meter:
     Args:
         config: the denoiser's configuration, with ``_class_name``.
         text_length: L, tokens of a padded prompt.
+        control: the same of each control network that is called before the denoiser.
     """
 
-    def __init__(self, config: Mapping[str, Any], text_length: int) -> None:
+    def __init__(self, config: Mapping[str, Any], text_length: int, control: Iterable[Mapping[str, Any]] = ()) -> None:
         self.config: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        self.control: list[dict[str, Any]] = json.loads(json.dumps([dict(one) for one in control]))
         self.text_length = text_length
+        self._control_modules: dict[tuple[int, int], list[dict[str, Macs]]] = {}
         self._network: Any = None
         self._modules: dict[StepKey, dict[str, Macs]] = {}
 
     def step(self, key: StepKey) -> Macs:
-        """MACs of one step per image.
+        """MACs of one step per image, control networks included.
 
         Raises:
             UnsupportedError: the network has no such cache branch, or no cross-attention to cache.
         """
-        return self.modules(key)[""]
+        return sum((modules[""] for modules in self.control_modules(key)), self.modules(key)[""])
+
+    def control_modules(self, key: StepKey) -> list[dict[str, Macs]]:
+        """As ``modules``, of each control network."""
+        from postdiff_calib.cost.macs import count
+        from postdiff_calib.cost.networks import build, control_inputs
+
+        size = key.height, key.width
+        if self.control and size not in self._control_modules:
+            counted = []
+            for config in self.control:
+                network, inputs = _built(build, config), control_inputs(config, 1, *size, self.text_length)
+                counted.append(count(functools.partial(network, **inputs)))
+            self._control_modules[size] = counted
+        times = 2 if key.guided else 1
+        found = self._control_modules.get(size, [])
+        return [{name: macs * times for name, macs in modules.items()} for modules in found]
 
     def modules(self, key: StepKey) -> dict[str, Macs]:
-        """The same by module: dotted name to the MACs of it and all inside it; ``""`` is the whole network."""
+        """The denoiser's by module: dotted name to the MACs of it and all inside it; ``""`` is the whole network."""
         if key not in self._modules:
             # Every operation's MACs are proportional to the batch, so the conditional half is counted for both.
             single = key._replace(guided=False)

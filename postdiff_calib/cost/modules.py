@@ -110,7 +110,22 @@ def breakdown(meter: Meter, key: StepKey) -> tuple[Breakdown, str]:
         if full <= FVCORE_LIMIT and parameters <= FVCORE_PARAMETERS and not listed:
             modules, counter = _fvcore_step(meter, network, key), "fvcore"
     order = [name for name, _ in network.named_children()]
-    return _arrange(modules, order, crossing, attending), counter
+    blocks = _arrange(modules, order, crossing, attending)
+    for i, config in enumerate(meter.control):
+        name = "controlnet" if len(meter.control) == 1 else f"controlnet.{i}"
+        blocks[name] = _control_row(config, meter.control_modules(key)[i])
+    return blocks, counter
+
+
+def _control_row(config: Mapping[str, Any], modules: Mapping[str, Macs]) -> dict[str, int]:
+    """All blocks of a control network together, by kind of layer."""
+    from postdiff_calib.cost.networks import build
+
+    named = list(build(config).named_modules())
+    crossing = [name for name, module in named if getattr(module, "is_cross_attention", False)]
+    attending = [name for name, module in named if hasattr(module, "is_cross_attention")]
+    blocks = _arrange(modules, (), crossing, attending)
+    return {kind: sum(row[kind] for row in blocks.values()) for kind in KINDS}
 
 
 def _fvcore_step(meter: Meter, network: Any, key: StepKey) -> dict[str, Macs]:

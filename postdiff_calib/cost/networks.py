@@ -69,6 +69,18 @@ def denoiser_inputs(
     return denoiser_of(config["_class_name"]).inputs(config, call, zeros)
 
 
+def control_inputs(config: Mapping[str, Any], batch: int, height: int, width: int, text_length: int) -> dict[str, Any]:
+    """Keyword arguments of one call of a control network beside a U-Net, on the meta device; sizes are the latent's."""
+    import torch
+
+    from postdiff_calib.models.families import unet
+
+    def zeros(*shape: int, dtype: str | None = None) -> torch.Tensor:
+        return torch.zeros(shape, device="meta", dtype=getattr(torch, dtype) if dtype else None)
+
+    return unet.control_inputs(config, Call(batch, height, width, text_length), zeros)
+
+
 def text_inputs(batch: int, text_length: int, device: str = "meta") -> dict[str, Any]:
     """Keyword arguments of a text encoder: token numbers (B, L)."""
     import torch

@@ -20,6 +20,7 @@ from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import TABLE_VERSION, CostTable, Latency
 from postdiff_calib.errors import ModelError, OutputError
 from postdiff_calib.files import parse_json, read_json, write_atomically
+from postdiff_calib.models.backends import attention_backends, memory_format
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.setting import Setting
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def environment_of(loaded: LoadedModel, batch_size: int) -> dict[str, Any]:
-    """What seconds depend on besides the model: device, driver, versions, type, threads, compilation."""
+    """What seconds depend on besides the model: device, driver, versions, type, threads, how the network computes."""
     import torch
 
     pipe = loaded.pipe
@@ -39,6 +40,8 @@ def environment_of(loaded: LoadedModel, batch_size: int) -> dict[str, Any]:
         "dtype": loaded.dtype,
         "batch_size": batch_size,
         "compiled": mode_of(denoiser),
+        "attention": attention_backends(pipe),
+        "memory_format": memory_format(denoiser),
         "scheduler": type(pipe.scheduler).__name__,
         "torch": torch.__version__,
         "diffusers": version("diffusers"),

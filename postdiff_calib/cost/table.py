@@ -24,6 +24,7 @@ from typing import Any
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
+from postdiff_calib.cost.rounds import is_stable
 from postdiff_calib.errors import ModelError
 from postdiff_calib.plan import StepPlan
 
@@ -59,6 +60,7 @@ class Latency:
         p95_ratio: 95th percentile of the seconds of whole runs over their median.
         batch_size: images per call.
         first, first_low: what step 0 takes beyond others of its kind, at full and at low resolution.
+        disagreement: of the rounds that it comes from, the slowest over the fastest, minus 1 (``rounds.py``).
         memory: peak bytes per image beyond the weights by kind of step, where the device reports them.
         environment: device, driver, versions, type, threads.
     """
@@ -75,8 +77,20 @@ class Latency:
     batch_size: int
     first: float = 0.0
     first_low: float = 0.0
+    disagreement: float = 0.0
     memory: Mapping[StepKey, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stable(self) -> bool:
+        """Whether the machine kept its speed while it was measured."""
+        return is_stable(self.disagreement)
+
+    @property
+    def stability(self) -> str:
+        """The same in words."""
+        word = "stable" if self.stable else "unstable"
+        return f"{word} (rounds disagree by {100 * self.disagreement:.1f} %)"
 
     def once(self, plan: StepPlan) -> float:
         """What a run's steps take together beyond their kinds: its beginning, and the change of resolution."""
@@ -218,6 +232,7 @@ class CostTable:
             "macs_vae_decoder": self.macs_vae_decoder,
             "network": self.meter.config,
             "text_length": self.meter.text_length,
+            **({"control": self.meter.control} if self.meter.control else {}),
             "steps": rows,
             "latency": None,
         }
@@ -231,6 +246,7 @@ class CostTable:
                 "reuse_slope": now.reuse_slope,
                 "p95_ratio": now.p95_ratio,
                 "batch_size": now.batch_size,
+                "disagreement": now.disagreement,
                 "environment": dict(now.environment),
             }
         return data
@@ -269,7 +285,7 @@ class CostTable:
             latent=(data["latent"][0], data["latent"][1]),
             latent_multiple=data["latent_multiple"],
             guides=data["guides"],
-            meter=Meter(data["network"], data["text_length"]),
+            meter=Meter(data["network"], data["text_length"], data.get("control", ())),
             macs=macs,
             macs_text_encoder=data["macs_text_encoder"],
             macs_vae_decoder=data["macs_vae_decoder"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
+from postdiff_calib.models.backends import attention_backends, memory_format
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import StudyRecord
@@ -82,6 +83,8 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             device=device_name(loaded.device),
             latency_device=None,
             compile=bench.compile,
+            attention=attention_backends(loaded.pipe),
+            memory_format=memory_format(getattr(loaded.pipe, loaded.card.denoiser_role)),
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("postdiff", "torch", "diffusers", "transformers", "optuna")},

@@ -23,6 +23,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import Columns
+from postdiff_calib.study.seconds import described
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
@@ -165,9 +166,26 @@ def environment_checks(profile: Profile, loaded: LoadedModel, mode: CompileMode 
     return [
         checks.same("dtype", profile.model.dtype, loaded.dtype, differs, "warning"),
         *([checks.same("compile", stated, mode, otherwise, "warning")] if stated is not None else []),
+        *computed_checks(profile, loaded),
         *checks.versions(profile.environment.versions, here),
         checks.latency_device(profile.environment.latency_device, device_name(loaded.device)),
     ]
+
+
+def computed_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
+    """Attention backends and memory format, where the profile states them; differences are warnings."""
+    from postdiff_calib.models.backends import attention_backends, memory_format
+    from postdiff_calib.models.families import denoiser_in
+
+    stated, reason = profile.environment, "the profile's seconds are of a network that computes otherwise"
+    found = []
+    if stated.attention is not None:
+        wanted, here = described(stated.attention), described(attention_backends(loaded.pipe))
+        found.append(checks.same("attention", wanted, here, reason, "warning"))
+    _, network = denoiser_in(loaded.pipe)
+    if stated.memory_format is not None and network is not None:
+        found.append(checks.same("memory format", stated.memory_format, memory_format(network), reason, "warning"))
+    return found
 
 
 def counted_macs(profile: Profile, loaded: LoadedModel) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from postdiff_calib.errors import UnsupportedError
-from postdiff_calib.models.families import NETWORK_ROLES
+from postdiff_calib.models.families import NETWORK_ROLES, family_named
 
 # Above this many weights a tensor is hashed by evenly spaced samples: 5 s instead of minutes for SDXL.
 _HASHED_WHOLE = 1 << 18
@@ -41,6 +41,15 @@ def network_configs(pipe: Any) -> dict[str, dict[str, Any]]:
         config = network.config
         configs[role] = _plain(config.to_dict() if hasattr(config, "to_dict") else dict(config)) | _class_entry(network)
     return configs
+
+
+def control_configs(pipe: Any) -> list[dict[str, Any]]:
+    """The configuration of each control network of a pipeline, in the form of a card's; empty where it has none."""
+    family = family_named(type(pipe).__name__)
+    control = getattr(pipe, family.control) if family is not None and family.control else None
+    if control is None:
+        return []
+    return [_plain(dict(network.config)) | _class_entry(network) for network in getattr(control, "nets", [control])]
 
 
 def configuration_of(pipe: Any) -> str:

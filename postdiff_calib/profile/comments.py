@@ -52,7 +52,9 @@ _COMMENTS: dict[str, str] = {
     ),
     "environment": (
         "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these\n"
-        "are. compile: how the network was compiled for these seconds; compiled otherwise, they do not hold."
+        "are. compile: how the network was compiled for these seconds; compiled otherwise, they do not hold, nor with\n"
+        "another attention or memory format. latency_disagreement: by which share rounds of the measurement disagree;\n"
+        "above 0.02 the seconds are unstable."
     ),
 }
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticKnownError, core_schema
 from postdiff_calib.accelerate.compiled import CompileMode
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
+from postdiff_calib.models.backends import MemoryFormat
 from postdiff_calib.models.card import MAX_SIDE
 from postdiff_calib.quality.metrics import comparisons, metrics
 from postdiff_calib.techniques.noise import Noise
@@ -316,10 +317,15 @@ class EvidenceSection(Section):
 class EnvironmentSection(Section):
     """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are.
 
-    ``compile`` is how the denoiser was compiled there (``--compile``); older profiles do not say.
+    ``compile`` is how the denoiser was compiled there (``--compile``), ``attention`` what computes attention in each
+    network, ``memory_format`` how the denoiser's weights lie in memory, ``latency_disagreement`` by which share the
+    rounds of the measurement disagree; older profiles do not say.
     """
 
     device: str
     latency_device: str | None
     versions: dict[str, str]
     compile: CompileMode | None = None
+    attention: dict[str, str] | None = None
+    memory_format: MemoryFormat | None = None
+    latency_disagreement: Annotated[float, Field(ge=0)] | None = None

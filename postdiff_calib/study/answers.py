@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from postdiff_calib.cost.table import CostTable
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Comparison
@@ -99,20 +98,3 @@ def _where(rows: Sequence[Row], places: Sequence[bool]) -> str:
             runs.append([row.share])
     texts = [f"{run[0]:.0%}" if len(run) == 1 else f"{run[0]:.0%} to {run[-1]:.0%}" for run in runs]
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
-
-
-def table_notes(own: CostTable, table: CostTable, dtype: str) -> tuple[str, ...]:
-    """What a reader must know of another machine's seconds.
-
-    Args:
-        own: prices of the machine that calibrated.
-        table: prices that are used.
-        dtype: in which the scored images were made.
-    """
-    if table is own or table.latency is None:
-        return ()
-    facts = table.latency.environment
-    notes = [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
-    if facts.get("dtype", dtype) != dtype:
-        notes.append(f"The seconds are of {facts['dtype']}, the scores of {dtype}.")
-    return tuple(notes)

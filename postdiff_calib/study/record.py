@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.cost.check import read_data
 from postdiff_calib.cost.table import CostTable
@@ -32,12 +31,12 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.study.answers import table_notes
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
 from postdiff_calib.study.evidence import Evidence, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
+from postdiff_calib.study.seconds import environment_of_seconds, notes_of_seconds
 
 RECORD = "study.json"
 RECORD_VERSION = 4
@@ -276,18 +275,14 @@ class Study:
         record, latency = self.record, table.latency
         environment, settings = record.environment, record.settings
         if latency is not None:
-            device = str(latency.environment.get("device_name", "unknown"))
-            mode = stated_mode(latency.environment.get("compiled"))
-            environment = environment.model_copy(update={"latency_device": device, "compile": mode})
+            environment = environment_of_seconds(environment, latency)
             settings = replace(settings, batch_size=latency.batch_size)
         judged = len(record.held_out) if confirmed else 0
         evidence = record.evidence.model_copy(
             update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
-        notes = (
-            *table_notes(record.cost, table, record.model.dtype),
-            *(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed),
-        )
+        notes = notes_of_seconds(record.environment, record.model.dtype, record.cost.latency, latency)
+        notes += tuple(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed)
         return Facts(record.model, evidence, environment, settings, categories=record.held_out_categories, notes=notes)
 
     def with_search(

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from postdiff_calib.knobs import extended
+from postdiff_calib.knobs import Knobs, extended
+from postdiff_calib.models.families import Family
 from postdiff_calib.techniques.block_cache import BlockCaching
 from postdiff_calib.techniques.guidance import GuidanceDropping
 from postdiff_calib.techniques.mixed_resolution import MixedResolution
-from postdiff_calib.techniques.technique import State, Technique
+from postdiff_calib.techniques.technique import State, Steps, Technique
 
 TECHNIQUES: tuple[Technique, ...] = (MixedResolution(), BlockCaching(), GuidanceDropping())
 _REGISTERED: list[Technique] = []
@@ -24,6 +25,23 @@ _REGISTERED: list[Technique] = []
 def techniques() -> tuple[Technique, ...]:
     """Every technique, innermost first."""
     return (*TECHNIQUES, *_REGISTERED)
+
+
+def admit(knobs: Knobs, steps: Steps, family: Family, guides: bool | None = None) -> None:
+    """Refuse a plan that a pipeline of this family, or a call that guides or does not, cannot run.
+
+    Args:
+        knobs, steps: of the plan.
+        family: of the pipeline.
+        guides: whether the call guides; None where that is not known yet.
+
+    Raises:
+        UnsupportedError: the family cannot.
+        UsageError: such a call cannot.
+    """
+    for technique in techniques():
+        if technique.acts(steps):
+            technique.admit(family, knobs, guides)
 
 
 def states() -> tuple[State, ...]:

@@ -23,6 +23,7 @@ from typing import Any
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import Family, denoiser_of
+from postdiff_calib.techniques.halves import double_output, halve_batch
 from postdiff_calib.techniques.hooks import add_hook, remove_hook
 from postdiff_calib.techniques.step import Step, StepKind
 from postdiff_calib.techniques.technique import (
@@ -36,9 +37,6 @@ from postdiff_calib.techniques.technique import (
     Steps,
     Technique,
 )
-
-#: Inputs whose first dimension is not the batch, whatever its length.
-_UNBATCHED = {"ip_adapter_masks"}
 
 
 class GuidanceDropping(Technique):
@@ -89,13 +87,15 @@ class GuidanceDropping(Technique):
     def words(self, knobs: Knobs, steps: Steps, guides: bool) -> str:  # noqa: D102
         return f"guidance on the first {_count_guided(steps)}" if self.acts(steps) and guides else ""
 
-    def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
+    def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:  # noqa: D102
         if not family.guides and knobs.cross_attention_cache == "off":
             raise UnsupportedError(
                 f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
                 f"{family.pipeline_class} has no unconditional half to drop",
                 "set guidance_fraction=1, or cross_attention_cache='cond'",
             )
+        if guides is False:
+            _require_effect(knobs)
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
         """Around the network, which runs on half the batch; and on every cross-attention layer, if any is cached."""
@@ -134,6 +134,20 @@ class GuidanceDropping(Technique):
         return None if key.cross_attention_live else Knobs(2, guidance_fraction=0.5)
 
 
+def _require_effect(knobs: Knobs) -> None:
+    """Refuse dropping guidance in a call that does not guide, where nothing is cached either.
+
+    Raises:
+        UsageError: it is such a plan.
+    """
+    if knobs.cross_attention_cache == "off":
+        raise UsageError(
+            f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
+            "this call does not guide, so there is neither an unconditional half to drop nor anything to cache",
+            "set guidance_fraction=1, cross_attention_cache='cond', or a guidance scale above 1",
+        )
+
+
 @lru_cache(maxsize=4096)
 def _columns(total: int, n_guided: int, live_again: int, always: bool) -> Columns:
     return {
@@ -159,56 +173,6 @@ class Flags:
     cached: bool = False
     capture: bool = False
     guided: bool = False
-
-
-def halve_batch(value: Any, batch: int, half: int = 1, *, listed: bool = False) -> Any:
-    """The conditional half of every tensor whose first dimension is ``batch``, in nested containers too.
-
-    Args:
-        value: a tensor, a container, or anything else, which is returned as it is.
-        batch: entries of the network's batch.
-        half: which half is the conditional one.
-        listed: a list as long as the batch has an entry for each.
-
-    Raises:
-        UnsupportedError: IP-Adapter embeddings for another batch, of which no half can be told.
-    """
-    import torch
-
-    if listed and isinstance(value, list) and len(value) == batch:
-        return value[half * (batch // 2) :][: batch // 2]
-    if isinstance(value, torch.Tensor):
-        return value.chunk(2)[half] if value.ndim > 0 and value.shape[0] == batch else value
-    if isinstance(value, dict):
-        adapters = value.get("image_embeds")
-        for embeddings in adapters if isinstance(adapters, (list, tuple)) else ():
-            if embeddings.shape[0] != batch:
-                raise UnsupportedError(
-                    f"IP-Adapter embeddings for {embeddings.shape[0]} in a batch of {batch}",
-                    "dropping guidance needs one entry per image and half",
-                    "pass embeddings of one negative and one positive image; the pipeline repeats them",
-                )
-        return {
-            key: item if isinstance(key, str) and key in _UNBATCHED else halve_batch(item, batch, half, listed=listed)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return type(value)(halve_batch(item, batch, half, listed=listed) for item in value)
-    return value
-
-
-def double_output(output: Any) -> Any:
-    """A network's output handed back twice: ``(sample,)``, a tensor or list, or an output class with ``sample``."""
-    import torch
-
-    if isinstance(output, torch.Tensor):
-        return torch.cat([output, output])
-    if isinstance(output, list):
-        return [*output, *output]
-    if isinstance(output, tuple):
-        return (double_output(output[0]), *output[1:])
-    output.sample = double_output(output.sample)
-    return output
 
 
 def capture_steps(plan: Iterable[Step]) -> frozenset[int]:
@@ -280,16 +244,11 @@ class Guidance(Part):
             UsageError: the call does not guide, and nothing is cached either.
         """
         step, knobs = call.step, call.knobs
-        off = knobs.cross_attention_cache == "off"
         stacked = call.guided and call.guidance != "two calls"
         # Whether there is a second call is known when the first step is over.
         known = 1 if call.guidance == "two calls" else 0
-        if step.index == known and off and not call.guided and any(not s.guided for s in call.steps):
-            raise UsageError(
-                f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
-                "this call does not guide, so there is neither an unconditional half to drop nor anything to cache",
-                "set guidance_fraction=1, cross_attention_cache='cond', or a guidance scale above 1",
-            )
+        if step.index == known and not call.guided and any(not s.guided for s in call.steps):
+            _require_effect(knobs)
         self.flags.cached, self.flags.capture = not step.cross_attention_live, step.index in self.captures
         self.flags.guided = stacked and step.guided
         self.dropped = stacked and not step.guided

@@ -70,7 +70,7 @@ class MixedResolution(Technique):
                 continue
         grids["low_res_scale"] = tuple(sizes.values())
 
-    def admit(self, family: Family, knobs: Knobs) -> None:  # noqa: D102
+    def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:  # noqa: D102
         if family.low_res_refusal:
             raise UnsupportedError(
                 f"low_res_fraction={knobs.low_res_fraction:g} with {family.pipeline_class}",
@@ -118,10 +118,15 @@ def _count_low(steps: Steps) -> int:
 
 
 class _Size(Part):
-    """Inputs that go with the size of a low-resolution latent."""
+    """Inputs that go with the size of a low-resolution latent.
+
+    A control image is shrunk once in a run: the pipeline passes the same one at every step, or half of it.
+    """
 
     def __init__(self, resized: Resized) -> None:
         self.resized = resized
+        #: Control images of the present run by what they are: the image itself, which keeps its memory, and it shrunk.
+        self.shrunk: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def begin(self, call: NetworkCall) -> None:
         if call.step.low_res and call.size is not None and call.full_size is not None:
@@ -130,17 +135,32 @@ class _Size(Part):
     def begin_control(self, call: NetworkCall) -> None:
         if call.step.low_res and call.full_size is not None:
             scale = (call.sample.shape[-2] / call.full_size[0], call.sample.shape[-1] / call.full_size[1])
-            call.kwargs["controlnet_cond"] = _shrunk(call.kwargs["controlnet_cond"], scale)
+            call.kwargs["controlnet_cond"] = self._shrunk(call.kwargs["controlnet_cond"], scale)
+
+    def clear(self) -> None:
+        self.shrunk = {}
+
+    def detach(self) -> None:
+        self.clear()
+
+    def _shrunk(self, condition: Any, scale: tuple[float, float]) -> Any:
+        """A control image, or a list of them, at the size that belongs to a low-resolution latent."""
+        if isinstance(condition, (list, tuple)):
+            return [self._shrunk(item, scale) for item in condition]
+        size = (round(condition.shape[-2] * scale[0]), round(condition.shape[-1] * scale[1]))
+        # A callback may replace the image or write into it; what inference mode made counts no writes.
+        version = None if condition.is_inference() else condition._version
+        key = (condition.data_ptr(), version, condition.shape, condition.stride(), condition.dtype, size)
+        if key not in self.shrunk:
+            self.shrunk[key] = condition, _pooled(condition, size)
+        return self.shrunk[key][1]
 
 
-def _shrunk(condition: Any, scale: tuple[float, float]) -> Any:
-    """A control image, or a list of them, at the size that belongs to a low-resolution latent."""
+def _pooled(image: Any, size: tuple[int, int]) -> Any:
+    """An image (B, C, H, W) by the means of its areas at a smaller (height, width)."""
     from torch.nn import functional
 
-    if isinstance(condition, (list, tuple)):
-        return [_shrunk(item, scale) for item in condition]
-    size = (round(condition.shape[-2] * scale[0]), round(condition.shape[-1] * scale[1]))
-    return functional.interpolate(condition.float(), size=size, mode="area").to(condition.dtype)
+    return functional.interpolate(image.float(), size=size, mode="area").to(image.dtype)
 
 
 def low_res_size(height: int, width: int, scale: float, multiple: int) -> tuple[int, int]:

@@ -226,11 +226,17 @@ class Technique:
 
     # The network
 
-    def admit(self, family: Family, knobs: Knobs) -> None:
-        """Refuse a kind of pipeline for which it is not defined; asked where it acts.
+    def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:
+        """Refuse a kind of pipeline, or of call, for which it is not defined; asked where it acts.
+
+        Args:
+            family: of the pipeline.
+            knobs: of the plan.
+            guides: whether the call guides; None where that is not known yet.
 
         Raises:
-            UnsupportedError: such a kind.
+            UnsupportedError: such a pipeline.
+            UsageError: such a call.
         """
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:

@@ -6,6 +6,7 @@ import pipelines as P
 import pytest
 import torch
 from diffusers.callbacks import SDXLCFGCutoffCallback
+from torch.nn import functional as F
 
 from postdiff_calib.accelerate import FAMILIES, accelerated, enable, family_of, summary
 from postdiff_calib.errors import UnsupportedError
@@ -174,7 +175,6 @@ def test_transformer_span_reuses_its_residual(family):
 @torch.no_grad()
 def test_lcm_equal_to_a_plain_loop(total, noise):
     from diffusers.utils.torch_utils import randn_tensor
-    from torch.nn import functional as F
 
     pipe = P.lcm()
     knobs = Knobs(total, low_res_fraction=0.5, low_res_scale=0.5)
@@ -230,6 +230,57 @@ def test_control_network_runs_small_and_halved(family):
     assert [kwargs["sample"].shape[0] for kwargs in seen] == [6, 6, 6, 3]
     assert [tuple(kwargs["controlnet_cond"].shape[2:]) for kwargs in seen] == [(64, 64)] * 2 + [(128, 128)] * 2
     assert [kwargs["controlnet_cond"].shape[0] for kwargs in seen] == [6, 6, 6, 3]
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """Sizes that images were shrunk to by areas."""
+    sizes, stock = [], F.interpolate
+
+    def interpolate(image, **options):
+        if options.get("mode") == "area":
+            sizes.append((image.shape[0], options["size"]))
+        return stock(image, **options)
+
+    monkeypatch.setattr(F, "interpolate", interpolate)
+    return sizes
+
+
+def test_a_control_image_is_shrunk_once_in_a_run(family, pooled):
+    pipe, call = family("controlnet")
+    with accelerated(pipe, Knobs(6, low_res_fraction=0.67, low_res_scale=0.5)):
+        P.latents(pipe, **call)
+        assert pooled == [(6, (64, 64))]
+        P.latents(pipe, **call)  # nothing is kept from one run to the next
+        assert pooled == [(6, (64, 64))] * 2
+    pooled.clear()
+    with accelerated(pipe, Knobs(6, low_res_fraction=0.67, low_res_scale=0.5, guidance_fraction=0.34)):
+        P.latents(pipe, **call)
+    assert pooled == [(6, (64, 64)), (3, (64, 64))]  # the conditional half is another batch
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_control_image_that_a_callback_replaces_is_shrunk_again(family, pooled, inside):
+    pipe, call = family("controlnet")
+    seen = []
+
+    def replace_image(pipe, step, timestep, given):
+        if step == 1:
+            if inside:
+                given["image"].mul_(0.5)
+            else:
+                given["image"] = given["image"] * 0.5
+        return given
+
+    with accelerated(pipe, Knobs(6, low_res_fraction=0.67, low_res_scale=0.5)):
+        handle = pipe.controlnet.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["controlnet_cond"]), with_kwargs=True
+        )
+        P.latents(pipe, **call, callback_on_step_end=replace_image, callback_on_step_end_tensor_inputs=["image"])
+        handle.remove()
+    assert pooled == [(6, (64, 64))] * 2
+    assert torch.equal(seen[2], seen[1] * 0.5)
+    assert torch.equal(seen[3], seen[2])
 
 
 @pytest.mark.parametrize("guess_mode", [False, True])

@@ -9,6 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from postdiff_calib.cli.cost import cost_command
+from postdiff_calib.cli.cost_output import CostView
+from postdiff_calib.cli.main import main
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cost import Latency, table_for_card
 from postdiff_calib.cost.grid import GridRow, binding_knob, reachable
@@ -18,6 +20,7 @@ from postdiff_calib.cost.store import read_table, write_json
 from postdiff_calib.errors import BudgetError, KnobError, ModelError, OutputError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, get_card
+from postdiff_calib.plan import compile_plan
 from postdiff_calib.report.plots import plot_reachable
 
 KEYS = ["model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
@@ -205,3 +208,35 @@ def test_an_image_that_cannot_be_written(tmp_path) -> None:
     for path in (tmp_path / "no" / "folder.png", tmp_path / "strange.ending"):
         with pytest.raises(OutputError, match="cannot be written"):
             plot_reachable(rows, path, "title")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "lcm"], "has no unconditional half to drop"),
+        (["--model", "sd15", "--guidance-scale", "1"], "this call does not guide"),
+    ],
+)
+@pytest.mark.parametrize("view", [[], ["--json"], ["--by-module"]])
+def test_a_plan_that_the_sampler_refuses_has_no_price(capsys, arguments, told, view):
+    given = ["cost", *arguments, *view, "-T", "4", "-m", "0.5"]
+    with pytest.raises(SystemExit) as stop:
+        main([*given, "--cross-attention-cache", "off"])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_without_caching_a_call_that_does_not_guide_has_a_price_for_whole_guidance_only() -> None:
+    facts = priced(*TINY, "--guidance-scale", "1", "-T", "4", "--cross-attention-cache", "off")
+    assert facts["relative_to_baseline"] == pytest.approx(4 / get_card("bk-sdm-tiny").num_inference_steps)
+
+
+def test_a_grid_has_no_plan_that_the_sampler_refuses() -> None:
+
+    card = get_card("shapes-flow")
+    view = CostView(card, table_for_card(card, guidance_scale=1.0), Knobs(4), "full", as_json=True)
+    assert view.admits(compile_plan(Knobs(4, cross_attention_cache="off")))
+    assert not view.admits(compile_plan(Knobs(4, guidance_fraction=0.5, cross_attention_cache="off")))

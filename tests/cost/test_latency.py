@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from postdiff_calib.cost import Latency, build_cost_table, table_for_card
-from postdiff_calib.cost.latency import MIN_ROUNDS, measured_latency, probes, timing
+from postdiff_calib.cost.latency import measured_latency, probes, timing
 from postdiff_calib.cost.meter import StepKey
+from postdiff_calib.cost.rounds import MIN_ROUNDS, MORE_ROUNDS
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import cache_folder, environment_of, latency_path
 from postdiff_calib.cost.timeline import Clock, timed_call
@@ -61,9 +62,10 @@ def test_measuring_gives_seconds_and_leaves_the_pipeline_as_it_was(loaded, cache
     progress = Recorder()
     latency = measured_latency(loaded, table, SETTING, limit=0, progress=progress)
     wanted = probes(loaded.card.knobs, table, SETTING)
-    assert progress.counted == MIN_ROUNDS * len(wanted)
+    rounds = progress.counted / len(wanted)
+    assert MIN_ROUNDS <= rounds <= MIN_ROUNDS + MORE_ROUNDS  # more where the machine is not steady
     assert progress.stages
-    assert latency.before.count == MIN_ROUNDS * len(wanted)
+    assert rounds / 2 * len(wanted) <= latency.before.count <= progress.counted
     assert set(latency.steps) == {key for p in wanted for key in table.keys(p)}
     assert all(t.low <= t.median <= t.high and t.low > 0 for t in latency.steps.values())
     assert 0 < latency.text.median < latency.before.median

@@ -1,11 +1,14 @@
 """The breakdown by module: fvcore with a handle for attention, torch's counter and a count by hand agree."""
 
+import pipelines
 import pytest
+import torch
 
 from postdiff_calib.cost.macs import Macs, count
 from postdiff_calib.cost.meter import Meter, StepKey
 from postdiff_calib.cost.modules import KINDS, breakdown, count_with_fvcore
-from postdiff_calib.cost.networks import build, denoiser_inputs
+from postdiff_calib.cost.networks import build, control_inputs, denoiser_inputs
+from postdiff_calib.models.fingerprint import control_configs, network_configs
 
 L, C, TEXT = 5, 8, 6
 #: One level, one layer each way, no middle block: small enough to count by hand.
@@ -106,3 +109,47 @@ def test_a_reuse_step_shows_what_is_left() -> None:
     table, counter = breakdown(Meter(config, L), StepKey(8, 8, True, False, True, 0))
     assert counter == "torch"
     assert set(table) == {"conv_in", "time_embedding", "up_blocks.1", "conv_out"}
+
+
+@pytest.fixture(scope="module")
+def controlled():
+    """A control network's configuration, and a meter of its U-Net with and without it."""
+    pipe = pipelines.controlnet(pipelines.sd())
+    unet, (config,) = network_configs(pipe)["unet"], control_configs(pipe)
+    return config, Meter(unet, pipelines.LENGTH, [config]), Meter(unet, pipelines.LENGTH)
+
+
+def test_a_control_network_costs_what_fvcore_counts(controlled):
+    config, with_control, without = controlled
+
+    class Whole(torch.nn.Module):
+        """All that it hands on in one tensor, so that nothing is left out as unused."""
+
+        def __init__(self):
+            super().__init__()
+            self.network = build(config).to_empty(device="cpu")
+
+        def forward(self, return_dict, **inputs):
+            down, middle = self.network(**inputs, return_dict=False)
+            return (torch.cat([x.flatten() for x in (*down, middle)]),)
+
+    inputs = {
+        name: torch.zeros_like(value, device="cpu")
+        for name, value in control_inputs(config, 1, 16, 8, pipelines.LENGTH).items()
+    }
+    counted = count_with_fvcore(Whole(), inputs)[""]
+    for guided, times in ((False, 1), (True, 2)):
+        key = StepKey(16, 8, guided, True, True, -1)
+        assert with_control.step(key) - without.step(key) == counted * times
+    cached = StepKey(16, 8, False, False, False, 1)  # it runs whole whatever the denoiser reuses
+    assert with_control.step(cached) - without.step(cached) == counted
+
+
+def test_a_control_network_has_a_row_of_its_own(controlled):
+    _, with_control, without = controlled
+    key = StepKey(16, 8, True, True, True, -1)
+    blocks, _ = breakdown(with_control, key)
+    row = blocks.pop("controlnet")
+    assert blocks == breakdown(without, key)[0]
+    assert sum(row.values()) == (with_control.step(key) - without.step(key)).full
+    assert all(row[kind] > 0 for kind in KINDS)

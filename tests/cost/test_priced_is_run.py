@@ -10,7 +10,7 @@ from postdiff_calib.cost.macs import Macs, _split, flop_counter
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import denoiser_in
-from postdiff_calib.models.load import network_configs
+from postdiff_calib.models.fingerprint import control_configs, network_configs
 from postdiff_calib.plan import compile_plan
 
 #: The first is all at once: guidance ends before the switch, so cross-attention runs once more after it.
@@ -69,6 +69,19 @@ def z_image():
     return pipelines.z_image(), 2
 
 
+def control():
+    return pipelines.controlnet(pipelines.sd("dpm")), 8
+
+
+def two_control():
+    pipe, multiple = control()
+    from diffusers import MultiControlNetModel
+
+    pipe.register_modules(controlnet=MultiControlNetModel([pipe.controlnet, control()[0].controlnet]))
+    return pipe, multiple
+
+
+IMAGE = pipelines.condition_image(2, 128, 128)
 #: What a call needs besides, and the tokens that the denoiser gets.
 CALLS = {
     stable_diffusion_3: ({"max_sequence_length": pipelines.LENGTH}, 2 * pipelines.LENGTH),
@@ -76,12 +89,14 @@ CALLS = {
     # Texts are as long as they are: both halves' are 11 letters and two marks; or padded to 32 tokens.
     qwen_image: ({"negative_prompt": ["a blue square"] * 2, "true_cfg_scale": 4.0}, 13),
     z_image: ({"max_sequence_length": pipelines.LENGTH}, pipelines.LENGTH),
+    control: ({"image": IMAGE}, pipelines.LENGTH),
+    two_control: ({"image": [IMAGE, IMAGE], "controlnet_conditioning_scale": [0.5, 1.0]}, pipelines.LENGTH),
     flux: (pipelines.of_images(pipelines.FAMILIES["flux"][1], 2), pipelines.LENGTH),
 }
 
 
 def run(pipe, multiple: int, knobs: Knobs, call) -> Macs:
-    """MACs per image that the denoiser computes in one real call for two images."""
+    """MACs per image that denoiser and control networks compute in one real call for two images."""
     with accelerated(pipe, knobs, latent_multiple=multiple), flop_counter() as counter:
         pipe(
             ["a red circle", "a blue square"],
@@ -91,7 +106,9 @@ def run(pipe, multiple: int, knobs: Knobs, call) -> Macs:
             generator=[torch.Generator().manual_seed(i) for i in range(2)],
             **{"guidance_scale": 5.0, **call},
         )
-    total = _split(counter.get_flop_counts()[type(denoiser_in(pipe)[1]).__name__])
+    total, controlled = Macs(), getattr(pipe, "controlnet", None)
+    for network in (denoiser_in(pipe)[1], *([] if controlled is None else [controlled])):
+        total += _split(counter.get_flop_counts()[type(network).__name__])
     assert total.full % 2 == 0
     return Macs(total.conv // 2, total.linear // 2, total.attention // 2)
 
@@ -123,7 +140,7 @@ def test_price_equals_a_real_run(family, knobs: Knobs) -> None:
         latent=(16, 16),
         latent_multiple=multiple,
         guides=guides,
-        meter=Meter(network_configs(pipe)[denoiser_in(pipe)[0]], text_length),
+        meter=Meter(network_configs(pipe)[denoiser_in(pipe)[0]], text_length, control_configs(pipe)),
     )
     price = table.price(compile_plan(knobs))
     ran = run(pipe, multiple, knobs, call)

@@ -14,6 +14,7 @@ from postdiff_calib import deploy
 from postdiff_calib.accelerate import compiled
 from postdiff_calib.cli.main import main
 from postdiff_calib.cost import build_cost_table, latency
+from postdiff_calib.cost.rounds import MIN_ROUNDS
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, read_table
 from postdiff_calib.deploy import GenerateJob, run_generate
@@ -164,7 +165,7 @@ def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, t
 
     def generate(pipe, knobs, prompts, seeds, settings):
         made.append((len(prompts), compiled.mode_of(pipe.unet)))
-        return iter([torch.rand(len(prompts), 3, 16, 16)] if len(prompts) else [])
+        return iter([torch.rand(len(prompts), 3, 16, 16)])
 
     def tick():
         made.append("clock")
@@ -180,8 +181,8 @@ def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, t
     stated.save(path)
     job = GenerateJob(("a",) * count, path, False, tmp_path / "out", 0, "cpu", "float32", False, mode)
     result = run_generate(job)
-    warm = [(2, mode), (count % 2, mode)] if mode != "off" else []
-    assert sorted(made[: len(warm)]) == sorted(warm)
+    warm = [(2, mode), *([(1, mode)] if count % 2 else [])] if mode != "off" else []
+    assert made[: len(warm)] == warm
     assert made[len(warm) :] == ["clock", (count, mode), "clock"]
     assert result.notes[0] == f"the profile's seconds are of --compile repeated-blocks, this run is {mode}"
     assert len(result.notes) == (2 if mode != "off" else 1)
@@ -206,7 +207,7 @@ def test_nothing_is_compiled_while_it_is_timed(loaded, tmp_path, monkeypatch):
         found = latency.measure(loaded, table, SETTING, environment_of(loaded, 1), 0.0)
     assert found.environment["compiled"] == "default"
     warm, timed = graphs[: len(plans)], graphs[len(plans) :]
-    assert len(timed) == latency.MIN_ROUNDS * len(plans)
+    assert len(timed) >= MIN_ROUNDS * len(plans)
     # More than the 8 at which dynamo would have gone on uncompiled; and none of them while the clock ran.
     assert 8 < warm[-1] == timed[0] == timed[-1]
 

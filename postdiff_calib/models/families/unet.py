@@ -31,6 +31,16 @@ def _inputs(config: Mapping[str, Any], call: Call, zeros: Zeros) -> dict[str, An
     return inputs
 
 
+def control_inputs(config: Mapping[str, Any], call: Call, zeros: Zeros) -> dict[str, Any]:
+    """Keyword arguments of one call of a control network: those of its U-Net, and the image that it goes by.
+
+    Each convolution between two widths of its embedding halves the image's sides, down to the latent's.
+    """
+    factor = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
+    image = zeros(call.batch, config["conditioning_channels"], factor * call.height, factor * call.width)
+    return {**_inputs(config, call, zeros), "controlnet_cond": image}
+
+
 UNET = Denoiser(
     classes=("UNet2DConditionModel",),
     sample="sample",
