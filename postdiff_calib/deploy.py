@@ -12,8 +12,10 @@ from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
 from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.profile import Profile, load_profile
-from postdiff_calib.profile.match import mismatches
+from postdiff_calib.profile.document import baseline_with, generation_with
+from postdiff_calib.profile.match import deployment_facts, mismatches
 from postdiff_calib.prompts.draw import require_seed
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What ``postdiff generate`` was asked for."""
+    """What ``postdiff generate`` was asked for; what ``deployment`` leaves out is the profile's."""
 
     prompts: tuple[str, ...]
     profile: Path
@@ -35,6 +37,7 @@ class GenerateJob:
     device: str
     dtype: str
     override: bool
+    deployment: DeploymentSettings = MODELS_OWN
 
 
 @dataclass(frozen=True)
@@ -57,30 +60,52 @@ class GenerateResult:
     seconds_per_image: float
     baseline_seconds_per_image: float | None
     notes: tuple[str, ...]
+    baseline: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tuple[LoadedModel, tuple[str, ...]]:
-    """Load the profile's model and make sure that the profile applies to it.
+def load_for(
+    profile: Profile,
+    *,
+    device: str,
+    dtype: str,
+    override: bool,
+    deployment: DeploymentSettings = MODELS_OWN,
+) -> tuple[LoadedModel, tuple[str, ...]]:
+    """Load the profile's model as it was calibrated and make sure that the profile applies to it.
+
+    Args:
+        profile: the profile.
+        device, dtype: as for ``load_pipeline``.
+        override: run in spite of differences.
+        deployment: what was asked for in the place of the profile's own.
 
     Raises:
         ProfileError: it does not, and ``override`` is false.
     """
     from postdiff_calib.models.load import load_pipeline
 
-    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype)
+    asked = [str(fact) for fact in deployment_facts(profile, deployment) if not fact.same]
+    if asked and not override:
+        raise _not_applicable(profile, asked)
+    settings = deployment.over(profile.deployment)
+    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype, settings=settings)
     found = mismatches(profile.model, loaded)
     if found and not override:
-        raise ProfileError(
-            f"profile for {profile.model.id}",
-            f"this pipeline differs in {'; '.join(found)}",
-            "calibrate this pipeline, or pass --override to run at your own risk",
-        )
-    notes = (*loaded.notes, *(f"override: the pipeline differs in {what}" for what in found))
+        raise _not_applicable(profile, found)
+    notes = (*loaded.notes, *(f"override: the pipeline differs in {what}" for what in (*asked, *found)))
     return loaded, notes
+
+
+def _not_applicable(profile: Profile, found: list[str]) -> ProfileError:
+    return ProfileError(
+        f"profile for {profile.model.id}",
+        f"this pipeline differs in {'; '.join(found)}",
+        "calibrate this pipeline, or pass --override to run at your own risk",
+    )
 
 
 def run_generate(job: GenerateJob) -> GenerateResult:
@@ -97,7 +122,10 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         raise OutputError(f"output {job.out}", "it is not a folder", "give a folder for the images (--out)")
     require_writable(job.out, f"output {job.out}")
     profile = load_profile(job.profile)
-    loaded, notes = load_for(profile, device=job.device, dtype=job.dtype, override=job.override)
+    loaded, notes = load_for(
+        profile, device=job.device, dtype=job.dtype, override=job.override, deployment=job.deployment
+    )
+    settings = generation_with(profile, job.deployment)
     seeds = [job.seed + i for i in range(len(job.prompts))]
 
     def run(knobs: Knobs) -> tuple[torch.Tensor, float]:
@@ -106,7 +134,7 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         from postdiff_calib.generate.images import generate
 
         start = time.perf_counter()
-        images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, profile.generation)))
+        images = torch.cat(list(generate(loaded.pipe, knobs, job.prompts, seeds, settings)))
         return images, (time.perf_counter() - start) / len(seeds)
 
     images, seconds = run(profile.knobs)
@@ -119,7 +147,8 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
         for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
     )
-    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
+    baseline = baseline_with(profile, job.deployment)
+    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes, baseline)
 
 
 def to_image(image: torch.Tensor) -> Image.Image:

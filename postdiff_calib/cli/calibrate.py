@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_deployment
 def calibrate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     budget: Annotated[
@@ -52,7 +54,8 @@ def calibrate_command(
     sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    *,
+    deployment: Any,
     delta: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,7 +128,7 @@ def calibrate_command(
         search=search,
         device=device,
         dtype=dtype,
-        batch_size=batch_size,
+        deployment=deployment,
         delta=tuple(delta or ()),
         weight=tuple(weight or ()),
         max_drop=tuple(max_drop or ()),

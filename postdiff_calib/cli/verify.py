@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_deployment
 
+
+@with_deployment
 def verify_command(
     profile: Annotated[Path, typer.Argument(help="A profile.", show_default=False)],
     num_prompts: Annotated[
@@ -23,6 +26,8 @@ def verify_command(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto (the profile's), float32, float16, bfloat16.")] = "auto",
+    *,
+    deployment: Any,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
 ) -> None:
@@ -43,6 +48,7 @@ def verify_command(
         prompt_set=prompt_set,
         device=device,
         dtype=dtype,
+        deployment=deployment,
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_verify(job, progress)

@@ -106,7 +106,7 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock) -> tuple[
         progress.note(left_out)
     refuse_unreachable(job)
     progress.stage("loading the model")
-    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
+    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype, settings=job.deployment)
     for note in loaded.notes:
         progress.note(note)
     refuse_unreachable(job, loaded)
@@ -127,8 +127,9 @@ def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     prompt_set = load_prompt_set(job.prompts or card.prompt_set)
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
-    settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
-    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings), prompt_set.name
+    settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
+    bench = Workbench(loaded, scorer, calibration, held_out, job.seed, settings, job.deployment)
+    return bench, prompt_set.name
 
 
 def price(bench: Workbench, progress: Progress) -> CostTable:

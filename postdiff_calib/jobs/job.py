@@ -7,6 +7,7 @@ from pathlib import Path
 
 from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
@@ -16,10 +17,11 @@ class CalibrateJob:
     """What ``postdiff calibrate`` was asked for; see its help for the meaning of each field.
 
     ``prompts`` and ``num_prompts`` None take the model's own set and size, ``trials`` None a number that suits that
-    (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that
-    suits the image. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads them.
-    ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
-    one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
+    (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``. ``deployment`` is how the
+    deployment makes its images, as far as it is not as the model's own. ``delta`` and ``weight`` are per metric as
+    ``scores.objective.parse_per_metric`` reads them. ``storage`` is the URL of a database that ``postdiff worker``
+    processes share; by default the study's folder holds one. ``max_drop`` and ``guards`` are guard rails as
+    ``scores.guards`` reads them.
     """
 
     model: str = "shapes"
@@ -34,7 +36,7 @@ class CalibrateJob:
     search: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 0
+    deployment: DeploymentSettings = MODELS_OWN
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
+from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import StudyRecord
@@ -39,6 +40,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             weight=job.weight,
             max_drop=job.max_drop,
             guards=job.guards,
+            deployment=job.deployment,
         ),
         settings=bench.settings,
         fingerprint=bench.fingerprint(),
@@ -58,6 +60,9 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             configuration=configuration_of(pipe),
             tokenizer=fingerprint_tokenizers(pipe),
             notes=list(loaded.notes),
+            num_inference_steps=card.num_inference_steps,
+            negative_prompt=bench.settings.negative_prompt,
+            scheduler_config=_scheduler_config(job.deployment),
         ),
         evidence=EvidenceSection(
             prompt_set=prompt_set,
@@ -87,3 +92,9 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         held_out=bench.held_out.prompts,
         cost=table,
     )
+
+
+def _scheduler_config(deployment: DeploymentSettings) -> dict[str, Any] | None:
+    """What the scheduler was given beside the model's own settings; None where nothing was asked for of it."""
+    config = dict(deployment.scheduler_config)
+    return config if config or deployment.scheduler is not None else None

@@ -25,7 +25,7 @@ from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
 from postdiff_calib.search.strategies import find_strategy
-from postdiff_calib.study.record import RECORD, Study
+from postdiff_calib.study.record import RECORD, Study, StudyRecord
 from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
     parse_noise(job.noise)
     strategy = find_strategy(job.search)
+    _check_settings(job)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
@@ -50,6 +51,15 @@ def check_job(job: CalibrateJob) -> None:
         probe(job.storage)
     if not job.fresh:
         _refuse_other_job(job)
+
+
+def _check_settings(job: CalibrateJob) -> None:
+    """Settings of the deployment that a model with a card does not take."""
+    from postdiff_calib.models.cards import CARDS
+
+    for card in CARDS:
+        if card.name == job.model and card.available:
+            job.deployment.card(card)
 
 
 def _check_places(job: CalibrateJob) -> None:
@@ -79,12 +89,22 @@ def _refuse_other_job(job: CalibrateJob) -> None:
         raise StudyError(error.given, error.rule, remedy) from error
     then: dict[str, Any] = {"seed": known.seed, "noise": known.settings.noise}
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
+    for name, value in job.deployment.asked.items():
+        if name != "batch_size":
+            then[name], now[name] = _stated(known, name), value
     if job.num_prompts is not None:
         then["num_prompts"], now["num_prompts"] = len(known.held_out), job.num_prompts
     cards = {card.name for card in CARDS}
     if job.model in cards and known.asked.model in cards:
         then["model"], now["model"] = known.asked.model, job.model
     _refuse_difference(job.folder, then, now)
+
+
+def _stated(record: StudyRecord, name: str) -> Any:
+    """A setting of the deployment as a study has it, whether it was asked for or the model's own."""
+    if name in ("num_inference_steps", "scheduler"):
+        return record.num_inference_steps if name == "num_inference_steps" else record.model.scheduler
+    return getattr(record.settings, name) if hasattr(record.settings, name) else record.asked.deployment.asked.get(name)
 
 
 def check_guards(job: CalibrateJob) -> str:
@@ -136,14 +156,14 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
-    known = next((card for card in CARDS if card.name == job.model), None)
+    known = next((job.deployment.card(card) for card in CARDS if card.name == job.model), None)
     if job.budget.kind != "macs" or (known is None) != (loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)
     elif loaded is not None:
         card = loaded.card
-        settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
+        settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
         sizes = {**settings.call, "batch_size": settings.batch_size}
         table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
     limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))

@@ -18,8 +18,10 @@ from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
+from postdiff_calib.profile.document import baseline_with
 from postdiff_calib.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
     ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
-    the profile's.
+    the profile's, and so is what ``deployment`` leaves out.
     """
 
     profile: Path
@@ -47,6 +49,7 @@ class VerifyJob:
     prompt_set: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    deployment: DeploymentSettings = MODELS_OWN
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class VerifyResult:
     profile: Path
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    baseline: str = ""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -83,6 +87,7 @@ class VerifyResult:
             "failed": list(self.failed),
             "checks": [check.as_dict() for check in self.checks],
             "notes": list(self.notes),
+            "baseline": self.baseline,
         }
 
 
@@ -102,23 +107,39 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
 
     progress.stage("loading the model")
     dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
-    loaded = load_pipeline(job.model or profile.model.card or profile.model.id, device=job.device, dtype=dtype)
+    settings = job.deployment.over(profile.deployment)
+    model = job.model or profile.model.card or profile.model.id
+    loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
     if profile.model.card is not None:
-        loaded = replace(loaded, card=get_card(profile.model.card))
-    identity = identity_checks(profile, loaded)
+        loaded = replace(loaded, card=settings.card(get_card(profile.model.card)))
+    baseline = baseline_with(profile, job.deployment)
+    identity = [*identity_checks(profile, loaded), *deployment_checks(profile, job.deployment)]
     done += [*identity, *environment_checks(profile, loaded)]
     notes = (*loaded.notes, *((fresh.note,) if fresh.note else ()))
     if any(check.outcome == "failed" for check in identity):
         reason = "not measured, because this is not the profile's pipeline"
         done += [checks.not_judged(name, profile.budget.text, reason) for name in ("compute", "latency")]
         done.append(checks.not_judged("quality", "as stated", reason))
-        return VerifyResult(job.profile, tuple(done), notes)
+        return VerifyResult(job.profile, tuple(done), notes, baseline)
 
     done.append(checks.compute(profile, counted_macs(profile, loaded)))
-    accelerated, baseline = time_calls(profile, loaded, fresh, progress)
-    done.append(checks.latency(profile, accelerated, baseline))
+    accelerated, stock = time_calls(profile, loaded, fresh, progress)
+    done.append(checks.latency(profile, accelerated, stock))
     done += quality_checks(profile, loaded, fresh, progress)
-    return VerifyResult(job.profile, tuple(done), notes)
+    return VerifyResult(job.profile, tuple(done), notes, baseline)
+
+
+def deployment_checks(profile: Profile, asked: DeploymentSettings) -> list[Check]:
+    """What was asked for beside what the profile was made with; another batch size is a warning."""
+    found = [
+        checks.same(fact.what.replace("_", " "), fact.wanted, fact.found, "the profile was made with another")
+        for fact in match.deployment_facts(profile, asked)
+    ]
+    if asked.batch_size is not None:
+        reason = "seconds per image are those of the profile's batch size"
+        own = profile.budget.batch_size
+        found.append(checks.same("batch size", str(own), str(asked.batch_size), reason, "warning"))
+    return found
 
 
 def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
@@ -181,13 +202,16 @@ def time_calls(
 
     pipe, batch = loaded.pipe, profile.budget.batch_size
     prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
-    size = profile.generation.call
+    size, text = profile.generation.call, profile.generation.negative_prompt
+    negative = {} if text is None else {"negative_prompt": [text] * batch}
 
     def call(knobs: Any) -> float:
         generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
         with accelerated(pipe, knobs, strict=False), torch.inference_mode():
             start = time.perf_counter()
-            pipe(prompt=prompts, generator=generators, **size)  # finished images on the CPU: no device clock needed
+            pipe(
+                prompt=prompts, generator=generators, **size, **negative
+            )  # finished images on the CPU: no device clock needed
             return (time.perf_counter() - start) / batch
 
     judged = profile.budget.kind == "seconds"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.errors import PromptError
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.techniques.noise import Noise
 
@@ -41,6 +42,7 @@ class Workbench:
         calibration, held_out: the two disjoint prompt sets.
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
+        deployment: what was asked for of them beside the model's own.
         batch: how many images turned out to fit into memory at a time.
     """
 
@@ -50,6 +52,7 @@ class Workbench:
     held_out: PromptSet
     seed: int
     settings: GenerationSettings
+    deployment: DeploymentSettings = MODELS_OWN
     batch: BatchSize = field(default_factory=BatchSize)
 
     @cached_property
@@ -108,6 +111,7 @@ class Workbench:
         baseline = None
         if folder is not None:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
+            about |= self._scheduler
             baseline = BaselineImages(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return ImageEvaluator(
             self.loaded.pipe,
@@ -133,7 +137,15 @@ class Workbench:
             "seed": self.seed,
             "dtype": self.loaded.dtype,
             **self.settings.of_images,
+            **self._scheduler,
+            # the plan that all others are measured against
+            **{name: value for name, value in self.deployment.asked.items() if name == "num_inference_steps"},
         }
+
+    @property
+    def _scheduler(self) -> dict[str, Any]:
+        """What was asked for of the scheduler; the model's own goes without saying."""
+        return {n: value for n, value in self.deployment.asked.items() if n in ("scheduler", "scheduler_config")}
 
 
 def metrics_of(card: Card) -> tuple[Metric, ...]:
@@ -173,15 +185,21 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     return ""
 
 
-def generation_settings(loaded: LoadedModel, *, noise: Noise, batch_size: int = 0) -> GenerationSettings:
-    """How images of a model are made; ``batch_size`` 0 suits their size."""
-    card = loaded.card
+def generation_settings(card: Card, *, noise: Noise, deployment: DeploymentSettings) -> GenerationSettings:
+    """How images of a model are made.
+
+    Args:
+        card: with the deployment's settings, as a loaded model has it.
+        noise: of low-resolution steps.
+        deployment: what was asked for; a batch size that was left out suits the images' size.
+    """
     small = max(card.latent_size()) <= _SMALL_SIDE
     return GenerationSettings(
         height=card.height,
         width=card.width,
         guidance_scale=card.guidance_scale,
-        batch_size=batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
+        batch_size=deployment.batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
         noise=noise,
         latent_multiple=card.latent_multiple,
+        negative_prompt=deployment.negative_prompt,
     )

@@ -114,14 +114,15 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
     from postdiff_calib.quality.clip import ClipScorer
 
     dtype = record.model.dtype if job.dtype == "auto" else job.dtype
-    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype)
+    deployment = record.asked.deployment
+    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype, settings=deployment)
     scorer = ClipScorer(loaded.card.scorer, device=loaded.device)
 
     def prompt_set(prompts: Sequence[str]) -> PromptSet:
         return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
 
     calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
-    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings)
+    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings, deployment)
 
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:

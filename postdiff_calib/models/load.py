@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, reason_of
-from postdiff_calib.models.card import DPM, Card
+from postdiff_calib.models.card import Card
 from postdiff_calib.models.cards import CARDS, get_card
-from postdiff_calib.models.families import FAMILIES, Family, denoiser_in, denoiser_of, family_named, family_of
-from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
+from postdiff_calib.models.derive import derive_card
+from postdiff_calib.models.families import FAMILIES, family_named
+from postdiff_calib.models.fingerprint import fingerprint_pipeline
+from postdiff_calib.models.scheduler import adapt_scheduler
 
-#: Schedulers without an estimate of the clean sample that a change of resolution could use.
-REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
 _OWN_MODULES = ("postdiff_calib.models.shapes.autoencoder", "postdiff_calib.models.shapes.absent_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -57,27 +57,37 @@ class LoadedModel:
     dtype: str
 
 
-def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_pipeline(
+    model: str, *, device: str = "auto", dtype: str = "auto", settings: DeploymentSettings = MODELS_OWN
+) -> LoadedModel:
     """Load a pipeline, ready to run.
 
     Args:
         model: a card's name, a local pipeline directory, or a hub id (owner/name).
         device: ``auto`` (CUDA, then Apple's, then CPU) or a torch device.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+        settings: of the deployment; they stand on the loaded model's card, and its scheduler is theirs.
 
     Raises:
-        ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype.
+        ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype; a size that the
+            model does not make.
+        UnsupportedError, UsageError: settings that do not fit the model.
     """
     card, source, revision = _resolve(model)
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
     if card is not None:
         card.require()
-    read = functools.partial(_from_pretrained, model, source, revision, unet=card.unet_hub_id if card else None)
+        settings.card(card)
+
+    def read(dtype: str) -> Any:
+        return _from_pretrained(model, source, revision, dtype, card, settings)
+
     try:
         # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
         known = fingerprint_pipeline(read("bfloat16")) if kind == "float16" else None
-        return _finish(read(kind), card, source, revision, where, kind, known)
+        loaded = _finish(read(kind), card, source, revision, where, settings)
+        return replace(loaded, dtype=kind, fingerprint=known or fingerprint_pipeline(loaded.pipe))
     except PostdiffError:
         raise
     except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
@@ -85,15 +95,15 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
 
 
 def _finish(
-    pipe: Any, card: Card | None, source: str, revision: str, device: str, dtype: str, fingerprint: str | None
+    pipe: Any, card: Card | None, source: str, revision: str, device: str, settings: DeploymentSettings
 ) -> LoadedModel:
-    """A loaded pipeline on its device, with the scheduler that is wanted, its card and its fingerprint if not known."""
-    notes = _adapt_scheduler(pipe, card)
+    """A loaded pipeline on its device, with the scheduler that is wanted and its card; neither type nor fingerprint."""
+    notes = adapt_scheduler(pipe, card, settings.scheduler, dict(settings.scheduler_config))
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     card = card or derive_card(pipe, source)
-    fingerprint = fingerprint or fingerprint_pipeline(pipe)
-    return LoadedModel(pipe, card, source, revision, notes, fingerprint, device, dtype)
+    card = card if settings == MODELS_OWN else settings.card(card)
+    return LoadedModel(pipe, card, source, revision, notes, "", device, "")
 
 
 def _resolve(model: str) -> tuple[Card | None, str, str]:
@@ -142,7 +152,9 @@ def _pick_dtype(dtype: str, device: str) -> str:
     return "float32"
 
 
-def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: str | None) -> Any:
+def _from_pretrained(
+    model: str, source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings
+) -> Any:
     """The pipeline, from the cache or directory first, then from the hub unless offline."""
     from huggingface_hub import constants
 
@@ -151,7 +163,7 @@ def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: s
     for local in attempts:
         try:
             with _quiet():
-                return _load_once(source, revision, dtype, unet, local)
+                return _load_once(source, revision, dtype, card, settings, local)
         except PostdiffError:
             raise
         except Exception as error:  # damaged files make diffusers, transformers and safetensors raise a dozen kinds
@@ -186,7 +198,9 @@ def _quiet() -> Iterator[None]:
             undo()
 
 
-def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: bool) -> Any:
+def _load_once(
+    source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings, local: bool
+) -> Any:
     import torch
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
@@ -197,6 +211,9 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ValueError("model_index.json names no pipeline class")
     _refuse_other_class(index["_class_name"])
+    if isinstance(entry := index.get("scheduler"), list) and len(entry) == 2:
+        settings.check_classes(index["_class_name"], str(entry[1]), card)
+    settings.check_size(source)
     named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.
@@ -205,7 +222,7 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     if "safety_checker" in index:
         # It blacks out images at random times and sizes, which would be scored as if the plan had made them.
         options |= {"safety_checker": None, "requires_safety_checker": False}
-    if unet is not None:
+    if card is not None and (unet := card.unet_hub_id) is not None:
         options["unet"] = UNet2DConditionModel.from_pretrained(
             unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
         )
@@ -276,72 +293,3 @@ def _missing(model: str, source: str, revision: str, error: Exception, *, offlin
         f"{source} at revision {revision} was looked for in {where} and not loaded ({first})",
         f"fetch it with: hf download {source} --revision {revision}",
     )
-
-
-def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
-    """Replace the scheduler where the card or the technique asks for it; what was done, as text."""
-    import diffusers
-
-    shipped = type(pipe.scheduler).__name__
-    wanted = DPM if shipped in REPLACED_SCHEDULERS else shipped
-    if card is not None and card.unet_hub_id is not None:
-        wanted = card.scheduler
-    if wanted == shipped:
-        return ()
-    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config, **scheduler_settings(wanted))
-    short = REPLACED_SCHEDULERS.get(shipped, shipped)
-    return (f"{short} replaced by {'DPM++ 2M' if wanted == DPM else wanted}",)
-
-
-def scheduler_settings(name: str) -> dict[str, Any]:
-    """What a scheduler class is told beside the configuration of the one it replaces."""
-    # DEIS names solvers of its own in fields that DPM++ has too.
-    return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if name == DPM else {}
-
-
-def derive_card(pipe: Any, source: str) -> Card:
-    """A card for a pipeline that has none, from its configurations and the defaults of its call.
-
-    Raises:
-        ModelError: it has neither a U-Net nor a transformer.
-    """
-    _, network = denoiser_in(pipe)
-    if network is None:
-        raise ModelError(f"model {source!r}", "it has neither a U-Net nor a transformer", "give a text-to-image model")
-    config, kind = network.config, denoiser_of(getattr(network, "_orig_mod", network))
-    family, packed = family_of(pipe), 4 if family_of(pipe).latents == "packed" else 1
-    scale = int(getattr(pipe, "vae_scale_factor", 8))
-    # Networks without a size of their own leave it to the pipeline, of 128 latent pixels where that has none either.
-    size = config.get("sample_size") or getattr(pipe, "default_sample_size", 128)
-    sides = size if isinstance(size, (list, tuple)) else (size,) * 2
-    defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
-    steps = int(defaults.get("num_inference_steps") or 20)
-    length = defaults.get("max_sequence_length") or min(getattr(pipe.tokenizer, "model_max_length", 77), 512)
-    return Card(
-        name=Path(source).name or source,
-        hub_id=source,
-        pipeline_class=type(pipe).__name__,
-        height=int(sides[0]) * scale,
-        width=int(sides[1]) * scale,
-        networks=network_configs(pipe),
-        num_inference_steps=steps,
-        guidance_scale=float(defaults.get("guidance_scale") or 1.0),
-        scheduler=type(pipe.scheduler).__name__,
-        licence="unknown",
-        vae_scale_factor=scale,
-        latent_channels=int(config.in_channels) // packed,
-        latent_multiple=kind.latent_multiple(config),
-        step_range=(min(4, steps), steps),
-        text_length=family.text_tokens(pipe, int(length)),
-        text_lengths=_text_lengths(pipe, family, int(length)),
-        side_multiple=scale * kind.latent_multiple(config) if family.latents_first else 0,
-        note="derived from the pipeline",
-    )
-
-
-def _text_lengths(pipe: Any, family: Family, longest: int) -> dict[str, int]:
-    """Tokens that each text encoder gets, where there are several."""
-    if len(family.text_encoders) < 2:
-        return {}
-    tokenizers = {role: getattr(pipe, role.replace("text_encoder", "tokenizer"), None) for role in family.text_encoders}
-    return {role: min(longest, int(t.model_max_length)) for role, t in tokenizers.items() if t is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 from postdiff_calib.files import write_atomically
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import DeploymentSettings, describe_baseline
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.match import pipeline_mismatches
@@ -71,7 +73,28 @@ class Profile(Section):
             batch_size=self.budget.batch_size,
             noise=self.plan.noise,
             latent_multiple=self.plan.latent_multiple,
+            negative_prompt=self.model.negative_prompt,
         )
+
+    @property
+    def deployment(self) -> DeploymentSettings:
+        """What the model is to be loaded with, so that it runs as it was calibrated."""
+        model = self.model
+        return DeploymentSettings(
+            height=model.height,
+            width=model.width,
+            num_inference_steps=model.num_inference_steps,
+            guidance_scale=model.guidance_scale,
+            scheduler=model.scheduler if model.scheduler_config is not None else None,
+            scheduler_config=tuple((model.scheduler_config or {}).items()),
+            negative_prompt=model.negative_prompt,
+            batch_size=self.budget.batch_size,
+        )
+
+    @property
+    def baseline_text(self) -> str:
+        """The baseline in one line."""
+        return baseline_with(self, DeploymentSettings())
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
         """What differs between ``pipe`` and the pipeline this profile was made for; see ``match``."""
@@ -101,6 +124,18 @@ class Profile(Section):
     def save(self, path: str | Path) -> Path:
         """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
         return write_atomically(path, self.to_yaml())
+
+
+def generation_with(profile: Profile, asked: DeploymentSettings) -> GenerationSettings:
+    """How images are made with a profile where some of its settings are replaced."""
+    names = ("height", "width", "guidance_scale", "batch_size", "negative_prompt")
+    return replace(profile.generation, **{n: value for n, value in asked.asked.items() if n in names})
+
+
+def baseline_with(profile: Profile, asked: DeploymentSettings) -> str:
+    """The baseline in one line, where some of a profile's settings are replaced."""
+    model = profile.model.model_copy(update={n: v for n, v in asked.asked.items() if n in ModelSection.model_fields})
+    return describe_baseline(model.num_inference_steps, model, model.negative_prompt)
 
 
 def json_schema() -> dict[str, Any]:

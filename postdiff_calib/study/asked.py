@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from postdiff_calib.cost.budget import Budget, parse_budget
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.guards import Guard, parse_guards
 
 _LISTS = ("delta", "weight", "max_drop", "guards")
@@ -25,6 +26,7 @@ class Asked:
         search: what proposes plans, by the name of its strategy.
         delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
+        deployment: how images are made, as far as it is not the model's own.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Asked:
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    deployment: DeploymentSettings = MODELS_OWN
 
     @property
     def rails(self) -> tuple[Guard, ...]:
@@ -46,7 +49,8 @@ class Asked:
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the inverse of ``from_dict``."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "budget": self.budget.text, **{name: list(plain[name]) for name in _LISTS}}
+        lists = {name: list(plain[name]) for name in _LISTS}
+        return {**plain, "budget": self.budget.text, **lists, "deployment": self.deployment.asked}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Asked:
@@ -57,6 +61,7 @@ class Asked:
             TypeError: a key is missing or unknown.
         """
         lists = {name: tuple(data.get(name, ())) for name in _LISTS}
-        asked = cls(**{**data, "budget": parse_budget(data["budget"]), **lists})
+        deployment = DeploymentSettings.from_dict(data.get("deployment", {}))
+        asked = cls(**{**data, "budget": parse_budget(data["budget"]), **lists, "deployment": deployment})
         _ = asked.rails
         return asked

@@ -33,6 +33,7 @@ class _Asked(_Part):
     weight: list[str]
     max_drop: list[str]
     guards: list[str]
+    deployment: dict[str, Any] = {}
 
 
 class _Settings(_Part):
@@ -42,6 +43,7 @@ class _Settings(_Part):
     batch_size: _AtLeastOne
     noise: Noise
     latent_multiple: _AtLeastOne
+    negative_prompt: str | None = None
 
 
 class _Term(_Part):

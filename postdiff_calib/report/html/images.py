@@ -104,7 +104,9 @@ class Album:
 
         record = self.study.record
         progress.stage("loading the model")
-        loaded = load_pipeline(record.asked.model, device=self.device, dtype=record.model.dtype)
+        loaded = load_pipeline(
+            record.asked.model, device=self.device, dtype=record.model.dtype, settings=record.asked.deployment
+        )
         weights = weights_fact(record.model, loaded)
         if not weights.same:
             raise StudyError(
