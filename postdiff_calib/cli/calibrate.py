@@ -87,6 +87,19 @@ def calibrate_command(
             help=f"What the plan must keep against the baseline's images; repeatable: {examples(comparisons())}.",
         ),
     ] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option("--fix", metavar="KNOB=VALUE", help="Hold a knob, such as k=1; repeatable.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range", metavar="KNOB=LOW..HIGH", help="Search a knob between two values: T=8..30; repeatable."
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--values", metavar="KNOB=V,V…", help="Search these values: beta=0.5,0.75; repeatable."),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +125,7 @@ def calibrate_command(
     from postdiff_calib.jobs.stopped import stopped_line
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
+    from postdiff_calib.search.restrict import parse_restrictions
 
     if sampler is not None:
         raise UsageError(f"--sampler {sampler}", "the option has another name now", f"write --search {sampler}")
@@ -133,6 +147,7 @@ def calibrate_command(
         weight=tuple(weight or ()),
         max_drop=tuple(max_drop or ()),
         guards=tuple(guard or ()),
+        restrictions=parse_restrictions(fix or (), ranges or (), values or ()),
         fresh=fresh,
         storage=storage,
         study_name=name,

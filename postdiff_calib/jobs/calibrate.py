@@ -128,7 +128,7 @@ def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
-    bench = Workbench(loaded, scorer, calibration, held_out, job.seed, settings, job.deployment)
+    bench = Workbench(loaded, scorer, calibration, held_out, job.seed, settings, job.deployment, job.restrictions)
     return bench, prompt_set.name
 
 

@@ -9,6 +9,7 @@ from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.names import STUDY_NAME
+from postdiff_calib.search.restrict import Restriction
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -41,6 +42,7 @@ class CalibrateJob:
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    restrictions: tuple[Restriction, ...] = ()
     fresh: bool = False
     storage: str | None = None
     study_name: str = STUDY_NAME

@@ -41,6 +41,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             max_drop=job.max_drop,
             guards=job.guards,
             deployment=job.deployment,
+            restrictions=job.restrictions,
         ),
         settings=bench.settings,
         fingerprint=bench.fingerprint(),
@@ -79,6 +80,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             minimum_detectable_difference=0.0,
             study=str(job.folder),
             notes=[],
+            restrictions=[one.text for one in job.restrictions],
         ),
         environment=EnvironmentSection(
             device=device_name(loaded.device),

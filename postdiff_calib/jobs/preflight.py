@@ -54,12 +54,14 @@ def check_job(job: CalibrateJob) -> None:
 
 
 def _check_settings(job: CalibrateJob) -> None:
-    """Settings of the deployment that a model with a card does not take."""
+    """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
     from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.search.space import SearchSpace
 
     for card in CARDS:
         if card.name == job.model and card.available:
-            job.deployment.card(card)
+            with_settings = job.deployment.card(card)
+            SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)
 
 
 def _check_places(job: CalibrateJob) -> None:
@@ -167,7 +169,7 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
         sizes = {**settings.call, "batch_size": settings.batch_size}
         table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
     limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
-    require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
+    require_reachable(SearchSpace.from_card(card, card.latent_size(), job.restrictions), table.price, limit)
 
 
 def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:

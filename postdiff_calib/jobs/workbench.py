@@ -16,6 +16,7 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.memory import BatchSize
+from postdiff_calib.search.restrict import Restriction
 from postdiff_calib.techniques.noise import Noise
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Workbench:
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
         deployment: what was asked for of them beside the model's own.
+        restrictions: of the search.
         batch: how many images turned out to fit into memory at a time.
     """
 
@@ -53,6 +55,7 @@ class Workbench:
     seed: int
     settings: GenerationSettings
     deployment: DeploymentSettings = MODELS_OWN
+    restrictions: tuple[Restriction, ...] = ()
     batch: BatchSize = field(default_factory=BatchSize)
 
     @cached_property
@@ -61,7 +64,7 @@ class Workbench:
         from postdiff_calib.search.space import SearchSpace
 
         card = self.loaded.card
-        return SearchSpace.from_card(card, latent_size=card.latent_size())
+        return SearchSpace.from_card(card, card.latent_size(), self.restrictions)
 
     @cached_property
     def judge(self) -> SceneJudge | None:

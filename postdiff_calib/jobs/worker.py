@@ -122,7 +122,9 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
         return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
 
     calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
-    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings, deployment)
+    return Workbench(
+        loaded, scorer, calibration, held_out, record.seed, record.settings, deployment, record.asked.restrictions
+    )
 
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:

@@ -297,8 +297,9 @@ class EvidenceSection(Section):
     """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin.
 
     ``num_prompts`` is the number that was asked for; the search used half as many, and ``num_held_out`` judged the plan
-    (0 where none did). ``minimum_detectable_difference`` is the smallest true difference of the score
-    that is found in four such studies of five.
+    (0 where none did). ``restrictions`` are knobs that the search held to some values.
+    ``minimum_detectable_difference`` is the smallest true difference of the score that is found in four such studies
+    of five.
     """
 
     prompt_set: Address
@@ -315,6 +316,7 @@ class EvidenceSection(Section):
     minimum_detectable_difference: float
     study: Address
     notes: list[str]
+    restrictions: list[str] = Field(default_factory=list)
 
 
 class EnvironmentSection(Section):

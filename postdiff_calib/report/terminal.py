@@ -106,6 +106,7 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",
+        **({"restricted to": ", ".join(profile.evidence.restrictions)} if profile.evidence.restrictions else {}),
         "plan": profile.knobs.describe(),
         "cost per image": saving,
         **metric_facts(profile),

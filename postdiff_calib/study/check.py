@@ -34,6 +34,7 @@ class _Asked(_Part):
     max_drop: list[str]
     guards: list[str]
     deployment: dict[str, Any] = {}
+    restrictions: list[str] = []
 
 
 class _Settings(_Part):

@@ -31,6 +31,7 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.search.restrict import allowed
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
@@ -209,7 +210,9 @@ class Study:
         def scores(knobs: Knobs) -> PlanScores:
             return book.plan_scores(knobs, table.price(compile_plan(knobs)))
 
-        return Scored(scores(baseline), [scores(knobs) for knobs in book.plans.values()], len(book.set_aside))
+        # Earlier searches on this folder may have been restricted otherwise.
+        plans = [k for k in book.plans.values() if k == baseline or allowed(self.record.asked.restrictions, k)]
+        return Scored(scores(baseline), [scores(knobs) for knobs in plans], len(book.set_aside))
 
     def require_scores(self) -> Study:
         """The study itself, once it is known to hold scores.
@@ -304,7 +307,8 @@ class Study:
         if not os.path.lexists(self.folder / RECORD):
             return self
         earlier = Study.load(self.folder).record
-        if other_settings(earlier.fingerprint, self.record.fingerprint):
+        same = earlier.asked.restrictions == self.record.asked.restrictions
+        if not same or other_settings(earlier.fingerprint, self.record.fingerprint):
             return self
         return replace(self, record=replace(self.record, searched=earlier.searched))
 
