@@ -14,8 +14,8 @@ from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.profile import Profile, load_profile
-from postdiff_calib.profile.document import baseline_with, generation_with
-from postdiff_calib.profile.match import deployment_facts, mismatches
+from postdiff_calib.profile.deployment import baseline_with, deployment_facts, generation_with
+from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
 
 if TYPE_CHECKING:

@@ -108,6 +108,9 @@ def calibrate_command(
         ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="With --storage: name of the study there.")] = "postdiff",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the space, images at most and the time they take, and stop.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -121,8 +124,10 @@ def calibrate_command(
     from postdiff_calib.cost.budget import parse_budget
     from postdiff_calib.errors import UsageError
     from postdiff_calib.jobs.calibrate import run_calibrate
+    from postdiff_calib.jobs.dry_run import run_dry
     from postdiff_calib.jobs.job import CalibrateJob
     from postdiff_calib.jobs.stopped import stopped_line
+    from postdiff_calib.report.dry_run import print_dry_run
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
     from postdiff_calib.search.restrict import parse_restrictions
@@ -152,6 +157,11 @@ def calibrate_command(
         storage=storage,
         study_name=name,
     )
+    if dry_run:
+        with console_progress(quiet=quiet or as_json) as progress:
+            plan = run_dry(job, progress)
+        print_dry_run(plan, as_json=as_json)
+        return
     try:
         with console_progress(quiet=quiet or as_json) as progress:
             result = run_calibrate(job, progress)

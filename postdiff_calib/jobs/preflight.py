@@ -159,7 +159,7 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
     known = next((job.deployment.card(card) for card in CARDS if card.name == job.model), None)
-    if job.budget.kind != "macs" or (known is None) != (loaded is not None):
+    if job.budget.kind != "macs" or (known is None and loaded is None) or (known is not None and loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)

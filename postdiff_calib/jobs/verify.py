@@ -17,11 +17,12 @@ from postdiff_calib.errors import CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
+from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
-from postdiff_calib.profile.document import baseline_with
+from postdiff_calib.profile.deployment import baseline_with, deployment_facts
 from postdiff_calib.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -91,27 +92,26 @@ class VerifyResult:
         }
 
 
-def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult:
+def run_verify(
+    job: VerifyJob, progress: Progress | None = None, given: Given = NOTHING, profile: Profile | None = None
+) -> VerifyResult:
     """Check a profile on this machine.
+
+    Args:
+        job: what was asked for.
+        progress: is told what happens.
+        given: a live model and a scorer that the caller brings along.
+        profile: in the place of the one at the job's path.
 
     Raises:
         PostdiffError: it could not be checked: no such profile, model, prompt set or scorer.
     """
-    from postdiff_calib.models.cards import get_card
-    from postdiff_calib.models.load import load_pipeline
-
     progress = progress or Silent()
-    profile = load_profile(job.profile)
+    profile = profile or load_profile(job.profile)
     done = [checks.budget_section(profile)]
     fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set)
 
-    progress.stage("loading the model")
-    dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
-    settings = job.deployment.over(profile.deployment)
-    model = job.model or profile.model.card or profile.model.id
-    loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
-    if profile.model.card is not None:
-        loaded = replace(loaded, card=settings.card(get_card(profile.model.card)))
+    loaded = given.loaded or _load(job, profile, progress)
     baseline = baseline_with(profile, job.deployment)
     identity = [*identity_checks(profile, loaded), *deployment_checks(profile, job.deployment)]
     done += [*identity, *environment_checks(profile, loaded)]
@@ -125,15 +125,30 @@ def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult
     done.append(checks.compute(profile, counted_macs(profile, loaded)))
     accelerated, stock = time_calls(profile, loaded, fresh, progress)
     done.append(checks.latency(profile, accelerated, stock))
-    done += quality_checks(profile, loaded, fresh, progress)
+    done += quality_checks(profile, loaded, fresh, progress, given.scorer)
     return VerifyResult(job.profile, tuple(done), notes, baseline)
+
+
+def _load(job: VerifyJob, profile: Profile, progress: Progress) -> LoadedModel:
+    """The model to check, with the profile's settings and card."""
+    from postdiff_calib.models.cards import get_card
+    from postdiff_calib.models.load import load_pipeline
+
+    progress.stage("loading the model")
+    dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
+    settings = job.deployment.over(profile.deployment)
+    model = job.model or profile.model.card or profile.model.id
+    loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
+    if profile.model.card is None:
+        return loaded
+    return replace(loaded, card=settings.card(get_card(profile.model.card)))
 
 
 def deployment_checks(profile: Profile, asked: DeploymentSettings) -> list[Check]:
     """What was asked for beside what the profile was made with; another batch size is a warning."""
     found = [
         checks.same(fact.what.replace("_", " "), fact.wanted, fact.found, "the profile was made with another")
-        for fact in match.deployment_facts(profile, asked)
+        for fact in deployment_facts(profile, asked)
     ]
     if asked.batch_size is not None:
         reason = "seconds per image are those of the profile's batch size"
@@ -251,7 +266,13 @@ def in_turn(
     return found
 
 
-def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress) -> list[Check]:
+def quality_checks(
+    profile: Profile,
+    loaded: LoadedModel,
+    fresh: FreshPrompts,
+    progress: Progress,
+    given: ClipScorer | str | None = None,
+) -> list[Check]:
     """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
     import numpy as np
 
@@ -263,8 +284,8 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
 
     evidence = profile.evidence
     stated = {m.metric: m.difference for m in profile.metric_results}
-    name = get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer
-    scorer = ClipScorer(name, device=loaded.device)
+    name = given or (get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer)
+    scorer = ClipScorer(name, device=loaded.device) if isinstance(name, str) else name
     same = checks.same(
         "scorer", evidence.scorer_sha256[:16], scorer.weights_sha256[:16], "scores of another scorer do not compare"
     )

@@ -180,7 +180,10 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     if not _has_judge(card):
         return ""
     from postdiff_calib.models.shapes.judge import require_captions
+    from postdiff_calib.models.shapes.world import SIDE
 
+    if (card.height, card.width) != (SIDE, SIDE):
+        return f"scenes are not judged: the judge reads images of {SIDE}×{SIDE}, not {card.height}×{card.width}"
     try:
         require_captions(prompts)
     except PromptError as error:

@@ -106,6 +106,24 @@ def _finish(
     return LoadedModel(pipe, card, source, revision, notes, "", device, "")
 
 
+def card_of(model: str) -> Card | None:
+    """The card of a model as it is given to ``load_pipeline``; None where it has none.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    return _resolve(model)[0]
+
+
+def pick_device(device: str) -> str:
+    """A torch device that can be used; ``auto`` is CUDA, then Apple's, then the CPU.
+
+    Raises:
+        ModelError: torch cannot use it.
+    """
+    return _pick_device(device)
+
+
 def _resolve(model: str) -> tuple[Card | None, str, str]:
     """(card if there is one, directory or hub id, revision)."""
     for card in CARDS:  # a folder of a card's name is meant by ./NAME

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,7 +93,7 @@ class Profile(Section):
     @property
     def baseline_text(self) -> str:
         """The baseline in one line."""
-        return baseline_with(self, DeploymentSettings())
+        return describe_baseline(self.model.num_inference_steps, self.model, self.model.negative_prompt)
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
         """What differs between ``pipe`` and the pipeline this profile was made for; see ``match``."""
@@ -124,18 +123,6 @@ class Profile(Section):
     def save(self, path: str | Path) -> Path:
         """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
         return write_atomically(path, self.to_yaml())
-
-
-def generation_with(profile: Profile, asked: DeploymentSettings) -> GenerationSettings:
-    """How images are made with a profile where some of its settings are replaced."""
-    names = ("height", "width", "guidance_scale", "batch_size", "negative_prompt")
-    return replace(profile.generation, **{n: value for n, value in asked.asked.items() if n in names})
-
-
-def baseline_with(profile: Profile, asked: DeploymentSettings) -> str:
-    """The baseline in one line, where some of a profile's settings are replaced."""
-    model = profile.model.model_copy(update={n: v for n, v in asked.asked.items() if n in ModelSection.model_fields})
-    return describe_baseline(model.num_inference_steps, model, model.negative_prompt)
 
 
 def json_schema() -> dict[str, Any]:

@@ -17,9 +17,7 @@ from postdiff_calib.files.differences import differences
 from postdiff_calib.profile.sections import ModelSection
 
 if TYPE_CHECKING:
-    from postdiff_calib.models.deployment import DeploymentSettings
     from postdiff_calib.models.load import LoadedModel
-    from postdiff_calib.profile.document import Profile
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,6 @@ def tokenizer_fact(model: ModelSection, pipe: Any) -> Fact | None:
 def weights_fact(model: ModelSection, loaded: LoadedModel) -> Fact:
     """The loader's fingerprint, which is of weights and networks."""
     return Fact("weights or configuration", model.fingerprint, loaded.fingerprint)
-
-
-def deployment_facts(profile: Profile, asked: DeploymentSettings) -> list[Fact]:
-    """What was asked for of a deployment beside what the profile was made with; nothing of what was left out.
-
-    The batch size is not one of them: images do not depend on it.
-    """
-    own = profile.deployment.asked
-    own.setdefault("scheduler", profile.model.scheduler)
-    wanted = {name: value for name, value in asked.asked.items() if name != "batch_size"}
-    return [Fact(name, str(own.get(name, "not set")), str(value)) for name, value in wanted.items()]
 
 
 def pipeline_mismatches(model: ModelSection, pipe: Any) -> list[str]:

@@ -14,11 +14,11 @@ from postdiff_calib.errors import ProfileError, StudyError
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_job
 from postdiff_calib.jobs.verify import deployment_checks
-from postdiff_calib.jobs.workbench import generation_settings
+from postdiff_calib.jobs.workbench import generation_settings, why_unjudged
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.profile import Profile
-from postdiff_calib.profile.document import generation_with
+from postdiff_calib.profile.deployment import generation_with
 from postdiff_calib.study.record import Study, StudyRecord
 
 ASKED = DeploymentSettings(32, 64, 30, 6.0, "EulerDiscreteScheduler", (("timestep_spacing", "trailing"),), "blurry", 2)
@@ -158,3 +158,10 @@ def test_a_calibration_with_its_own_settings_from_the_command_line_to_the_images
 
     with Image.open(shown["images"][0]["path"]) as image:
         assert image.size == (64, 48)
+
+
+def test_scenes_of_another_size_are_not_judged():
+    prompts = ["a red circle on a white background"]
+    card = get_card("shapes")
+    assert why_unjudged(card, prompts) == ""
+    assert "reads images of 64×64, not 48×64" in why_unjudged(replace(card, height=48), prompts)
