@@ -21,7 +21,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     from importlib.metadata import version
 
     from postdiff_calib.cost.store import device_name
-    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
+    from postdiff_calib.models.fingerprint import adapters_of, configuration_of, fingerprint_tokenizers
     from postdiff_calib.search.strategies import default_trials
 
     loaded = bench.loaded
@@ -64,6 +64,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             num_inference_steps=card.num_inference_steps,
             negative_prompt=bench.settings.negative_prompt,
             scheduler_config=_scheduler_config(job.deployment),
+            adapters=adapters_of(pipe),
         ),
         evidence=EvidenceSection(
             prompt_set=prompt_set,

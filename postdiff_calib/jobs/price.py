@@ -98,17 +98,24 @@ class Priced:
         return facts
 
 
-def run_cost(job: CostJob, loaded: LoadedModel | None = None) -> Priced:
+def run_cost(job: CostJob, loaded: LoadedModel | None = None, card: Card | None = None) -> Priced:
     """The price of a plan.
 
     Args:
         job: what was asked for.
         loaded: the model, where it is loaded already.
+        card: in the place of the job's model: priced without weights.
 
     Raises:
         PostdiffError: bad input, by one line.
     """
-    card, costs = _card_and_table(job, loaded)
+    from postdiff_calib.cost import table_for_card
+
+    if card is not None:
+        card = job.deployment.card(card)
+        costs = table_for_card(card)
+    else:
+        card, costs = _card_and_table(job, loaded)
     return Priced(card, costs, settled(job.knobs, card.num_inference_steps, names() - card.knobs), job.convention)
 
 

@@ -37,7 +37,7 @@ class ModelSection(Section):
     ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings,
     ``tokenizer`` of what its tokenizers make of text; the last two are not in older profiles.
     ``num_inference_steps`` is the baseline's T. ``scheduler_config`` is what the scheduler was given beside the model's
-    own settings; null where the model's own scheduler was left as it is.
+    own settings; null where the model's own scheduler was left as it is. ``adapters`` were loaded into the pipeline.
     """
 
     id: Address
@@ -57,6 +57,7 @@ class ModelSection(Section):
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     negative_prompt: str | None = None
     scheduler_config: dict[str, bool | int | float | str | None] | None = None
+    adapters: list[str] = Field(default_factory=list)
 
 
 class _OfMetrics:
