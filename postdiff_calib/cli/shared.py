@@ -76,6 +76,17 @@ def _deployment_options() -> list[inspect.Parameter]:
         ),
         option("negative_prompt", str | None, None, "--negative-prompt", "One for all images."),
         option("batch_size", int, 0, "--batch-size", "Images per call; 0 chooses.", min=0),
+        option(
+            "lora",
+            list[str] | None,
+            None,
+            "--lora",
+            "A LoRA to merge into the model, with its scale; repeatable.",
+            metavar="FILE_OR_ID[:SCALE]",
+        ),
+        option("vae", str | None, None, "--vae", "Folder or hub id of another autoencoder."),
+        option("variant", str | None, None, "--variant", "Of the model's files, such as fp16."),
+        option("revision", str | None, None, "--revision", "Of a model on the hub."),
     ]
 
 
@@ -91,4 +102,8 @@ def _deployment(values: Mapping[str, Any]) -> Any:
         scheduler_config=parse_scheduler_config(values["scheduler_config"] or ()),
         negative_prompt=values["negative_prompt"],
         batch_size=values["batch_size"] or None,
+        loras=tuple(values["lora"] or ()),
+        vae=values["vae"],
+        variant=values["variant"],
+        revision=values["revision"],
     )

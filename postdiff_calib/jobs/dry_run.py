@@ -28,6 +28,7 @@ from postdiff_calib.search.settings import SearchSettings, default_explore_promp
 from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.strategies import default_trials, find_strategy
 from postdiff_calib.search.strategy import Strategy, enqueued
+from postdiff_calib.study.evidence import NoImages
 from postdiff_calib.study.searched import further_limits
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable) -> DryRun:
         seed=job.seed,
         explore_prompts=default_explore_prompts(held_out),
     )
-    book = ScoreBook(_Unscored(), n, reference.knobs, MemoryStore())
+    book = ScoreBook(NoImages(), n, reference.knobs, MemoryStore())
     strategy = find_strategy(job.search)(candidates, limits, reference, book, settings)
     first = enqueued(strategy, None)
     others = sum(proposal.arm != "step_reduction" for proposal in first)
@@ -159,10 +160,3 @@ def _finalists(strategy: Strategy, limits: Sequence[Limit]) -> int:
 def _seconds(candidates: Sequence[Candidate]) -> float:
     """Mean seconds per image of plans; 0 where nothing was timed."""
     return statistics.fmean(c.cost.seconds or 0.0 for c in candidates)
-
-
-class _Unscored:
-    """An evaluator for a search that does not run."""
-
-    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        raise AssertionError("a dry run makes no image")

@@ -65,6 +65,9 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             negative_prompt=bench.settings.negative_prompt,
             scheduler_config=_scheduler_config(job.deployment),
             adapters=adapters_of(pipe),
+            loras=list(job.deployment.loras),
+            vae=job.deployment.vae,
+            variant=job.deployment.variant,
         ),
         evidence=EvidenceSection(
             prompt_set=prompt_set,

@@ -56,8 +56,11 @@ def check_job(job: CalibrateJob) -> None:
 def _check_settings(job: CalibrateJob) -> None:
     """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
     from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
     from postdiff_calib.search.space import SearchSpace
 
+    if is_single_file(job.model):
+        job.deployment.card(card_of_kind(kind_of(job.model)))
     for card in CARDS:
         if card.name == job.model and card.available:
             with_settings = job.deployment.card(card)
@@ -73,6 +76,7 @@ def _check_places(job: CalibrateJob) -> None:
         raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
     require_writable(job.folder, given, "give another (--study)")
     inputs = [job.prompts] if job.prompts is not None else []
+    inputs += [job.model] if os.path.isfile(job.model) else []
     if os.path.isdir(job.model):
         inputs += [str(path) for path in Path(job.model).rglob("*") if path.suffix not in (".yaml", ".yml")]
     refuse_output(job.out, inputs=inputs, study=job.folder)

@@ -16,6 +16,7 @@ from typing import Any
 from postdiff_calib.errors import ModelError, UnsupportedError, UsageError
 from postdiff_calib.models.card import MAX_SIDE, Card
 from postdiff_calib.models.families import family_named
+from postdiff_calib.models.lora import check_loras, parse_lora
 from postdiff_calib.models.scheduler import check_scheduler_choice, require_known, wanted_scheduler
 
 _CONSTANTS = {"True": True, "False": False, "None": None}
@@ -33,6 +34,10 @@ class DeploymentSettings:
         scheduler_config: arguments of that class, or of the model's own, as (name, value).
         negative_prompt: one for all images.
         batch_size: images per call, at least 1; None suits their size.
+        loras: as ``lora.parse_lora`` reads them, merged in this order.
+        vae: folder or hub id of an autoencoder in the place of the model's own.
+        variant: of the model's files, such as ``fp16``.
+        revision: of a model on the hub.
 
     Raises:
         UsageError: a value out of its range, or an unknown scheduler.
@@ -46,6 +51,10 @@ class DeploymentSettings:
     scheduler_config: tuple[tuple[str, Any], ...] = ()
     negative_prompt: str | None = None
     batch_size: int | None = None
+    loras: tuple[str, ...] = ()
+    vae: str | None = None
+    variant: str | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         for name, flag, highest in (
@@ -68,11 +77,15 @@ class DeploymentSettings:
             object.__setattr__(self, "guidance_scale", float(scale))
         if self.scheduler is not None:
             require_known(self.scheduler)
+        for text in self.loras:
+            parse_lora(text)
 
     @property
     def asked(self) -> dict[str, Any]:
         """What was asked for, as plain data without what was not; ``from_dict`` is its inverse."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, ())}
+        if self.loras:
+            found["loras"] = list(self.loras)
         return {**found, **({"scheduler_config": dict(self.scheduler_config)} if self.scheduler_config else {})}
 
     @classmethod
@@ -83,7 +96,8 @@ class DeploymentSettings:
             UsageError: a value is refused.
             TypeError: an unknown name.
         """
-        return cls(**{**data, "scheduler_config": tuple(dict(data.get("scheduler_config") or {}).items())})
+        config = tuple(dict(data.get("scheduler_config") or {}).items())
+        return cls(**{**data, "scheduler_config": config, "loras": tuple(data.get("loras") or ())})
 
     def over(self, other: DeploymentSettings) -> DeploymentSettings:
         """These settings, and what they leave out as ``other`` has it.
@@ -149,6 +163,7 @@ class DeploymentSettings:
         if self.negative_prompt is not None and family is not None and not family.guides:
             rule = f"{pipeline_class} takes none: it has no unconditional half"
             raise UnsupportedError(f"--negative-prompt {self.negative_prompt!r}", rule, "leave it out")
+        check_loras(self.loras, pipeline_class)
         if self.scheduler is not None or self.scheduler_config:
             wanted = wanted_scheduler(scheduler, card, self.scheduler)
             check_scheduler_choice(scheduler, wanted, dict(self.scheduler_config))

@@ -7,26 +7,24 @@ sensible type there; on a GPU in bfloat16 where it has it, else float16.
 
 from __future__ import annotations
 
-import functools
 import importlib
-import logging
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, reason_of
+from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, UsageError, reason_of
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.derive import derive_card
 from postdiff_calib.models.families import FAMILIES, family_named
 from postdiff_calib.models.fingerprint import fingerprint_pipeline
+from postdiff_calib.models.listening import complete, quiet
+from postdiff_calib.models.lora import merge_loras
 from postdiff_calib.models.scheduler import adapt_scheduler
+from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of, load_single_file
 
 _OWN_MODULES = ("postdiff_calib.models.shapes.autoencoder", "postdiff_calib.models.shapes.absent_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -63,7 +61,7 @@ def load_pipeline(
     """Load a pipeline, ready to run.
 
     Args:
-        model: a card's name, a local pipeline directory, or a hub id (owner/name).
+        model: a card's name, a local pipeline directory, a checkpoint in one ``.safetensors`` file, or a hub id.
         device: ``auto`` (CUDA, then Apple's, then CPU) or a torch device.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
         settings: of the deployment; they stand on the loaded model's card, and its scheduler is theirs.
@@ -74,6 +72,10 @@ def load_pipeline(
         UnsupportedError, UsageError: settings that do not fit the model.
     """
     card, source, revision = _resolve(model)
+    if settings.revision is not None:
+        if os.path.exists(source):
+            raise UsageError(f"--revision {settings.revision}", f"{source} is not on the hub", "leave it out")
+        revision = settings.revision
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
     if card is not None:
@@ -87,7 +89,10 @@ def load_pipeline(
         # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
         known = fingerprint_pipeline(read("bfloat16")) if kind == "float16" else None
         loaded = _finish(read(kind), card, source, revision, where, settings)
-        return replace(loaded, dtype=kind, fingerprint=known or fingerprint_pipeline(loaded.pipe))
+        known = known or fingerprint_pipeline(loaded.pipe)
+        if settings.loras:
+            known = merge_loras(loaded.pipe, settings.loras, known)
+        return replace(loaded, dtype=kind, fingerprint=known)
     except PostdiffError:
         raise
     except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
@@ -129,6 +134,8 @@ def _resolve(model: str) -> tuple[Card | None, str, str]:
     for card in CARDS:  # a folder of a card's name is meant by ./NAME
         if model == card.name:
             return card, card.hub_id, "" if card.embedded else card.revision
+    if is_single_file(model):
+        return None, model, ""
     if model and os.path.isdir(model):
         folder = Path(model).resolve()
         own = [card for card in CARDS if card.embedded and folder == Path(card.hub_id).resolve()]
@@ -180,7 +187,7 @@ def _from_pretrained(
     failures: list[Exception] = []
     for local in attempts:
         try:
-            with _quiet():
+            with quiet():
                 return _load_once(source, revision, dtype, card, settings, local)
         except PostdiffError:
             raise
@@ -189,40 +196,17 @@ def _from_pretrained(
     raise _missing(model, source, revision, failures[-1], offline=attempts == [True]) from failures[-1]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no remarks of the libraries; what goes wrong still raises.
-
-    diffusers remarks on the embedded autoencoder's class, and warns of an argument that it passes itself.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging as transformers_logging
-
-    restore: list[Callable[[], None]] = []
-    for speaker in (diffusers_logging, hub_logging):
-        restore.append(functools.partial(speaker.set_verbosity, speaker.get_verbosity()))
-        speaker.set_verbosity_error()
-    for library in (diffusers_logging, transformers_logging):
-        if library.is_progress_bar_enabled():
-            library.disable_progress_bar()
-            restore.append(library.enable_progress_bar)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
-            yield
-    finally:
-        for undo in restore:
-            undo()
-
-
 def _load_once(
     source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings, local: bool
 ) -> Any:
     import torch
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
+    if is_single_file(source):
+        return _load_file(source, dtype, settings, local)
     options: dict[str, Any] = {"local_files_only": local}
+    if settings.variant is not None:
+        options["variant"] = settings.variant
     if revision:
         options["revision"] = revision
     index = DiffusionPipeline.load_config(source, **options)
@@ -244,8 +228,40 @@ def _load_once(
         options["unet"] = UNet2DConditionModel.from_pretrained(
             unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
         )
-    with _complete():
+    if settings.vae is not None:
+        options["vae"] = _load_vae(settings.vae, dtype, local)
+    with complete():
         return DiffusionPipeline.from_pretrained(source, **options)
+
+
+def _load_file(path: str, dtype: str, settings: DeploymentSettings, local: bool) -> Any:
+    """The pipeline of a checkpoint in one file; what does not fit is refused before its weights are read."""
+    import torch
+
+    kind = kind_of(path)
+    settings.card(card_of_kind(kind))
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if settings.vae is not None:
+        options["vae"] = _load_vae(settings.vae, dtype, local)
+    with complete():
+        return load_single_file(path, kind, options)
+
+
+def _load_vae(source: str, dtype: str, local: bool) -> Any:
+    """Another autoencoder, of the class that its configuration names.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    import diffusers
+    import torch
+
+    try:
+        config = diffusers.AutoencoderKL.load_config(source, local_files_only=local)
+        kind = getattr(diffusers, str(config["_class_name"]))
+        return kind.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=local)
+    except Exception as error:  # damaged files make diffusers raise a dozen kinds
+        raise ModelError(f"--vae {source}", f"it does not load ({reason_of(error)})", "give an autoencoder") from error
 
 
 def _refuse_other_class(name: str) -> None:
@@ -265,37 +281,11 @@ def _refuse_other_class(name: str) -> None:
         )
 
 
-@contextmanager
-def _complete() -> Iterator[None]:
-    """Refuse weights that lack a tensor: transformers fills such a gap with random numbers and only logs it.
-
-    Raises:
-        ValueError: names the first tensor that is missing or of another shape.
-    """
-    said: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.extend(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).splitlines())
-
-    speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
-    before = speaker.level, speaker.propagate
-    speaker.addHandler(listener)
-    speaker.setLevel(logging.INFO)  # from WARNING on it also checks plans for several devices, and complains
-    speaker.propagate = False
-    try:
-        yield
-    finally:
-        speaker.removeHandler(listener)
-        speaker.setLevel(before[0])
-        speaker.propagate = before[1]
-    gaps = [line.split("|")[0].strip() for line in said if re.search(r"\|\s*(MISSING|MISMATCH)", line)]
-    if gaps:
-        raise ValueError(f"the weights lack {gaps[0]}")
-
-
 def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:
     first = re.sub(r"\s+", " ", str(error)).strip()
+    if is_single_file(model):
+        shown = first if len(first) <= 160 else first[:159] + "…"
+        return ModelError(f"model {model!r}", f"its weights do not fit the model ({shown})", "give another checkpoint")
     first = first if len(first) <= 160 else first[:159] + "…"
     if os.path.isdir(source):
         return ModelError(

@@ -38,6 +38,7 @@ class ModelSection(Section):
     ``tokenizer`` of what its tokenizers make of text; the last two are not in older profiles.
     ``num_inference_steps`` is the baseline's T. ``scheduler_config`` is what the scheduler was given beside the model's
     own settings; null where the model's own scheduler was left as it is. ``adapters`` were loaded into the pipeline.
+    ``loras`` were merged into its weights, ``vae`` stood in for its autoencoder, ``variant`` is of its files.
     """
 
     id: Address
@@ -58,6 +59,9 @@ class ModelSection(Section):
     negative_prompt: str | None = None
     scheduler_config: dict[str, bool | int | float | str | None] | None = None
     adapters: list[str] = Field(default_factory=list)
+    loras: list[Address] = Field(default_factory=list)
+    vae: Address | None = None
+    variant: str | None = None
 
 
 class _OfMetrics:

@@ -35,7 +35,7 @@ from postdiff_calib.search.restrict import allowed
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
-from postdiff_calib.study.evidence import Evidence, Scored
+from postdiff_calib.study.evidence import Evidence, NoImages, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
 RECORD = "study.json"
@@ -205,7 +205,7 @@ class Study:
 
     def _read(self, name: str, num_prompts: int, table: CostTable) -> Scored:
         baseline = self.record.baseline
-        book = ScoreBook(_NoImages(), num_prompts, baseline, FileStore(self.folder / name))
+        book = ScoreBook(NoImages(), num_prompts, baseline, FileStore(self.folder / name))
 
         def scores(knobs: Knobs) -> PlanScores:
             return book.plan_scores(knobs, table.price(compile_plan(knobs)))
@@ -333,13 +333,6 @@ class Study:
 def _terms(limit: Limit) -> tuple[str, str, float]:
     """What makes two searched budgets one; the baseline may have been timed anew."""
     return limit.kind, limit.quantile, limit.value
-
-
-class _NoImages:
-    """An evaluator for reading scores only."""
-
-    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        raise AssertionError("a study that is read back makes no image")
 
 
 def _table_notes(record: StudyRecord, table: CostTable) -> tuple[str, ...]:
