@@ -2,10 +2,12 @@
 
 Public names; each is imported on first use, so that importing the package is immediate::
 
-    from postdiff_calib import Knobs, accelerated
+    from postdiff_calib import Knobs, calibrate, enable
 
-    with accelerated(pipe, Knobs(20, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2)):
-        images = pipe("a red circle").images
+    enable(pipe, Knobs(20, low_res_fraction=0.5, low_res_scale=0.5, cache_interval=2))
+    images = pipe("a red circle").images
+
+    result = calibrate(pipe, budget="60%", prompts="prompts.txt")  # on a pipeline that is not enabled
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from postdiff_calib.accelerate import accelerated, disable, enable, summary
+    from postdiff_calib.api import Result, calibrate, price, verify
     from postdiff_calib.knobs import Knobs
     from postdiff_calib.plan import StepPlan, compile_plan
     from postdiff_calib.profile import Profile, load_profile
@@ -22,25 +25,33 @@ if TYPE_CHECKING:
 _HOMES = {
     "Knobs": "postdiff_calib.knobs",
     "Profile": "postdiff_calib.profile",
+    "Result": "postdiff_calib.api",
     "StepPlan": "postdiff_calib.plan",
     "accelerated": "postdiff_calib.accelerate",
+    "calibrate": "postdiff_calib.api",
     "compile_plan": "postdiff_calib.plan",
     "disable": "postdiff_calib.accelerate",
     "enable": "postdiff_calib.accelerate",
     "load_profile": "postdiff_calib.profile",
+    "price": "postdiff_calib.api",
     "summary": "postdiff_calib.accelerate",
+    "verify": "postdiff_calib.api",
 }
 
 __all__ = [
     "Knobs",
     "Profile",
+    "Result",
     "StepPlan",
     "accelerated",
+    "calibrate",
     "compile_plan",
     "disable",
     "enable",
     "load_profile",
+    "price",
     "summary",
+    "verify",
 ]
 
 

@@ -15,8 +15,10 @@ from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import replacing, require_writable, safe_name
 from postdiff_calib.files.pixels import to_array
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.profile.deployment import baseline_with, deployment_facts, generation_with
 from postdiff_calib.profile.match import mismatches
 from postdiff_calib.prompts.draw import require_seed
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What ``postdiff generate`` was asked for."""
+    """What ``postdiff generate`` was asked for; what ``deployment`` leaves out is the profile's."""
 
     prompts: tuple[str, ...]
     profile: Path
@@ -41,6 +43,7 @@ class GenerateJob:
     dtype: str
     override: bool
     compile: str = "off"
+    deployment: DeploymentSettings = MODELS_OWN
 
 
 @dataclass(frozen=True)
@@ -63,30 +66,52 @@ class GenerateResult:
     seconds_per_image: float
     baseline_seconds_per_image: float | None
     notes: tuple[str, ...]
+    baseline: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-def load_for(profile: Profile, *, device: str, dtype: str, override: bool) -> tuple[LoadedModel, tuple[str, ...]]:
-    """Load the profile's model and make sure that the profile applies to it.
+def load_for(
+    profile: Profile,
+    *,
+    device: str,
+    dtype: str,
+    override: bool,
+    deployment: DeploymentSettings = MODELS_OWN,
+) -> tuple[LoadedModel, tuple[str, ...]]:
+    """Load the profile's model as it was calibrated and make sure that the profile applies to it.
+
+    Args:
+        profile: the profile.
+        device, dtype: as for ``load_pipeline``.
+        override: run in spite of differences.
+        deployment: what was asked for in the place of the profile's own.
 
     Raises:
         ProfileError: it does not, and ``override`` is false.
     """
     from postdiff_calib.models.load import load_pipeline
 
-    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype)
+    asked = [str(fact) for fact in deployment_facts(profile, deployment) if not fact.same]
+    if asked and not override:
+        raise _not_applicable(profile, asked)
+    settings = deployment.over(profile.deployment)
+    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype, settings=settings)
     found = mismatches(profile.model, loaded)
     if found and not override:
-        raise ProfileError(
-            f"profile for {profile.model.id}",
-            f"this pipeline differs in {'; '.join(found)}",
-            "calibrate this pipeline, or pass --override to run at your own risk",
-        )
-    notes = (*loaded.notes, *(f"override: the pipeline differs in {what}" for what in found))
+        raise _not_applicable(profile, found)
+    notes = (*loaded.notes, *(f"override: the pipeline differs in {what}" for what in (*asked, *found)))
     return loaded, notes
+
+
+def _not_applicable(profile: Profile, found: list[str]) -> ProfileError:
+    return ProfileError(
+        f"profile for {profile.model.id}",
+        f"this pipeline differs in {'; '.join(found)}",
+        "calibrate this pipeline, or pass --override to run at your own risk",
+    )
 
 
 def run_generate(job: GenerateJob) -> GenerateResult:
@@ -103,16 +128,19 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         raise OutputError(f"output {job.out}", "it is not a folder", "give a folder for the images (--out)")
     require_writable(job.out, f"output {job.out}")
     profile, mode = load_profile(job.profile), parse_compile(job.compile)
-    loaded, notes = load_for(profile, device=job.device, dtype=job.dtype, override=job.override)
+    loaded, notes = load_for(
+        profile, device=job.device, dtype=job.dtype, override=job.override, deployment=job.deployment
+    )
+    settings = generation_with(profile, job.deployment)
     seeds = [job.seed + i for i in range(len(job.prompts))]
 
     unaccelerated = Knobs(loaded.card.num_inference_steps)
     reference, reference_seconds = None, None
-    made = functools.partial(_made, loaded.pipe, profile.generation, job.prompts, seeds)
+    made = functools.partial(_made, loaded.pipe, settings, job.prompts, seeds)
     with compiled(loaded.pipe, mode, count_kinds(map(compile_plan, (profile.knobs, unaccelerated)))) as compilation:
         # Compared seconds are of warm calls alone, and nothing is compiled while the clock runs.
         for knobs in (profile.knobs, unaccelerated)[: 2 if job.baseline else int(mode != "off")]:
-            _warm(made, knobs, len(seeds), profile.generation.batch_size)
+            _warm(made, knobs, len(seeds), settings.batch_size)
         images, seconds = _timed(made, profile.knobs)
         check_health(images, job.prompts)
         if job.baseline:
@@ -123,7 +151,8 @@ def run_generate(job: GenerateJob) -> GenerateResult:
         _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
         for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
     )
-    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes)
+    baseline = baseline_with(profile, job.deployment)
+    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes, baseline)
 
 
 def _made(

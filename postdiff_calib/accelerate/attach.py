@@ -68,6 +68,11 @@ def _attachment(pipe: Any) -> Attachment | None:
     return found
 
 
+def is_enabled(pipe: Any) -> bool:
+    """Whether a pipeline object is accelerated now."""
+    return _attachment(pipe) is not None
+
+
 def _install(pipe: Any, attachment: Attachment) -> None:
     pipe.__dict__[_ATTRIBUTE] = attachment
     # The hooks tie the networks into circles; without this, a dropped pipeline would keep their memory for a while.

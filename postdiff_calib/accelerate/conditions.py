@@ -103,7 +103,7 @@ class Conditions:
         return {name: value for name, value in left_out.items() if name not in given or name in kwargs}
 
     def _warn(self, pipe: Any) -> None:
-        for what in _added(pipe, self.profile.model.pipeline_class):
+        for what in _added(pipe, self.profile.model):
             if what not in self._warned:
                 self._warned.add(what)
                 warnings.warn(
@@ -114,12 +114,12 @@ class Conditions:
                 )
 
 
-def _added(pipe: Any, pipeline_class: str) -> list[str]:
-    """Adapters and control networks of a pipeline that its class and configuration do not show."""
+def _added(pipe: Any, model: Any) -> list[str]:
+    """Adapters and control networks of a pipeline that its profile was not made with."""
     networks = [unwrapped(network) for role in _ADAPTED if (network := getattr(pipe, role, None)) is not None]
     adapters = sorted({name for network in networks for name in getattr(network, "peft_config", None) or ()})
-    found = [f"LoRA {name!r}" for name in adapters]
-    calibrated = family_named(pipeline_class)
+    found = [f"LoRA {name!r}" for name in adapters if name not in getattr(model, "adapters", ())]
+    calibrated = family_named(model.pipeline_class)
     if family_of(pipe).control and (calibrated is None or not calibrated.control):
         found.append("a control network")
     return found

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_deployment
 def calibrate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     budget: Annotated[
@@ -58,10 +60,11 @@ def calibrate_command(
     sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
     compile_: Annotated[
         str, typer.Option("--compile", help="off, default or repeated-blocks: torch.compile the denoiser.")
     ] = "off",
+    *,
+    deployment: Any,
     delta: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,6 +96,19 @@ def calibrate_command(
             help=f"What the plan must keep against the baseline's images; repeatable: {examples(comparisons())}.",
         ),
     ] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option("--fix", metavar="KNOB=VALUE", help="Hold a knob, such as k=1; repeatable.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range", metavar="KNOB=LOW..HIGH", help="Search a knob between two values: T=8..30; repeatable."
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--values", metavar="KNOB=V,V…", help="Search these values: beta=0.5,0.75; repeatable."),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +117,9 @@ def calibrate_command(
         ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="With --storage: name of the study there.")] = "postdiff",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the space, images at most and the time they take, and stop.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -114,10 +133,13 @@ def calibrate_command(
     from postdiff_calib.cost.budget import parse_budget
     from postdiff_calib.errors import UsageError
     from postdiff_calib.jobs.calibrate import run_calibrate
+    from postdiff_calib.jobs.dry_run import run_dry
     from postdiff_calib.jobs.job import CalibrateJob
     from postdiff_calib.jobs.stopped import stopped_line
+    from postdiff_calib.report.dry_run import print_dry_run
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_calibration
+    from postdiff_calib.search.restrict import parse_restrictions
 
     if sampler is not None:
         raise UsageError(f"--sampler {sampler}", "the option has another name now", f"write --search {sampler}")
@@ -136,16 +158,22 @@ def calibrate_command(
         search=search,
         device=device,
         dtype=dtype,
-        batch_size=batch_size,
         compile=compile_,
+        deployment=deployment,
         delta=tuple(delta or ()),
         weight=tuple(weight or ()),
         max_drop=tuple(max_drop or ()),
         guards=tuple(guard or ()),
+        restrictions=parse_restrictions(fix or (), ranges or (), values or ()),
         fresh=fresh,
         storage=storage,
         study_name=name,
     )
+    if dry_run:
+        with console_progress(quiet=quiet or as_json) as progress:
+            plan = run_dry(job, progress)
+        print_dry_run(plan, as_json=as_json)
+        return
     try:
         with console_progress(quiet=quiet or as_json) as progress:
             result = run_calibrate(job, progress)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import typer
 from rich.table import Table
@@ -16,14 +15,13 @@ from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
 from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
 from postdiff_calib.cost.grid import binding_knob, reachable, show
-from postdiff_calib.cost.macs import Convention
 from postdiff_calib.errors import PostdiffError
+from postdiff_calib.jobs.price import Priced
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.card import Card
-from postdiff_calib.models.families import family_named
+from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.report.console import make_console
-from postdiff_calib.techniques import admit
 
 
 @dataclass
@@ -31,92 +29,66 @@ class CostView:
     """One model's prices, seen from one set of knobs.
 
     Args:
-        card: the model.
-        costs: its cost table.
-        knobs: the plan to price.
-        convention: ``paper`` or ``full``.
+        priced: the model, its cost table and the plan to price.
         as_json: print JSON instead of tables.
+        negative_prompt: of the baseline.
     """
 
-    card: Card
-    costs: CostTable
-    knobs: Knobs
-    convention: str
+    priced: Priced
     as_json: bool
+    negative_prompt: str | None = None
+
+    @property
+    def card(self) -> Card:
+        """The model."""
+        return self.priced.card
+
+    @property
+    def costs(self) -> CostTable:
+        """Its cost table."""
+        return self.priced.costs
+
+    @property
+    def knobs(self) -> Knobs:
+        """The plan."""
+        return self.priced.knobs
 
     @property
     def baseline(self) -> Knobs:
-        """The baseline at its default number of steps."""
-        return Knobs(self.card.num_inference_steps)
-
-    def admit(self, plan: StepPlan) -> None:
-        """Refuse a plan that the sampler refuses, in its words.
-
-        Raises:
-            UnsupportedError: no such pipeline can run it.
-            UsageError: no call at this guidance scale can.
-        """
-        family = family_named(self.card.pipeline_class)
-        if family is not None:
-            admit(plan.knobs, plan.steps, family, self.costs.guides)
+        """The baseline at its number of steps."""
+        return self.priced.baseline
 
     def admits(self, plan: StepPlan) -> bool:
         """Whether the sampler runs a plan."""
         try:
-            self.admit(plan)
+            self.priced.admit(plan)
         except PostdiffError:
             return False
         return True
 
-    def facts(self) -> dict[str, Any]:
-        """The price of the plan, as printed with ``--json``.
-
-        Raises:
-            PostdiffError: the sampler refuses the plan.
-        """
-        plan = compile_plan(self.knobs)
-        self.admit(plan)
-        convention = cast(Convention, self.convention)
-        per_step = [self.costs.step_macs(key).by(convention) for key in self.costs.keys(plan)]
-        total = sum(per_step)
-        keys = self.costs.keys(compile_plan(self.baseline))
-        baseline = sum(self.costs.step_macs(key).by(convention) for key in keys)
-        facts: dict[str, Any] = {
-            "model": self.costs.model,
-            "height": self.costs.height,
-            "width": self.costs.width,
-            "knobs": self.knobs.as_dict(),
-            "convention": self.convention,
-            "macs_total": total,
-            "macs_per_step": per_step,
-            "flops_total": 2 * total,
-            "relative_to_baseline": total / baseline,
-            "macs_text_encoder": self.costs.macs_text_encoder,
-            "macs_vae_decoder": self.costs.macs_vae_decoder,
-        }
-        if self.costs.latency is not None:
-            cost = self.costs.price(plan)
-            facts |= {
-                "seconds": cost.seconds,
-                "seconds_p95": cost.seconds_p95,
-                "batch_size": self.costs.latency.batch_size,
-                "stable": self.costs.latency.stable,
-                "disagreement": self.costs.latency.disagreement,
-                "environment": dict(self.costs.latency.environment),
-            }
-        return facts
+    @property
+    def baseline_text(self) -> str:
+        """The baseline in one line."""
+        shown = replace(self.card, height=self.costs.height, width=self.costs.width)
+        return describe_baseline(self.card.num_inference_steps, shown, self.negative_prompt)
 
     def print_plan(self) -> None:
         """The plan's price."""
-        facts = self.facts()
+        facts = self.priced.facts()
         if self.as_json:
-            typer.echo(json.dumps(facts, indent=2))
+            typer.echo(json.dumps({"baseline": self.baseline_text, **facts}, indent=2))
             return
-        counted = "attention's products counted" if self.convention == "full" else "convolutions and linear layers only"
+        say(self.baseline_text)
+        counted = (
+            "attention's products counted"
+            if self.priced.convention == "full"
+            else "convolutions and linear layers only"
+        )
         say(f"{facts['model']} {facts['height']}×{facts['width']}  {self.knobs.describe()}")
+        share = f"{100 * facts['relative_to_baseline']:.1f}% of the baseline ({self.baseline.describe()})"
         say(
-            f"denoising   {format_macs(facts['macs_total'])} per image = {100 * facts['relative_to_baseline']:.1f}% of "
-            f"the baseline ({self.baseline.describe()}); convention {self.convention}: {counted}, 1 MAC = 2 FLOPs"
+            f"denoising   {format_macs(facts['macs_total'])} per image = {share}; "
+            f"convention {self.priced.convention}: {counted}, 1 MAC = 2 FLOPs"
         )
         say(
             f"outside     text {format_macs(facts['macs_text_encoder'])}, decoding "
@@ -160,7 +132,7 @@ class CostView:
         from postdiff_calib.techniques import techniques
         from postdiff_calib.techniques.technique import Deployment
 
-        self.admit(compile_plan(self.knobs))
+        self.priced.admit(compile_plan(self.knobs))
         full = StepKey(*self.costs.latent, self.costs.guides, True, True, -1)
         shown = {"full step": full}
         deployment = Deployment(self.costs.latent, self.costs.latent_multiple, self.costs.guides)
@@ -172,6 +144,7 @@ class CostView:
         if self.as_json:
             typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))
             return
+        say(self.baseline_text)
         for name, (blocks, counter) in counted.items():
             _print(_module_table(f"{name} (counted with {counter})", blocks))
 
@@ -197,8 +170,10 @@ class CostView:
             plot_reachable(rows, plot, title, limit)
         if self.as_json:
             facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]
-            typer.echo(json.dumps({"budget": limit.value if limit else None, "rows": facts}, indent=2))
+            data = {"baseline": self.baseline_text, "budget": limit.value if limit else None, "rows": facts}
+            typer.echo(json.dumps(data, indent=2))
         else:
+            say(self.baseline_text)
             table = _table("T", "plans", "cheapest", "most expensive", "cheapest plan", "within budget")
             for row in rows:
                 within = "" if row.within is None else str(row.within)

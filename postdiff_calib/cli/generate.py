@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_deployment
 
+
+@with_deployment
 def generate_command(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts.", show_default=False)],
     profile: Annotated[Path, typer.Option("--profile", "-p", help="A profile written by calibrate.")] = Path(
@@ -26,6 +29,8 @@ def generate_command(
     override: Annotated[
         bool, typer.Option("--override", help="Run although the profile was made for another pipeline.")
     ] = False,
+    *,
+    deployment: Any,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Generate images with a deployment profile.
@@ -43,6 +48,7 @@ def generate_command(
         seed=seed,
         device=device,
         dtype=dtype,
+        deployment=deployment,
         override=override,
         compile=compile_,
     )

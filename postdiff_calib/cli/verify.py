@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_deployment
 
+
+@with_deployment
 def verify_command(
     profile: Annotated[Path, typer.Argument(help="A profile.", show_default=False)],
     num_prompts: Annotated[
@@ -28,6 +31,8 @@ def verify_command(
     compile_: Annotated[
         str, typer.Option("--compile", help="auto (the profile's), off, default or repeated-blocks.")
     ] = "auto",
+    *,
+    deployment: Any,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
 ) -> None:
@@ -51,6 +56,7 @@ def verify_command(
         device=device,
         dtype=dtype,
         compile=compile_,
+        deployment=deployment,
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_verify(job, progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def generate(
         prompts: N prompts.
         seeds: N seeds, one per prompt.
         settings: how images are made, whatever the plan; of a profile, its ``generation``.
-        negative_prompt: one for all prompts, or None for the pipeline's default.
+        negative_prompt: one for all prompts in the place of the settings' own.
 
     Yields:
         float32 CPU tensors (b, 3, H, W) in [0, 1], b ≤ batch_size, in the order of the prompts.
@@ -51,7 +52,9 @@ def generate(
         raise UsageError(
             f"{len(prompts)} prompts and {len(seeds)} seeds", "every prompt has its own seed", "pass as many of each"
         )
-    return _batches(pipe, knobs, prompts, seeds, settings, negative_prompt)
+    if negative_prompt is not None:
+        settings = replace(settings, negative_prompt=negative_prompt)
+    return _batches(pipe, knobs, prompts, seeds, settings)
 
 
 def _batches(
@@ -60,14 +63,13 @@ def _batches(
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: GenerationSettings,
-    negative_prompt: str | None,
 ) -> Iterator[torch.Tensor]:
     arguments = call_arguments(pipe, settings.height, settings.width, settings.guidance_scale)
     batch_size = settings.batch_size
     for first in range(0, len(prompts), batch_size):
         batch = list(prompts[first : first + batch_size])
-        if negative_prompt is not None:
-            arguments["negative_prompt"] = negative_prompt
+        if settings.negative_prompt is not None:
+            arguments["negative_prompt"] = [settings.negative_prompt] * len(batch)
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
         attached = (
             nullcontext()

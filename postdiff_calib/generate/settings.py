@@ -25,6 +25,7 @@ class GenerationSettings:
             what the pooling left out; ``coupled``: the same start, and fresh noise at the switch; ``independent``:
             fresh noise at both.
         latent_multiple: what low-resolution latent sides are multiples of, at least 1; None is the network's own.
+        negative_prompt: one for all images; None is the pipeline's default.
 
     Raises:
         UsageError: a number is out of its range.
@@ -37,6 +38,7 @@ class GenerationSettings:
     batch_size: int
     noise: Noise = DEFAULT_NOISE
     latent_multiple: int | None = None
+    negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "latent_multiple"):
@@ -49,11 +51,13 @@ class GenerationSettings:
         if not _whole(self.batch_size):
             given = f"batch_size={self.batch_size}"
             raise UsageError(given, "it must be at least 1", "take 1, or what the memory holds")
+        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
+            raise UsageError(f"negative_prompt={self.negative_prompt!r}", "it must be one text", "give a single one")
         parse_noise(self.noise)
 
     @property
     def call(self) -> dict[str, Any]:
-        """The keyword arguments of a pipeline's call."""
+        """The keyword arguments of a pipeline's call, but for the negative prompt, which is one for each image."""
         return {"height": self.height, "width": self.width, "guidance_scale": self.guidance_scale}
 
     @property
@@ -63,8 +67,9 @@ class GenerationSettings:
 
     @property
     def of_images(self) -> dict[str, Any]:
-        """What an image depends on: all but the batch size."""
-        return {name: value for name, value in self.as_dict().items() if name != "batch_size"}
+        """What an image depends on: all but the batch size; a negative prompt where there is one."""
+        left_out = {"batch_size"} if self.negative_prompt is not None else {"batch_size", "negative_prompt"}
+        return {name: value for name, value in self.as_dict().items() if name not in left_out}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; ``GenerationSettings(**data)`` is its inverse."""

@@ -17,7 +17,9 @@ from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock
+from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.materials import Materials, materials_of
 from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.stopped import place_for_unfinished
@@ -54,8 +56,13 @@ class CalibrateResult:
     interrupted: bool
 
 
-def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> CalibrateResult:
+def run_calibrate(job: CalibrateJob, progress: Progress | None = None, given: Given = NOTHING) -> CalibrateResult:
     """Find the best plan under the budget and write its profile.
+
+    Args:
+        job: what was asked for.
+        progress: is told what happens.
+        given: what the caller brings along.
 
     Raises:
         PostdiffError: bad input, by one line; nothing already computed is lost. Another process at work on the study's
@@ -63,11 +70,13 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
         KeyboardInterrupt: stopped before any plan was scored on enough prompts.
     """
     with StudyLock(job.folder, inside=(BASELINE,)) as lock, ExitStack() as stack:
-        return _calibrate(job, progress or Silent(), lock, stack)
+        return _calibrate(job, progress or Silent(), lock, stack, given)
 
 
-def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock, stack: ExitStack) -> CalibrateResult:
-    bench, prompt_set = load_stage(job, progress, lock)
+def _calibrate(
+    job: CalibrateJob, progress: Progress, lock: StudyLock, stack: ExitStack, given: Given
+) -> CalibrateResult:
+    bench, prompt_set = load_stage(job, progress, lock, given)
     stack.enter_context(bench.compiled(progress.note))
     table = price(bench, progress)
     lock.take()
@@ -96,8 +105,8 @@ def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock, stack: Ex
     )
 
 
-def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock) -> tuple[Workbench, str]:
-    """Refuse what is wrong as soon as it can be known, and load the model, the scorer and the prompts.
+def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Given = NOTHING) -> tuple[Workbench, str]:
+    """Refuse what is wrong as soon as it can be known, and load the prompts, the scorer and, last, the model.
 
     Returns the workbench and the prompt set's name.
     """
@@ -107,32 +116,38 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock) -> tuple[
     lock.take(make=False)
     if left_out := check_guards(job):
         progress.note(left_out)
-    refuse_unreachable(job)
-    progress.stage("loading the model")
-    loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
-    for note in loaded.notes:
-        progress.note(note)
+    if given.loaded is None:
+        refuse_unreachable(job)
+    materials = materials_of(job, given)
+    loaded = given.loaded
+    if loaded is None:
+        progress.stage("loading the model")
+        loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype, settings=job.deployment)
+        for note in loaded.notes:
+            progress.note(note)
     refuse_unreachable(job, loaded)
-    bench, prompt_set = set_up(job, loaded)
+    bench = set_up(job, loaded, materials)
     if left_out := check_metrics(job, bench):
         progress.note(left_out)
     if not job.fresh:
         refuse_other_study(job, bench)
-    return bench, prompt_set
+    return bench, materials.prompt_set.name
 
 
-def set_up(job: CalibrateJob, loaded: LoadedModel) -> tuple[Workbench, str]:
-    """Load the scorer and draw the prompts; returns the workbench and the prompt set's name."""
-    from postdiff_calib.prompts import Columns, draw, load_prompt_set
-    from postdiff_calib.quality.clip import ClipScorer
-
-    card = loaded.card
-    prompt_set = load_prompt_set(job.prompts or card.prompt_set, Columns(job.column, job.category))
-    calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
-    scorer = ClipScorer(card.scorer, device=loaded.device)
-    settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
-    mode = parse_compile(job.compile)
-    return Workbench(loaded, scorer, calibration, held_out, job.seed, settings, compile=mode), prompt_set.name
+def set_up(job: CalibrateJob, loaded: LoadedModel, materials: Materials) -> Workbench:
+    """The workbench of a loaded model."""
+    settings = generation_settings(loaded.card, noise=parse_noise(job.noise), deployment=job.deployment)
+    return Workbench(
+        loaded,
+        materials.scorer,
+        materials.calibration,
+        materials.held_out,
+        job.seed,
+        settings,
+        job.deployment,
+        job.restrictions,
+        compile=parse_compile(job.compile),
+    )
 
 
 def price(bench: Workbench, progress: Progress) -> CostTable:

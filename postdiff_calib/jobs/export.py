@@ -133,11 +133,12 @@ def as_json(profile: Profile) -> str:
 
 def python_script(profile: Profile) -> str:
     """A script that makes images as the profile says, through postdiff's own loader."""
+    imports, load = _own_loading(profile)
     return _script(
         profile,
-        imports=("from postdiff_calib import Knobs, accelerated", LOADER),
+        imports=("from postdiff_calib import Knobs, accelerated", *imports),
         constants={"MODEL": profile.model.card or profile.model.id, "DTYPE": profile.model.dtype},
-        load=("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",),
+        load=load,
         attach=(f"with accelerated(pipe, KNOBS, {_options(profile)}), torch.inference_mode():",),
     )
 
@@ -151,13 +152,25 @@ def diffusers_script(profile: Profile) -> str:
     constants: dict[str, Any] = {"MODEL": model.id}
     if model.card is not None and get_card(model.card).embedded:
         # Its autoencoder's class is postdiff's own, which diffusers alone would not find.
-        imports += (LOADER,)
+        own, load = _own_loading(profile)
+        imports += own
         constants["DTYPE"] = model.dtype
-        load: tuple[str, ...] = ("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",)
     else:
         imports, load = _stock_loading(profile, imports, constants)
     attach = (f"enable(pipe, KNOBS, {_options(profile)})", "with torch.inference_mode():")
     return _script(profile, imports, constants, load, attach)
+
+
+def _own_loading(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Imports and statements that load a model through postdiff, with the scheduler that was asked for, if any."""
+    model = profile.model
+    if model.scheduler_config is None:
+        return (LOADER,), ("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",)
+    asked = f"scheduler={model.scheduler!r}, scheduler_config={tuple(model.scheduler_config.items())!r}"
+    return (LOADER, "from postdiff_calib.models.deployment import DeploymentSettings"), (
+        f"settings = DeploymentSettings({asked})",
+        "pipe = load_pipeline(MODEL, dtype=DTYPE, settings=settings).pipe",
+    )
 
 
 def _stock_loading(
@@ -166,7 +179,7 @@ def _stock_loading(
     """Imports and statements that load a stock pipeline as ``models.load`` does; adds the constants they name."""
     from postdiff_calib.models.cards import get_card
     from postdiff_calib.models.families import family_named
-    from postdiff_calib.models.load import scheduler_settings
+    from postdiff_calib.models.scheduler import scheduler_settings
 
     model = profile.model
     dtype = f"torch.{_identifier(model.dtype)}"
@@ -186,13 +199,18 @@ def _stock_loading(
     family = family_named(pipeline)
     if family is not None and family.safety_checked:
         arguments += ["safety_checker=None", "requires_safety_checker=False"]
-    settings = "".join(f", {name}={value!r}" for name, value in scheduler_settings(scheduler).items())
+    asked = {_identifier(name): value for name, value in (model.scheduler_config or {}).items()}
+    given = {**scheduler_settings(scheduler), **asked}
+    settings = "".join(f", {name}={value!r}" for name, value in given.items())
+    changed = "".join(f", {name}={value!r}" for name, value in asked.items())
+    otherwise = ("else:", f"    pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config{changed})")
     lines += [
         f"pipe = {pipeline}.from_pretrained(",
         *(f"    {argument}," for argument in arguments),
         ")",
         f"if type(pipe.scheduler) is not {scheduler}:",
         f"    pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config{settings})",
+        *(otherwise if asked else ()),
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
     ]
     return (f"from diffusers import {', '.join(sorted(names))}", *imports), tuple(lines)
@@ -217,6 +235,7 @@ def _script(
         "HEIGHT": model.height,
         "WIDTH": model.width,
         "GUIDANCE_SCALE": model.guidance_scale,
+        **({} if model.negative_prompt is None else {"NEGATIVE_PROMPT": model.negative_prompt}),
     }
     knobs = (f"    {name}={value!r}," for name, value in profile.knobs.as_dict().items())
     lines = [
@@ -250,6 +269,7 @@ def _script(
         "        width=WIDTH,",
         "        num_inference_steps=KNOBS.num_inference_steps,",
         *(f"        {name}={value}," for name, value in _guidance(model).items()),
+        *(() if model.negative_prompt is None else ("        negative_prompt=NEGATIVE_PROMPT,",)),
         '        generator=torch.Generator("cpu").manual_seed(arguments.seed),',
         "    ).images[0]",
         "image.save(arguments.out)",

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.files import safe_name
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.names import STUDY_NAME
+from postdiff_calib.search.restrict import Restriction
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -17,11 +19,11 @@ class CalibrateJob:
 
     ``prompts`` and ``num_prompts`` None take the model's own set and size, ``column`` and ``category`` the columns of
     the usual names (``prompts.formats``), ``trials`` None a number that suits that
-    (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``, ``batch_size`` 0 a size that
-    suits the image. ``compile`` is a mode of ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as
-    ``scores.objective.parse_per_metric`` reads them.
-    ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder holds
-    one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
+    (``search.strategies.default_trials``), ``study`` None a folder under ``studies/``. ``deployment`` is how the
+    deployment makes its images, as far as it is not as the model's own. ``compile`` is a mode of
+    ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads
+    them. ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder
+    holds one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
     """
 
     model: str = "shapes"
@@ -38,12 +40,13 @@ class CalibrateJob:
     search: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 0
     compile: str = "off"
+    deployment: DeploymentSettings = MODELS_OWN
     delta: tuple[str, ...] = ()
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    restrictions: tuple[Restriction, ...] = ()
     fresh: bool = False
     storage: str | None = None
     study_name: str = STUDY_NAME

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.models.backends import attention_backends, memory_format
+from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import StudyRecord
@@ -22,7 +23,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
     from importlib.metadata import version
 
     from postdiff_calib.cost.store import device_name
-    from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
+    from postdiff_calib.models.fingerprint import adapters_of, configuration_of, fingerprint_tokenizers
     from postdiff_calib.search.strategies import default_trials
 
     loaded = bench.loaded
@@ -43,6 +44,8 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             weight=job.weight,
             max_drop=job.max_drop,
             guards=job.guards,
+            deployment=job.deployment,
+            restrictions=job.restrictions,
         ),
         settings=bench.settings,
         fingerprint=bench.fingerprint(),
@@ -62,6 +65,13 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             configuration=configuration_of(pipe),
             tokenizer=fingerprint_tokenizers(pipe),
             notes=list(loaded.notes),
+            num_inference_steps=card.num_inference_steps,
+            negative_prompt=bench.settings.negative_prompt,
+            scheduler_config=_scheduler_config(job.deployment),
+            adapters=adapters_of(pipe),
+            loras=list(job.deployment.loras),
+            vae=job.deployment.vae,
+            variant=job.deployment.variant,
         ),
         evidence=EvidenceSection(
             prompt_set=prompt_set,
@@ -78,6 +88,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             minimum_detectable_difference=0.0,
             study=str(job.folder),
             notes=[],
+            restrictions=[one.text for one in job.restrictions],
         ),
         environment=EnvironmentSection(
             device=device_name(loaded.device),
@@ -95,3 +106,9 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         held_out_categories=bench.held_out.categories_of(bench.held_out.prompts),
         cost=table,
     )
+
+
+def _scheduler_config(deployment: DeploymentSettings) -> dict[str, Any] | None:
+    """What the scheduler was given beside the model's own settings; None where nothing was asked for of it."""
+    config = dict(deployment.scheduler_config)
+    return config if config or deployment.scheduler is not None else None

@@ -26,7 +26,7 @@ from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
 from postdiff_calib.search.strategies import find_strategy
-from postdiff_calib.study.record import RECORD, Study
+from postdiff_calib.study.record import RECORD, Study, StudyRecord
 from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def check_job(job: CalibrateJob) -> None:
     parse_noise(job.noise)
     parse_compile(job.compile)
     strategy = find_strategy(job.search)
+    _check_settings(job)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
@@ -54,6 +55,20 @@ def check_job(job: CalibrateJob) -> None:
         _refuse_other_job(job)
 
 
+def _check_settings(job: CalibrateJob) -> None:
+    """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
+    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
+    from postdiff_calib.search.space import SearchSpace
+
+    if is_single_file(job.model):
+        job.deployment.card(card_of_kind(kind_of(job.model)))
+    for card in CARDS:
+        if card.name == job.model and card.available:
+            with_settings = job.deployment.card(card)
+            SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)
+
+
 def _check_places(job: CalibrateJob) -> None:
     """The study's folder and the profile's path; nothing is made."""
     given = f"study folder {job.folder}"
@@ -63,6 +78,7 @@ def _check_places(job: CalibrateJob) -> None:
         raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
     require_writable(job.folder, given, "give another (--study)")
     inputs = [job.prompts] if job.prompts is not None else []
+    inputs += [job.model] if os.path.isfile(job.model) else []
     if os.path.isdir(job.model):
         inputs += [str(path) for path in Path(job.model).rglob("*") if path.suffix not in (".yaml", ".yml")]
     refuse_output(job.out, inputs=inputs, study=job.folder)
@@ -81,12 +97,22 @@ def _refuse_other_job(job: CalibrateJob) -> None:
         raise StudyError(error.given, error.rule, remedy) from error
     then: dict[str, Any] = {"seed": known.seed, "noise": known.settings.noise}
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
+    for name, value in job.deployment.asked.items():
+        if name != "batch_size":
+            then[name], now[name] = _stated(known, name), value
     if job.num_prompts is not None:
         then["num_prompts"], now["num_prompts"] = len(known.held_out), job.num_prompts
     cards = {card.name for card in CARDS}
     if job.model in cards and known.asked.model in cards:
         then["model"], now["model"] = known.asked.model, job.model
     _refuse_difference(job.folder, then, now)
+
+
+def _stated(record: StudyRecord, name: str) -> Any:
+    """A setting of the deployment as a study has it, whether it was asked for or the model's own."""
+    if name in ("num_inference_steps", "scheduler"):
+        return record.num_inference_steps if name == "num_inference_steps" else record.model.scheduler
+    return getattr(record.settings, name) if hasattr(record.settings, name) else record.asked.deployment.asked.get(name)
 
 
 def check_guards(job: CalibrateJob) -> str:
@@ -138,18 +164,18 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
-    known = next((card for card in CARDS if card.name == job.model), None)
-    if job.budget.kind != "macs" or (known is None) != (loaded is not None):
+    known = next((job.deployment.card(card) for card in CARDS if card.name == job.model), None)
+    if job.budget.kind != "macs" or (known is None and loaded is None) or (known is not None and loaded is not None):
         return
     if known is not None:
         card, table = known, table_for_card(known)
     elif loaded is not None:
         card = loaded.card
-        settings = generation_settings(loaded, noise=parse_noise(job.noise), batch_size=job.batch_size)
+        settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
         sizes = {**settings.call, "batch_size": settings.batch_size}
         table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
     limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
-    require_reachable(SearchSpace.from_card(card, latent_size=card.latent_size()), table.price, limit)
+    require_reachable(SearchSpace.from_card(card, card.latent_size(), job.restrictions), table.price, limit)
 
 
 def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:

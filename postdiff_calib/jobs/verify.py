@@ -18,9 +18,12 @@ from postdiff_calib.errors import CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
+from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile, match
+from postdiff_calib.profile.deployment import baseline_with, deployment_facts
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import Columns
 from postdiff_calib.study.seconds import described
@@ -41,7 +44,7 @@ class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
     ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
-    and ``compile`` ``auto`` the profile's.
+    and ``compile`` ``auto`` the profile's, and so is what ``deployment`` leaves out.
     """
 
     profile: Path
@@ -53,6 +56,7 @@ class VerifyJob:
     device: str = "auto"
     dtype: str = "auto"
     compile: str = "auto"
+    deployment: DeploymentSettings = MODELS_OWN
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class VerifyResult:
     profile: Path
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    baseline: str = ""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -89,48 +94,79 @@ class VerifyResult:
             "failed": list(self.failed),
             "checks": [check.as_dict() for check in self.checks],
             "notes": list(self.notes),
+            "baseline": self.baseline,
         }
 
 
-def run_verify(job: VerifyJob, progress: Progress | None = None) -> VerifyResult:
+def run_verify(
+    job: VerifyJob, progress: Progress | None = None, given: Given = NOTHING, profile: Profile | None = None
+) -> VerifyResult:
     """Check a profile on this machine.
+
+    Args:
+        job: what was asked for.
+        progress: is told what happens.
+        given: a live model and a scorer that the caller brings along.
+        profile: in the place of the one at the job's path.
 
     Raises:
         PostdiffError: it could not be checked: no such profile, model, prompt set or scorer.
     """
-    from postdiff_calib.models.cards import get_card
-    from postdiff_calib.models.load import load_pipeline
-
     progress = progress or Silent()
-    profile = load_profile(job.profile)
+    profile = profile or load_profile(job.profile)
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
     fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
 
-    progress.stage("loading the model")
-    dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
-    loaded = load_pipeline(job.model or profile.model.card or profile.model.id, device=job.device, dtype=dtype)
-    if profile.model.card is not None:
-        loaded = replace(loaded, card=get_card(profile.model.card))
-    identity = identity_checks(profile, loaded)
+    loaded = given.loaded or _load(job, profile, progress)
+    baseline = baseline_with(profile, job.deployment)
+    identity = [*identity_checks(profile, loaded), *deployment_checks(profile, job.deployment)]
     done += [*identity, *environment_checks(profile, loaded, mode)]
     notes = (*loaded.notes, *((fresh.note,) if fresh.note else ()))
     if any(check.outcome == "failed" for check in identity):
         reason = "not measured, because this is not the profile's pipeline"
         done += [checks.not_judged(name, profile.budget.text, reason) for name in ("compute", "latency")]
         done.append(checks.not_judged("quality", "as stated", reason))
-        return VerifyResult(job.profile, tuple(done), notes)
+        return VerifyResult(job.profile, tuple(done), notes, baseline)
 
     done.append(checks.compute(profile, counted_macs(profile, loaded)))
     kinds = count_kinds([compile_plan(profile.knobs), compile_plan(Knobs(loaded.card.num_inference_steps))])
     if told := announcement(mode, kinds):
         progress.note(told)
     with compiled(loaded.pipe, mode, kinds) as compilation:
-        accelerated, baseline = time_calls(profile, loaded, fresh, progress)
-        done.append(checks.latency(profile, accelerated, baseline))
-        done += quality_checks(profile, loaded, fresh, progress)
+        accelerated, stock = time_calls(profile, loaded, fresh, progress)
+        done.append(checks.latency(profile, accelerated, stock))
+        done += quality_checks(profile, loaded, fresh, progress, given.scorer)
         notes += (compilation.describe(),) if mode != "off" else ()
-    return VerifyResult(job.profile, tuple(done), notes)
+    return VerifyResult(job.profile, tuple(done), notes, baseline)
+
+
+def _load(job: VerifyJob, profile: Profile, progress: Progress) -> LoadedModel:
+    """The model to check, with the profile's settings and card."""
+    from postdiff_calib.models.cards import get_card
+    from postdiff_calib.models.load import load_pipeline
+
+    progress.stage("loading the model")
+    dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
+    settings = job.deployment.over(profile.deployment)
+    model = job.model or profile.model.card or profile.model.id
+    loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
+    if profile.model.card is None:
+        return loaded
+    return replace(loaded, card=settings.card(get_card(profile.model.card)))
+
+
+def deployment_checks(profile: Profile, asked: DeploymentSettings) -> list[Check]:
+    """What was asked for beside what the profile was made with; another batch size is a warning."""
+    found = [
+        checks.same(fact.what.replace("_", " "), fact.wanted, fact.found, "the profile was made with another")
+        for fact in deployment_facts(profile, asked)
+    ]
+    if asked.batch_size is not None:
+        reason = "seconds per image are those of the profile's batch size"
+        own = profile.budget.batch_size
+        found.append(checks.same("batch size", str(own), str(asked.batch_size), reason, "warning"))
+    return found
 
 
 def identity_checks(profile: Profile, loaded: LoadedModel) -> list[Check]:
@@ -212,13 +248,16 @@ def time_calls(
 
     pipe, batch = loaded.pipe, profile.budget.batch_size
     prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
-    size = profile.generation.call
+    size, text = profile.generation.call, profile.generation.negative_prompt
+    negative = {} if text is None else {"negative_prompt": [text] * batch}
 
     def call(knobs: Any) -> float:
         generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
         with accelerated(pipe, knobs, strict=False), torch.inference_mode():
             start = time.perf_counter()
-            pipe(prompt=prompts, generator=generators, **size)  # finished images on the CPU: no device clock needed
+            pipe(
+                prompt=prompts, generator=generators, **size, **negative
+            )  # finished images on the CPU: no device clock needed
             return (time.perf_counter() - start) / batch
 
     judged = profile.budget.kind == "seconds"
@@ -258,7 +297,13 @@ def in_turn(
     return found
 
 
-def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress) -> list[Check]:
+def quality_checks(
+    profile: Profile,
+    loaded: LoadedModel,
+    fresh: FreshPrompts,
+    progress: Progress,
+    given: ClipScorer | str | None = None,
+) -> list[Check]:
     """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
     import numpy as np
 
@@ -270,8 +315,8 @@ def quality_checks(profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, p
 
     evidence = profile.evidence
     stated = {m.metric: m.difference for m in profile.metric_results}
-    name = get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer
-    scorer = ClipScorer(name, device=loaded.device)
+    name = given or (get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer)
+    scorer = ClipScorer(name, device=loaded.device) if isinstance(name, str) else name
     same = checks.same(
         "scorer", evidence.scorer_sha256[:16], scorer.weights_sha256[:16], "scores of another scorer do not compare"
     )

@@ -16,7 +16,9 @@ from postdiff_calib.accelerate.compiled import CompileMode, announcement, compil
 from postdiff_calib.errors import PromptError
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.memory import BatchSize
+from postdiff_calib.search.restrict import Restriction
 from postdiff_calib.techniques.noise import Noise
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Workbench:
         calibration, held_out: the two disjoint prompt sets.
         seed: of calibration prompt 0; prompt i has seed + i, held-out prompts are counted on behind them.
         settings: how images are made, whatever the plan.
+        deployment: what was asked for of them beside the model's own.
+        restrictions: of the search.
         batch: how many images turned out to fit into memory at a time.
         compile: how the denoiser is compiled inside ``compiled``.
     """
@@ -53,6 +57,8 @@ class Workbench:
     held_out: PromptSet
     seed: int
     settings: GenerationSettings
+    deployment: DeploymentSettings = MODELS_OWN
+    restrictions: tuple[Restriction, ...] = ()
     batch: BatchSize = field(default_factory=BatchSize)
     compile: CompileMode = "off"
 
@@ -62,7 +68,7 @@ class Workbench:
         from postdiff_calib.search.space import SearchSpace
 
         card = self.loaded.card
-        return SearchSpace.from_card(card, latent_size=card.latent_size())
+        return SearchSpace.from_card(card, card.latent_size(), self.restrictions)
 
     @cached_property
     def judge(self) -> SceneJudge | None:
@@ -112,7 +118,7 @@ class Workbench:
         baseline = None
         if folder is not None:
             about = {"model": self.loaded.fingerprint, "dtype": self.loaded.dtype, **self.settings.of_images}
-            about |= self._compiling
+            about |= self._compiling | self._scheduler
             baseline = BaselineImages(folder / BASELINE, Knobs(self.loaded.card.num_inference_steps), about)
         return ImageEvaluator(
             self.loaded.pipe,
@@ -139,7 +145,15 @@ class Workbench:
             "dtype": self.loaded.dtype,
             **self.settings.of_images,
             **self._compiling,
+            **self._scheduler,
+            # the plan that all others are measured against
+            **{name: value for name, value in self.deployment.asked.items() if name == "num_inference_steps"},
         }
+
+    @property
+    def _scheduler(self) -> dict[str, Any]:
+        """What was asked for of the scheduler; the model's own goes without saying."""
+        return {n: value for n, value in self.deployment.asked.items() if n in ("scheduler", "scheduler_config")}
 
     @property
     def _compiling(self) -> dict[str, Any]:
@@ -187,7 +201,10 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     if not _has_judge(card):
         return ""
     from postdiff_calib.models.shapes.judge import require_captions
+    from postdiff_calib.models.shapes.world import SIDE
 
+    if (card.height, card.width) != (SIDE, SIDE):
+        return f"scenes are not judged: the judge reads images of {SIDE}×{SIDE}, not {card.height}×{card.width}"
     try:
         require_captions(prompts)
     except PromptError as error:
@@ -195,15 +212,21 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     return ""
 
 
-def generation_settings(loaded: LoadedModel, *, noise: Noise, batch_size: int = 0) -> GenerationSettings:
-    """How images of a model are made; ``batch_size`` 0 suits their size."""
-    card = loaded.card
+def generation_settings(card: Card, *, noise: Noise, deployment: DeploymentSettings) -> GenerationSettings:
+    """How images of a model are made.
+
+    Args:
+        card: with the deployment's settings, as a loaded model has it.
+        noise: of low-resolution steps.
+        deployment: what was asked for; a batch size that was left out suits the images' size.
+    """
     small = max(card.latent_size()) <= _SMALL_SIDE
     return GenerationSettings(
         height=card.height,
         width=card.width,
         guidance_scale=card.guidance_scale,
-        batch_size=batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
+        batch_size=deployment.batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
         noise=noise,
         latent_multiple=card.latent_multiple,
+        negative_prompt=deployment.negative_prompt,
     )

@@ -116,7 +116,8 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
     from postdiff_calib.quality.clip import ClipScorer
 
     dtype = record.model.dtype if job.dtype == "auto" else job.dtype
-    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype)
+    deployment = record.asked.deployment
+    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype, settings=deployment)
     scorer = ClipScorer(loaded.card.scorer, device=loaded.device)
 
     def prompt_set(prompts: Sequence[str]) -> PromptSet:
@@ -124,7 +125,17 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
 
     calibration, held_out = prompt_set(record.calibration), prompt_set(record.held_out)
     mode = stated_mode(record.fingerprint.get("compile")) or "off"
-    return Workbench(loaded, scorer, calibration, held_out, record.seed, record.settings, compile=mode)
+    return Workbench(
+        loaded,
+        scorer,
+        calibration,
+        held_out,
+        record.seed,
+        record.settings,
+        deployment,
+        record.asked.restrictions,
+        compile=mode,
+    )
 
 
 def _require_same(given: str, record: StudyRecord, bench: Workbench) -> None:

@@ -72,11 +72,26 @@ def fingerprint_pipeline(pipe: Any) -> str:
     digest = hashlib.sha256(type(pipe).__name__.encode())
     digest.update(json.dumps(_departures_by_role(pipe), sort_keys=True).encode())
     for role, network in networks_of(pipe):
+        if scales := _adapter_scales(network):
+            digest.update(json.dumps([role, scales]).encode())
         for name, tensor in sorted(network.state_dict().items()):
             for label, plain in _plain_tensors(f"{role}.{name}", tensor):
                 digest.update(f"{label}{tuple(plain.shape)}".encode())
                 digest.update(_bytes(label, plain))
     return digest.hexdigest()[:16]
+
+
+def adapters_of(pipe: Any) -> list[str]:
+    """Names of the adapters (LoRA) that are loaded into a pipeline's networks."""
+    return sorted({name for _, network in networks_of(pipe) for name in getattr(network, "peft_config", None) or ()})
+
+
+def _adapter_scales(network: Any) -> list[tuple[str, dict[str, float]]]:
+    """How strongly adapters act in each module, by their names; empty for a network without any."""
+    if not getattr(network, "peft_config", None):
+        return []
+    modules = ((name, getattr(module, "scaling", None)) for name, module in network.named_modules())
+    return [(name, dict(sorted(scales.items()))) for name, scales in modules if isinstance(scales, dict) and scales]
 
 
 def _plain_tensors(label: str, tensor: Any) -> Iterator[tuple[str, Any]]:

@@ -7,27 +7,25 @@ sensible type there; on a GPU in bfloat16 where it has it, else float16.
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
-import logging
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, reason_of
-from postdiff_calib.models.card import DPM, Card
+from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, UsageError, reason_of
+from postdiff_calib.models.card import Card
 from postdiff_calib.models.cards import CARDS, get_card
-from postdiff_calib.models.families import FAMILIES, Family, denoiser_in, denoiser_of, family_named, family_of
-from postdiff_calib.models.fingerprint import fingerprint_pipeline, network_configs
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
+from postdiff_calib.models.derive import derive_card
+from postdiff_calib.models.families import FAMILIES, family_named
+from postdiff_calib.models.fingerprint import fingerprint_pipeline
+from postdiff_calib.models.listening import complete, quiet
+from postdiff_calib.models.lora import merge_loras
+from postdiff_calib.models.scheduler import adapt_scheduler
+from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of, load_single_file
 
-#: Schedulers without an estimate of the clean sample that a change of resolution could use.
-REPLACED_SCHEDULERS = {"PNDMScheduler": "PNDM", "DEISMultistepScheduler": "DEIS"}
 _OWN_MODULES = ("postdiff_calib.models.shapes.autoencoder", "postdiff_calib.models.shapes.absent_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -57,27 +55,44 @@ class LoadedModel:
     dtype: str
 
 
-def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_pipeline(
+    model: str, *, device: str = "auto", dtype: str = "auto", settings: DeploymentSettings = MODELS_OWN
+) -> LoadedModel:
     """Load a pipeline, ready to run.
 
     Args:
-        model: a card's name, a local pipeline directory, or a hub id (owner/name).
+        model: a card's name, a local pipeline directory, a checkpoint in one ``.safetensors`` file, or a hub id.
         device: ``auto`` (CUDA, then Apple's, then CPU) or a torch device.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+        settings: of the deployment; they stand on the loaded model's card, and its scheduler is theirs.
 
     Raises:
-        ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype.
+        ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype; a size that the
+            model does not make.
+        UnsupportedError, UsageError: settings that do not fit the model.
     """
     card, source, revision = _resolve(model)
+    if settings.revision is not None:
+        if os.path.exists(source):
+            raise UsageError(f"--revision {settings.revision}", f"{source} is not on the hub", "leave it out")
+        revision = settings.revision
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
     if card is not None:
         card.require()
-    read = functools.partial(_from_pretrained, model, source, revision, unet=card.unet_hub_id if card else None)
+        settings.card(card)
+
+    def read(dtype: str) -> Any:
+        return _from_pretrained(model, source, revision, dtype, card, settings)
+
     try:
         # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
         known = fingerprint_pipeline(read("bfloat16")) if kind == "float16" else None
-        return _finish(read(kind), card, source, revision, where, kind, known)
+        loaded = _finish(read(kind), card, source, revision, where, settings)
+        known = known or fingerprint_pipeline(loaded.pipe)
+        if settings.loras:
+            known = merge_loras(loaded.pipe, settings.loras, known)
+        return replace(loaded, dtype=kind, fingerprint=known)
     except PostdiffError:
         raise
     except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
@@ -85,15 +100,33 @@ def load_pipeline(model: str, *, device: str = "auto", dtype: str = "auto") -> L
 
 
 def _finish(
-    pipe: Any, card: Card | None, source: str, revision: str, device: str, dtype: str, fingerprint: str | None
+    pipe: Any, card: Card | None, source: str, revision: str, device: str, settings: DeploymentSettings
 ) -> LoadedModel:
-    """A loaded pipeline on its device, with the scheduler that is wanted, its card and its fingerprint if not known."""
-    notes = _adapt_scheduler(pipe, card)
+    """A loaded pipeline on its device, with the scheduler that is wanted and its card; neither type nor fingerprint."""
+    notes = adapt_scheduler(pipe, card, settings.scheduler, dict(settings.scheduler_config))
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     card = card or derive_card(pipe, source)
-    fingerprint = fingerprint or fingerprint_pipeline(pipe)
-    return LoadedModel(pipe, card, source, revision, notes, fingerprint, device, dtype)
+    card = card if settings == MODELS_OWN else settings.card(card)
+    return LoadedModel(pipe, card, source, revision, notes, "", device, "")
+
+
+def card_of(model: str) -> Card | None:
+    """The card of a model as it is given to ``load_pipeline``; None where it has none.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    return _resolve(model)[0]
+
+
+def pick_device(device: str) -> str:
+    """A torch device that can be used; ``auto`` is CUDA, then Apple's, then the CPU.
+
+    Raises:
+        ModelError: torch cannot use it.
+    """
+    return _pick_device(device)
 
 
 def _resolve(model: str) -> tuple[Card | None, str, str]:
@@ -101,6 +134,8 @@ def _resolve(model: str) -> tuple[Card | None, str, str]:
     for card in CARDS:  # a folder of a card's name is meant by ./NAME
         if model == card.name:
             return card, card.hub_id, "" if card.embedded else card.revision
+    if is_single_file(model):
+        return None, model, ""
     if model and os.path.isdir(model):
         folder = Path(model).resolve()
         own = [card for card in CARDS if card.embedded and folder == Path(card.hub_id).resolve()]
@@ -142,7 +177,9 @@ def _pick_dtype(dtype: str, device: str) -> str:
     return "float32"
 
 
-def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: str | None) -> Any:
+def _from_pretrained(
+    model: str, source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings
+) -> Any:
     """The pipeline, from the cache or directory first, then from the hub unless offline."""
     from huggingface_hub import constants
 
@@ -150,8 +187,8 @@ def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: s
     failures: list[Exception] = []
     for local in attempts:
         try:
-            with _quiet():
-                return _load_once(source, revision, dtype, unet, local)
+            with quiet():
+                return _load_once(source, revision, dtype, card, settings, local)
         except PostdiffError:
             raise
         except Exception as error:  # damaged files make diffusers, transformers and safetensors raise a dozen kinds
@@ -159,44 +196,26 @@ def _from_pretrained(model: str, source: str, revision: str, dtype: str, unet: s
     raise _missing(model, source, revision, failures[-1], offline=attempts == [True]) from failures[-1]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no remarks of the libraries; what goes wrong still raises.
-
-    diffusers remarks on the embedded autoencoder's class, and warns of an argument that it passes itself.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging as transformers_logging
-
-    restore: list[Callable[[], None]] = []
-    for speaker in (diffusers_logging, hub_logging):
-        restore.append(functools.partial(speaker.set_verbosity, speaker.get_verbosity()))
-        speaker.set_verbosity_error()
-    for library in (diffusers_logging, transformers_logging):
-        if library.is_progress_bar_enabled():
-            library.disable_progress_bar()
-            restore.append(library.enable_progress_bar)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
-            yield
-    finally:
-        for undo in restore:
-            undo()
-
-
-def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: bool) -> Any:
+def _load_once(
+    source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings, local: bool
+) -> Any:
     import torch
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
+    if is_single_file(source):
+        return _load_file(source, dtype, settings, local)
     options: dict[str, Any] = {"local_files_only": local}
+    if settings.variant is not None:
+        options["variant"] = settings.variant
     if revision:
         options["revision"] = revision
     index = DiffusionPipeline.load_config(source, **options)
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ValueError("model_index.json names no pipeline class")
     _refuse_other_class(index["_class_name"])
+    if isinstance(entry := index.get("scheduler"), list) and len(entry) == 2:
+        settings.check_classes(index["_class_name"], str(entry[1]), card)
+    settings.check_size(source)
     named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.
@@ -205,12 +224,44 @@ def _load_once(source: str, revision: str, dtype: str, unet: str | None, local: 
     if "safety_checker" in index:
         # It blacks out images at random times and sizes, which would be scored as if the plan had made them.
         options |= {"safety_checker": None, "requires_safety_checker": False}
-    if unet is not None:
+    if card is not None and (unet := card.unet_hub_id) is not None:
         options["unet"] = UNet2DConditionModel.from_pretrained(
             unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
         )
-    with _complete():
+    if settings.vae is not None:
+        options["vae"] = _load_vae(settings.vae, dtype, local)
+    with complete():
         return DiffusionPipeline.from_pretrained(source, **options)
+
+
+def _load_file(path: str, dtype: str, settings: DeploymentSettings, local: bool) -> Any:
+    """The pipeline of a checkpoint in one file; what does not fit is refused before its weights are read."""
+    import torch
+
+    kind = kind_of(path)
+    settings.card(card_of_kind(kind))
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if settings.vae is not None:
+        options["vae"] = _load_vae(settings.vae, dtype, local)
+    with complete():
+        return load_single_file(path, kind, options)
+
+
+def _load_vae(source: str, dtype: str, local: bool) -> Any:
+    """Another autoencoder, of the class that its configuration names.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    import diffusers
+    import torch
+
+    try:
+        config = diffusers.AutoencoderKL.load_config(source, local_files_only=local)
+        kind = getattr(diffusers, str(config["_class_name"]))
+        return kind.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=local)
+    except Exception as error:  # damaged files make diffusers raise a dozen kinds
+        raise ModelError(f"--vae {source}", f"it does not load ({reason_of(error)})", "give an autoencoder") from error
 
 
 def _refuse_other_class(name: str) -> None:
@@ -230,37 +281,11 @@ def _refuse_other_class(name: str) -> None:
         )
 
 
-@contextmanager
-def _complete() -> Iterator[None]:
-    """Refuse weights that lack a tensor: transformers fills such a gap with random numbers and only logs it.
-
-    Raises:
-        ValueError: names the first tensor that is missing or of another shape.
-    """
-    said: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.extend(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()).splitlines())
-
-    speaker, listener = logging.getLogger("transformers.modeling_utils"), Listener()
-    before = speaker.level, speaker.propagate
-    speaker.addHandler(listener)
-    speaker.setLevel(logging.INFO)  # from WARNING on it also checks plans for several devices, and complains
-    speaker.propagate = False
-    try:
-        yield
-    finally:
-        speaker.removeHandler(listener)
-        speaker.setLevel(before[0])
-        speaker.propagate = before[1]
-    gaps = [line.split("|")[0].strip() for line in said if re.search(r"\|\s*(MISSING|MISMATCH)", line)]
-    if gaps:
-        raise ValueError(f"the weights lack {gaps[0]}")
-
-
 def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:
     first = re.sub(r"\s+", " ", str(error)).strip()
+    if is_single_file(model):
+        shown = first if len(first) <= 160 else first[:159] + "…"
+        return ModelError(f"model {model!r}", f"its weights do not fit the model ({shown})", "give another checkpoint")
     first = first if len(first) <= 160 else first[:159] + "…"
     if os.path.isdir(source):
         return ModelError(
@@ -276,73 +301,3 @@ def _missing(model: str, source: str, revision: str, error: Exception, *, offlin
         f"{source} at revision {revision} was looked for in {where} and not loaded ({first})",
         f"fetch it with: hf download {source} --revision {revision}",
     )
-
-
-def _adapt_scheduler(pipe: Any, card: Card | None) -> tuple[str, ...]:
-    """Replace the scheduler where the card or the technique asks for it; what was done, as text."""
-    import diffusers
-
-    shipped = type(pipe.scheduler).__name__
-    wanted = DPM if shipped in REPLACED_SCHEDULERS else shipped
-    if card is not None and card.unet_hub_id is not None:
-        wanted = card.scheduler
-    if wanted == shipped:
-        return ()
-    pipe.scheduler = getattr(diffusers, wanted).from_config(pipe.scheduler.config, **scheduler_settings(wanted))
-    short = REPLACED_SCHEDULERS.get(shipped, shipped)
-    return (f"{short} replaced by {'DPM++ 2M' if wanted == DPM else wanted}",)
-
-
-def scheduler_settings(name: str) -> dict[str, Any]:
-    """What a scheduler class is told beside the configuration of the one it replaces."""
-    # DEIS names solvers of its own in fields that DPM++ has too.
-    return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if name == DPM else {}
-
-
-def derive_card(pipe: Any, source: str) -> Card:
-    """A card for a pipeline that has none, from its configurations and the defaults of its call.
-
-    Raises:
-        ModelError: it has neither a U-Net nor a transformer.
-    """
-    _, network = denoiser_in(pipe)
-    if network is None:
-        raise ModelError(f"model {source!r}", "it has neither a U-Net nor a transformer", "give a text-to-image model")
-    config, kind = network.config, denoiser_of(getattr(network, "_orig_mod", network))
-    family, packed = family_of(pipe), 4 if family_of(pipe).latents == "packed" else 1
-    scale = int(getattr(pipe, "vae_scale_factor", 8))
-    # Networks without a size of their own leave it to the pipeline, of 128 latent pixels where that has none either.
-    size = config.get("sample_size") or getattr(pipe, "default_sample_size", 128)
-    sides = size if isinstance(size, (list, tuple)) else (size,) * 2
-    scale_name = next(iter(family.scale_arguments(2.0)))
-    defaults = {name: p.default for name, p in inspect.signature(pipe.__call__).parameters.items()}
-    steps = int(defaults.get("num_inference_steps") or 20)
-    length = defaults.get("max_sequence_length") or min(getattr(pipe.tokenizer, "model_max_length", 77), 512)
-    return Card(
-        name=Path(source).name or source,
-        hub_id=source,
-        pipeline_class=type(pipe).__name__,
-        height=int(sides[0]) * scale,
-        width=int(sides[1]) * scale,
-        networks=network_configs(pipe),
-        num_inference_steps=steps,
-        guidance_scale=float(defaults.get(scale_name) or 1.0),
-        scheduler=type(pipe.scheduler).__name__,
-        licence="unknown",
-        vae_scale_factor=scale,
-        latent_channels=int(config.in_channels) // packed,
-        latent_multiple=kind.latent_multiple(config),
-        step_range=(min(4, steps), steps),
-        text_length=family.text_tokens(pipe, int(length)),
-        text_lengths=_text_lengths(pipe, family, int(length)),
-        side_multiple=scale * kind.latent_multiple(config) if family.latents_first else 0,
-        note="derived from the pipeline",
-    )
-
-
-def _text_lengths(pipe: Any, family: Family, longest: int) -> dict[str, int]:
-    """Tokens that each text encoder gets, where there are several."""
-    if len(family.text_encoders) < 2:
-        return {}
-    tokenizers = {role: getattr(pipe, role.replace("text_encoder", "tokenizer"), None) for role in family.text_encoders}
-    return {role: min(longest, int(t.model_max_length)) for role, t in tokenizers.items() if t is not None}

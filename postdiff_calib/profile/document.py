@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from postdiff_calib.files import write_atomically
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import CARDS
+from postdiff_calib.models.deployment import DeploymentSettings, describe_baseline
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.profile.comments import comment
@@ -73,7 +75,32 @@ class Profile(Section):
             batch_size=self.budget.batch_size,
             noise=self.plan.noise,
             latent_multiple=self.plan.latent_multiple,
+            negative_prompt=self.model.negative_prompt,
         )
+
+    @property
+    def deployment(self) -> DeploymentSettings:
+        """What the model is to be loaded with, so that it runs as it was calibrated."""
+        model = self.model
+        return DeploymentSettings(
+            height=model.height,
+            width=model.width,
+            num_inference_steps=model.num_inference_steps,
+            guidance_scale=model.guidance_scale,
+            scheduler=model.scheduler if model.scheduler_config is not None else None,
+            scheduler_config=tuple((model.scheduler_config or {}).items()),
+            negative_prompt=model.negative_prompt,
+            batch_size=self.budget.batch_size,
+            loras=tuple(model.loras),
+            vae=model.vae,
+            variant=model.variant,
+            revision=_asked_revision(model),
+        )
+
+    @property
+    def baseline_text(self) -> str:
+        """The baseline in one line."""
+        return describe_baseline(self.model.num_inference_steps, self.model, self.model.negative_prompt)
 
     def pipeline_mismatches(self, pipe: Any) -> list[str]:
         """What differs between ``pipe`` and the pipeline this profile was made for; see ``match``."""
@@ -104,6 +131,14 @@ class Profile(Section):
     def save(self, path: str | Path) -> Path:
         """Write the profile atomically; a crash leaves the old file or the new one, never half of one."""
         return write_atomically(path, self.to_yaml())
+
+
+def _asked_revision(model: ModelSection) -> str | None:
+    """The revision to load where that is not the card's own; None for local models."""
+    own = next((card for card in CARDS if card.name == model.card), None)
+    if model.revision == "local" or (own is not None and (own.embedded or own.revision == model.revision)):
+        return None
+    return model.revision
 
 
 def json_schema() -> dict[str, Any]:

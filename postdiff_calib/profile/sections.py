@@ -38,6 +38,9 @@ class ModelSection(Section):
 
     ``fingerprint`` is of its weights, ``configuration`` of its networks' and scheduler's settings,
     ``tokenizer`` of what its tokenizers make of text; the last two are not in older profiles.
+    ``num_inference_steps`` is the baseline's T. ``scheduler_config`` is what the scheduler was given beside the model's
+    own settings; null where the model's own scheduler was left as it is. ``adapters`` were loaded into the pipeline.
+    ``loras`` were merged into its weights, ``vae`` stood in for its autoencoder, ``variant`` is of its files.
     """
 
     id: Address
@@ -54,6 +57,13 @@ class ModelSection(Section):
     configuration: str | None = None
     tokenizer: str | None = None
     notes: list[str]
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    negative_prompt: str | None = None
+    scheduler_config: dict[str, bool | int | float | str | None] | None = None
+    adapters: list[str] = Field(default_factory=list)
+    loras: list[Address] = Field(default_factory=list)
+    vae: Address | None = None
+    variant: str | None = None
 
 
 class _OfMetrics:
@@ -294,8 +304,9 @@ class EvidenceSection(Section):
     """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin.
 
     ``num_prompts`` is the number that was asked for; the search used half as many, and ``num_held_out`` judged the plan
-    (0 where none did). ``minimum_detectable_difference`` is the smallest true difference of the score
-    that is found in four such studies of five.
+    (0 where none did). ``restrictions`` are knobs that the search held to some values.
+    ``minimum_detectable_difference`` is the smallest true difference of the score that is found in four such studies
+    of five.
     """
 
     prompt_set: Address
@@ -312,6 +323,7 @@ class EvidenceSection(Section):
     minimum_detectable_difference: float
     study: Address
     notes: list[str]
+    restrictions: list[str] = Field(default_factory=list)
 
 
 class EnvironmentSection(Section):

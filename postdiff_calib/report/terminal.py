@@ -67,7 +67,7 @@ def wide_console() -> Console:
 def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: Console | None = None) -> None:
     """The outcome of a calibration: what to run, what it costs, what it loses, and the answer."""
     if as_json:
-        print_json({"profile": str(path), **profile.to_dict()})
+        print_json({"profile": str(path), "baseline": profile.baseline_text, **profile.to_dict()})
         return
     console = console or wide_console()
     print_profile(profile, as_json=False, console=console)
@@ -80,6 +80,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         print_json(profile.to_dict())
         return
     console = console or wide_console()
+    console.print(profile.baseline_text, highlight=False, markup=False, soft_wrap=True)
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
@@ -116,6 +117,7 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",
+        **({"restricted to": ", ".join(profile.evidence.restrictions)} if profile.evidence.restrictions else {}),
         "plan": profile.knobs.describe(),
         "cost per image": saving,
         **metric_facts(profile),
@@ -223,6 +225,8 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
         print_json(result.as_dict())
         return
     console = console or make_console()
+    if result.baseline:
+        console.print(result.baseline, highlight=False, markup=False, soft_wrap=True)
     for image in result.images:
         console.print(f"{image.path}  {image.prompt}", highlight=False, markup=False, soft_wrap=True)
         if image.pair:

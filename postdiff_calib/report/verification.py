@@ -23,6 +23,8 @@ def print_verification(result: VerifyResult, *, as_json: bool, console: Console 
         print_json(result.as_dict())
         return
     console = console or wide_console()
+    if result.baseline:
+        console.print(result.baseline, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for name in ("check", "wanted", "found", "outcome"):
         table.add_column(name)

@@ -21,6 +21,7 @@ from postdiff_calib.errors import BudgetError
 from postdiff_calib.knobs import Knobs, names, searched, settled
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.search.restrict import Restriction, require_use, restrict
 from postdiff_calib.techniques import techniques
 
 Price = Callable[[StepPlan], PlanCost]
@@ -80,37 +81,49 @@ class SearchSpace:
             for knobs that another one needs to be set (β) the neutral value is left out.
         paper_values: the paper's setting by field; what is left out is the table's.
         lacks: fields of ``Knobs`` that do nothing for the model.
+        restrictions: what ``given`` was narrowed to.
     """
 
     default_steps: int
     given: Mapping[str, tuple[float, ...]] = field(hash=False)
     paper_values: Mapping[str, float] = field(default_factory=dict, hash=False)
     lacks: frozenset[str] = frozenset()
+    restrictions: tuple[Restriction, ...] = ()
 
     @classmethod
-    def from_card(cls, card: CardLike, latent_size: tuple[int, int] | None = None) -> SearchSpace:
+    def from_card(
+        cls,
+        card: CardLike,
+        latent_size: tuple[int, int] | None = None,
+        restrictions: tuple[Restriction, ...] = (),
+    ) -> SearchSpace:
         """The space for a model.
 
         Args:
             card: the model's card.
             latent_size: (height, width) in latent pixels; β values that round to the same size, or to full size,
                 are tried once or not at all. None keeps the card's values as they are.
+            restrictions: knobs that are held to some values, each once.
+
+        Raises:
+            KnobError: a restriction leaves nothing to search; the line names it.
         """
         knobs, grids = card.knobs, dict[str, tuple[float, ...]]()
         for row in searched():
             values = row.card_grid(card) if row.card_grid is not None else row.grid
             applies = row.per_model or (row.field in knobs and (not row.needs or row.needs in knobs))
             grids[row.field] = values if applies else () if row.needs else (row.neutral,)
+        grids = restrict(grids, restrictions, getattr(card, "name", "this model"))
         if latent_size is not None:
             for technique in techniques():
                 technique.narrow(grids, card, latent_size)
         for row in searched():
             if row.needs and not grids[row.field]:
-                grids[row.needs] = grids[row.needs][:1]
+                grids[row.needs] = require_use(grids, row, restrictions)
         family = family_named(card.pipeline_class)
         rows = searched() if family is not None else ()
         paper = {row.field: row.family_paper(family) for row in rows if row.family_paper is not None}
-        return cls(card.num_inference_steps, grids, paper, names() - frozenset(knobs))
+        return cls(card.num_inference_steps, grids, paper, names() - frozenset(knobs), restrictions)
 
     def settled(self, values: Mapping[str, Any]) -> Knobs:
         """Knobs from values by field, as ``knobs.settled`` has it, for this space's model."""
@@ -147,9 +160,10 @@ class SearchSpace:
     def settings(self) -> Iterator[Knobs]:
         """Every combination of values, T outermost; a knob beside a neutral one that it needs stays neutral."""
         rows = searched()
+        neutral = {row.field: row.neutral for row in rows}
         for values in product(*(self.grids[row.field] or (row.neutral,) for row in rows)):
             chosen: dict[str, Any] = {row.field: value for row, value in zip(rows, values, strict=True)}
-            idle = [row for row in rows if row.needs and chosen[row.needs] == self.grids[row.needs][0]]
+            idle = [row for row in rows if row.needs and chosen[row.needs] == neutral[row.needs]]
             if all(chosen[row.field] == (self.grids[row.field] or (row.neutral,))[0] for row in idle):
                 yield self.settled(chosen)
 
@@ -167,8 +181,15 @@ class SearchSpace:
         return tuple(candidate(plan, price) for plan in self.plans)
 
 
-def within(candidates: Collection[Candidate], limit: Limit) -> tuple[Candidate, ...]:
+def within(
+    candidates: Collection[Candidate], limit: Limit, restrictions: Collection[Restriction] = ()
+) -> tuple[Candidate, ...]:
     """The plans that the budget allows.
+
+    Args:
+        candidates: every plan of the space.
+        limit: the budget.
+        restrictions: what the space was narrowed to, to be named where it allows none.
 
     Raises:
         BudgetError: it allows none; the line says what is reachable.
@@ -177,6 +198,8 @@ def within(candidates: Collection[Candidate], limit: Limit) -> tuple[Candidate, 
     if not allowed:
         cheapest = min(candidates, key=lambda c: limit.measure(c.cost))
         binding = f"T there is at its lower end of {min(c.knobs.num_inference_steps for c in candidates)}"
+        if restrictions:
+            binding += f", with {', '.join(one.option for one in restrictions)}"
         limit.require_reachable(cheapest.cost, cheapest.knobs.describe(), binding)
         raise BudgetError("the budget", "no plan of the search space meets it", "take a larger budget")
     return allowed
@@ -193,7 +216,7 @@ def require_reachable(space: SearchSpace, price: Price, limit: Limit) -> None:
     """
     least = {row.field: tuple(sorted(space.grids[row.field])[:1]) for row in searched() if row.binding}
     corner = SearchSpace(space.default_steps, {**space.grids, **least}, lacks=space.lacks)
-    within(corner.candidates(price), limit)
+    within(corner.candidates(price), limit, space.restrictions)
 
 
 def candidate(plan: StepPlan, price: Price) -> Candidate:

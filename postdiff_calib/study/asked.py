@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from postdiff_calib.cost.budget import Budget, parse_budget
+from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.guards import Guard, parse_guards
+from postdiff_calib.search.restrict import Restriction, parse_restriction
 
 _LISTS = ("delta", "weight", "max_drop", "guards")
 
@@ -26,6 +28,8 @@ class Asked:
         search: what proposes plans, by the name of its strategy.
         delta, weight: per metric, as ``scores.objective.parse_per_metric`` reads them.
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
+        restrictions: knobs that the search held to some values.
+        deployment: how images are made, as far as it is not the model's own.
     """
 
     model: str
@@ -40,6 +44,8 @@ class Asked:
     weight: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    deployment: DeploymentSettings = MODELS_OWN
+    restrictions: tuple[Restriction, ...] = ()
 
     @property
     def rails(self) -> tuple[Guard, ...]:
@@ -49,17 +55,22 @@ class Asked:
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the inverse of ``from_dict``."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "budget": self.budget.text, **{name: list(plain[name]) for name in _LISTS}}
+        lists = {name: list(plain[name]) for name in _LISTS}
+        restrictions = {"restrictions": [one.text for one in self.restrictions]}
+        return {**plain, "budget": self.budget.text, **lists, "deployment": self.deployment.asked, **restrictions}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Asked:
         """Rebuild from ``as_dict``'s data.
 
         Raises:
-            BudgetError, GuardError: the budget or a guard is nonsense.
+            BudgetError, GuardError, KnobError: the budget, a guard or a restriction is nonsense.
             TypeError: a key is missing or unknown.
         """
         lists = {name: tuple(data.get(name, ())) for name in _LISTS}
-        asked = cls(**{**data, "budget": parse_budget(data["budget"]), **lists})
+        deployment = DeploymentSettings.from_dict(data.get("deployment", {}))
+        restrictions = tuple(parse_restriction(text) for text in data.get("restrictions", ()))
+        made = {"budget": parse_budget(data["budget"]), "deployment": deployment, "restrictions": restrictions}
+        asked = cls(**{**data, **lists, **made})
         _ = asked.rails
         return asked

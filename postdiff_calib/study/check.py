@@ -35,6 +35,8 @@ class _Asked(_Part):
     weight: list[str]
     max_drop: list[str]
     guards: list[str]
+    deployment: dict[str, Any] = {}
+    restrictions: list[str] = []
 
 
 class _Settings(_Part):
@@ -44,6 +46,7 @@ class _Settings(_Part):
     batch_size: _AtLeastOne
     noise: Noise
     latent_multiple: _AtLeastOne
+    negative_prompt: str | None = None
 
 
 class _Term(_Part):

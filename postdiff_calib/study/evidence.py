@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.cost.budget import Limit
+from postdiff_calib.knobs import Knobs
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
 from postdiff_calib.search.adjust import joined, observations
@@ -113,3 +114,15 @@ class Evidence:
         fits: Mapping[Arm, bool | None] = dict.fromkeys(ARMS) if found is None else found.fits
         unfound = None if found is None else found.unfound
         return make_row(self.judged(limit), limit.value / limit.baseline, unfound=unfound, fits=fits)
+
+
+class NoImages:
+    """An evaluator where scores are only read."""
+
+    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
+        """Never asked.
+
+        Raises:
+            AssertionError: always.
+        """
+        raise AssertionError("a study that is read back makes no image")

@@ -31,10 +31,11 @@ from postdiff_calib.scores.book import FileStore, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.search.restrict import allowed
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
-from postdiff_calib.study.evidence import Evidence, Scored
+from postdiff_calib.study.evidence import Evidence, NoImages, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 from postdiff_calib.study.seconds import environment_of_seconds, notes_of_seconds
 
@@ -209,12 +210,14 @@ class Study:
 
     def _read(self, name: str, num_prompts: int, table: CostTable) -> Scored:
         baseline = self.record.baseline
-        book = ScoreBook(_NoImages(), num_prompts, baseline, FileStore(self.folder / name))
+        book = ScoreBook(NoImages(), num_prompts, baseline, FileStore(self.folder / name))
 
         def scores(knobs: Knobs) -> PlanScores:
             return book.plan_scores(knobs, table.price(compile_plan(knobs)))
 
-        return Scored(scores(baseline), [scores(knobs) for knobs in book.plans.values()], len(book.set_aside))
+        # Earlier searches on this folder may have been restricted otherwise.
+        plans = [k for k in book.plans.values() if k == baseline or allowed(self.record.asked.restrictions, k)]
+        return Scored(scores(baseline), [scores(knobs) for knobs in plans], len(book.set_aside))
 
     def require_scores(self) -> Study:
         """The study itself, once it is known to hold scores.
@@ -309,7 +312,8 @@ class Study:
         if not os.path.lexists(self.folder / RECORD):
             return self
         earlier = Study.load(self.folder).record
-        if other_settings(earlier.fingerprint, self.record.fingerprint):
+        same = earlier.asked.restrictions == self.record.asked.restrictions
+        if not same or other_settings(earlier.fingerprint, self.record.fingerprint):
             return self
         return replace(self, record=replace(self.record, searched=earlier.searched))
 
@@ -334,10 +338,3 @@ class Study:
 def _terms(limit: Limit) -> tuple[str, str, float]:
     """What makes two searched budgets one; the baseline may have been timed anew."""
     return limit.kind, limit.quantile, limit.value
-
-
-class _NoImages:
-    """An evaluator for reading scores only."""
-
-    def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        raise AssertionError("a study that is read back makes no image")

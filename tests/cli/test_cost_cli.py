@@ -23,7 +23,7 @@ from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.report.plots import plot_reachable
 
-KEYS = ["model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
+KEYS = ["baseline", "model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
 KEYS += ["relative_to_baseline", "macs_text_encoder", "macs_vae_decoder"]
 TINY = ("--model", "bk-sdm-tiny", "--height", "128", "--width", "128")
 

@@ -9,6 +9,7 @@ from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.errors import BudgetError, GuardError
 from postdiff_calib.jobs.calibrate import run_calibrate
+from postdiff_calib.jobs.given import Given
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_metrics
 from postdiff_calib.knobs import Knobs
@@ -46,7 +47,7 @@ def test_a_model_without_a_card_is_loaded_but_not_measured(tmp_path, monkeypatch
         device="cpu",
     )
     with pytest.raises(BudgetError, match="cheapest reachable plan"):
-        run_calibrate(job)
+        run_calibrate(job, given=Given(scorer=get_card("shapes").scorer))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from postdiff_calib.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+    from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.study.record import Study
 
 Group = Literal["best", "median", "worst"]
@@ -74,11 +75,13 @@ class Album:
         study: the study.
         held_out: prompts are of the held-out set, else of the calibration set.
         device: where missing images are made: ``auto``, ``cpu``, ``cuda`` …
+        loaded: the study's model, where it is loaded already.
     """
 
     study: Study
     held_out: bool
     device: str = "auto"
+    loaded: LoadedModel | None = None
 
     def path(self, knobs: Knobs, index: int) -> Path:
         """Where the image of a prompt under a plan is kept."""
@@ -103,8 +106,12 @@ class Album:
         from postdiff_calib.models.load import load_pipeline
 
         record = self.study.record
-        progress.stage("loading the model")
-        loaded = load_pipeline(record.asked.model, device=self.device, dtype=record.model.dtype)
+        loaded = self.loaded
+        if loaded is None:
+            progress.stage("loading the model")
+            loaded = load_pipeline(
+                record.asked.model, device=self.device, dtype=record.model.dtype, settings=record.asked.deployment
+            )
         weights = weights_fact(record.model, loaded)
         if not weights.same:
             raise StudyError(

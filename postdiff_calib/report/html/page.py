@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +53,9 @@ from postdiff_calib.report.wording import (
 from postdiff_calib.scores.select import ARM_NAMES, PlanScores
 from postdiff_calib.search.importance import importance
 from postdiff_calib.study.record import Study
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.load import LoadedModel
 
 GROUP_LABELS: dict[Group, str] = {
     "best": "Where the plan gains most",
@@ -96,8 +99,13 @@ class Example:
     images: tuple[ShownImage, ...]
 
 
-def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
+def write_report(job: ReportJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Path:
     """Write the report of a study.
+
+    Args:
+        job: what was asked for.
+        progress: is told what happens.
+        loaded: the study's model, where it is loaded already.
 
     Raises:
         StudyError: there is no study, it has no scores, or its model is not the scored one any more.
@@ -108,7 +116,7 @@ def write_report(job: ReportJob, progress: Progress | None = None) -> Path:
     study = Study.load(job.study).require_scores()
     findings = Findings(study, parse_budget(job.budget) if job.budget else study.record.asked.budget)
     refuse_output(job.out, study=job.study)
-    examples = _examples(findings, job.device, progress) if job.images else None
+    examples = _examples(findings, job.device, progress, loaded) if job.images else None
     return write_atomically(job.out, render(findings, examples))
 
 
@@ -242,7 +250,9 @@ def _moved(findings: Findings) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, list[Example]]:
+def _examples(
+    findings: Findings, device: str, progress: Progress, loaded: LoadedModel | None
+) -> dict[str, list[Example]]:
     """The grid of images: baseline, winner, step reduction, on the best, median and worst prompts."""
     chosen = choose(findings.differences())
     columns: list[tuple[str, PlanScores]] = [("baseline", findings.judged.baseline)]
@@ -250,7 +260,7 @@ def _examples(findings: Findings, device: str, progress: Progress) -> dict[str, 
         columns.append(("winner", findings.winner))
     if findings.step_reduction is not None:
         columns.append(("step reduction", findings.step_reduction))
-    album = Album(findings.study, findings.confirmed, device)
+    album = Album(findings.study, findings.confirmed, device, loaded)
     album.make([plan.knobs for _, plan in columns], [example.index for example in chosen], progress)
     grid: dict[str, list[Example]] = {}
     for example in chosen:

@@ -34,11 +34,13 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 def parameters(knobs: Knobs, space: SearchSpace) -> dict[str, Any]:
     """The trial parameters that stand for these knobs; values that do nothing are put inside their range."""
-    values = knobs.as_dict()
+    values, neutral = knobs.as_dict(), {row.field: row.neutral for row in searched()}
     for row in searched():
         grid = space.grids[row.field]
-        if row.needs and grid and values[row.needs] == space.grids[row.needs][0]:
+        if row.needs and grid and values[row.needs] == neutral[row.needs]:
             values[row.field] = nearest(grid, row.neutral)
+        elif grid:  # the baseline may lie outside a restricted range
+            values[row.field] = type(values[row.field])(min(max(values[row.field], min(grid)), max(grid)))
     return {name: values[name] for name in distributions(space)}
 
 

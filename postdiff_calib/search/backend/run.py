@@ -127,7 +127,7 @@ class Search:
     def __post_init__(self) -> None:
         space, price = self.problem.space, self.problem.price
         candidates = space.candidates(price)
-        within(candidates, self.problem.limit)
+        within(candidates, self.problem.limit, space.restrictions)
         self.reference = candidate(compile_plan(space.baseline), price)
         self.single = self.storage is None
         self._heartbeat = self.heartbeat or database.HEARTBEAT

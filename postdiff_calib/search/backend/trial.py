@@ -57,8 +57,9 @@ class TrialRunner:
 
     @cached_property
     def limits(self) -> Sequence[list[str | float]]:
-        """The study's own limit and the further ones, as trials carry them."""
-        return [key(limit) for limit in self.strategy.limits]
+        """The study's own limit and the further ones, as trials carry them: with what the space was restricted to."""
+        restricted = [one.text for one in self.problem.space.restrictions]
+        return [[*key(limit), *restricted] for limit in self.strategy.limits]
 
     def run(self, trial: optuna.Trial) -> float:
         """The objective: mean paired difference of the trial's plan.

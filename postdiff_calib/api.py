@@ -1,0 +1,335 @@
+"""The jobs from Python, on a live pipeline object: ``calibrate``, ``verify`` and ``price``.
+
+Errors are the project's own (``postdiff_calib.errors``), one line each; nothing here ends the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from postdiff_calib.cost.budget import Budget, parse_budget
+from postdiff_calib.errors import PromptError, UsageError
+from postdiff_calib.jobs.given import Given
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.card import Card
+from postdiff_calib.models.deployment import DeploymentSettings
+from postdiff_calib.profile import Profile
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.search.restrict import parse_restrictions
+
+if TYPE_CHECKING:
+    from postdiff_calib.jobs.verify import VerifyResult
+    from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.prompts import PromptSet
+    from postdiff_calib.study.arms import Tradeoff
+
+#: Options that belong to a call of the pipeline; a live one has its own scheduler.
+_CALL = ("height", "width", "num_inference_steps", "guidance_scale", "negative_prompt", "batch_size")
+_SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "search", "fresh")
+_LISTS = ("delta", "weight", "max_drop", "guards")
+_RESTRICTIONS = ("fix", "range", "values")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a calibration found.
+
+    Attributes:
+        profile: the deployment profile; ``enable(pipe, result.profile)`` runs it.
+        path: where it was written.
+        study: folder of the study; the same call goes on with it.
+        interrupted: stopped by Ctrl-C before the plan was confirmed.
+    """
+
+    profile: Profile
+    path: Path
+    study: Path
+    interrupted: bool = False
+    _loaded: LoadedModel | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def _tradeoff(self) -> Tradeoff:
+        from postdiff_calib.study.arms import compare_arms
+        from postdiff_calib.study.record import Study
+
+        return compare_arms(Study.load(self.study))
+
+    @property
+    def frontier(self) -> list[dict[str, Any]]:
+        """Plans that no other plan of their arm beats in cost and score, cheapest first: a mapping of plain data each.
+
+        ``arm``, ``knobs`` as text, ``share`` of the baseline's cost, ``difference`` of the score to the baseline with
+        ``low`` and ``high`` (95 % interval, points), and whether ``held_out`` prompts judged it.
+        """
+        found = [
+            {
+                "arm": arm,
+                "knobs": point.knobs,
+                "share": point.share,
+                "difference": point.difference.mean,
+                "low": point.difference.low,
+                "high": point.difference.high,
+                "held_out": point.held_out,
+            }
+            for arm, points in self._tradeoff.points.items()
+            for point in points
+            if point.on_frontier
+        ]
+        return sorted(found, key=lambda row: row["share"])
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """The best plan found of each arm at every budget: a mapping of plain data each, cheapest budget first.
+
+        ``budget`` as a share of the baseline's cost, ``arm``, ``knobs`` as text, ``macs`` as a share of the baseline's,
+        ``seconds`` per image (None where not timed), ``difference``, ``low``, ``high`` as in ``frontier``, ``winner``.
+        """
+        rows: list[dict[str, Any]] = []
+        for row in self.profile.tradeoff.rows:
+            for arm in ("step_reduction", "cheaper_steps", "combined"):
+                if (plan := getattr(row, arm)) is not None:
+                    rows.append(
+                        {
+                            "budget": row.share,
+                            "arm": arm,
+                            "knobs": plan.knobs,
+                            "macs": plan.relative_macs,
+                            "seconds": plan.seconds,
+                            "difference": plan.difference.mean,
+                            "low": plan.difference.low,
+                            "high": plan.difference.high,
+                            "winner": row.winner,
+                        }
+                    )
+        return rows
+
+    def report(self, path: str | Path, *, images: bool = True) -> Path:
+        """Write the study's page as one HTML file; images that are missing are made with the same pipeline.
+
+        Raises:
+            UsageError: Jinja2 is not installed (``pip install 'postdiff[report]'``).
+            OutputError: the file cannot be written.
+        """
+        from postdiff_calib.report.html.page import ReportJob, write_report
+
+        return write_report(ReportJob(self.study, Path(path), images=images), loaded=self._loaded)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Quality against cost for the three arms, as a matplotlib figure; also written to ``path`` where given.
+
+        Raises:
+            UsageError: matplotlib is not installed (``pip install 'postdiff[report]'``).
+            OutputError: the file cannot be written.
+        """
+        from postdiff_calib.report.plots import draw_tradeoff, plot_tradeoff
+
+        if path is not None:
+            plot_tradeoff(self._tradeoff, Path(path))
+        try:
+            return draw_tradeoff(self._tradeoff)
+        except ImportError as error:
+            raise UsageError("plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
+
+
+def calibrate(
+    pipe: Any,
+    budget: str | Budget = "60%",
+    *,
+    prompts: str | Path | Sequence[str] | None = None,
+    scorer: Any = None,
+    progress: Progress | Callable[[str], None] | bool | None = None,
+    **options: Any,
+) -> Result:
+    """Find the best plan for a pipeline under a budget.
+
+    The pipeline is used as it is, with its scheduler and what is loaded into it, and left as it was. Scores are kept in
+    the study's folder, so the same call goes on after a stop and makes no image twice.
+
+    Args:
+        pipe: a diffusers pipeline of a supported class, not enabled.
+        budget: per image, e.g. ``60%``, ``1.2s``, ``850ms``, ``4.2GMACs``, ``2x``, ``p95:1.2s``.
+        prompts: a shipped set's name, a file, or N prompts, of which a third is searched on and two thirds judge; the
+            model's own set by default.
+        scorer: an open_clip model as text (``ARCH::tag`` or ``local-dir:/path``) or an object like
+            ``quality.clip.ClipScorer``: ``image_features`` of images (B, 3, H, W) in [0, 1] → (B, D),
+            ``score_features`` of those and B prompts → B scores, ``score``, ``name`` and ``weights_sha256``.
+        progress: True shows it, a function is given lines, a ``Progress`` everything; None is silent.
+        options: of the call ``height``, ``width`` (pixels), ``num_inference_steps`` (the baseline's T and the search's
+            upper end), ``guidance_scale``, ``negative_prompt``, ``batch_size``; of the search ``num_prompts``,
+            ``trials``, ``seed``, ``out`` (profile.yaml), ``study`` (folder), ``noise``, ``search``, ``fresh``,
+            ``delta``, ``weight``, ``max_drop``, ``guards``, ``fix``, ``range`` and ``values``, as their options on the
+            command line, a text or several.
+
+    Raises:
+        PostdiffError: what is wrong, in one line: ``UnsupportedError`` a pipeline that is not supported,
+            ``BudgetError`` a budget that nothing meets, ``StudyError`` a study made with other settings, and so on.
+        KeyboardInterrupt: stopped before any plan was scored on enough prompts.
+    """
+    from postdiff_calib.jobs.calibrate import run_calibrate
+
+    _known(options, (*_CALL, *_SEARCH, *_LISTS, *_RESTRICTIONS))
+    deployment = DeploymentSettings(**{n: options[n] for n in _CALL if n in options})
+    loaded = _live(pipe, deployment)
+    prompt_set, name = _prompts(prompts)
+    chosen: dict[str, Any] = {n: options[n] for n in _SEARCH if n in options}
+    chosen |= {n: _texts(options.get(n)) for n in _LISTS}
+    if prompt_set is not None and chosen.get("num_prompts") is None:
+        chosen["num_prompts"] = 2 * len(prompt_set) // 3
+    for place in ("out", "study"):
+        if chosen.get(place) is not None:
+            chosen[place] = Path(chosen[place])
+    restricted = parse_restrictions(*(_texts(options.get(n)) for n in _RESTRICTIONS))
+    job = CalibrateJob(
+        model=loaded.source,
+        budget=budget if isinstance(budget, Budget) else parse_budget(budget),
+        prompts=name,
+        deployment=deployment,
+        restrictions=restricted,
+        **chosen,
+    )
+    with _shown(progress) as told:
+        result = run_calibrate(job, told, Given(loaded, prompt_set, scorer))
+    return Result(result.profile, result.path, job.folder, result.interrupted, loaded)
+
+
+def verify(
+    pipe: Any,
+    profile: Profile | str | Path,
+    *,
+    num_prompts: int = 100,
+    prompts: str | Path | None = None,
+    scorer: Any = None,
+    progress: Progress | Callable[[str], None] | bool | None = None,
+) -> VerifyResult:
+    """Does a profile hold for this pipeline, here and now?
+
+    Args:
+        pipe: the pipeline, with what was loaded into it when it was calibrated, not enabled.
+        profile: a profile or its path.
+        num_prompts: fresh prompts to judge quality on, at least 2; two images each.
+        prompts: the set that the calibration drew from, a shipped one's name or a file; found by itself where it can.
+        scorer: as for ``calibrate``; by default the one that the profile names.
+        progress: as for ``calibrate``.
+
+    Returns:
+        Its ``checks``, a line each; ``failed`` names those that failed, ``require()`` raises ``CheckError`` for them.
+
+    Raises:
+        PostdiffError: it could not be checked.
+    """
+    from postdiff_calib.jobs.verify import VerifyJob, run_verify
+    from postdiff_calib.profile import load_profile
+
+    known = profile if isinstance(profile, Profile) else load_profile(profile)
+    loaded = _live(pipe, _call_of(known))
+    where = Path(known.model.id) if isinstance(profile, Profile) else Path(profile)
+    job = VerifyJob(where, num_prompts, prompt_set=None if prompts is None else str(prompts))
+    with _shown(progress) as told:
+        return run_verify(job, told, Given(loaded, scorer=scorer), known)
+
+
+def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, Any]:
+    """What one image costs under a plan, and as a share of the baseline.
+
+    Args:
+        model: a live pipeline, a card, or a card's name.
+        knobs: the plan; the baseline by default.
+        options: ``height``, ``width``, ``num_inference_steps`` (the baseline's T), ``guidance_scale``, ``batch_size``;
+            ``convention`` (``full`` or ``paper``), and for a pipeline ``measure=True`` for seconds, with ``quick`` and
+            ``refresh``.
+
+    Returns:
+        Plain data: ``macs_total``, ``macs_per_step`` (T figures), ``relative_to_baseline`` and more; ``seconds`` per
+        image where they were measured.
+
+    Raises:
+        PostdiffError: an unknown card, a pipeline that is not supported, or options that do not fit.
+    """
+    from postdiff_calib.jobs.price import CostJob, run_cost
+    from postdiff_calib.models.cards import get_card
+
+    asked = ("convention", "measure", "quick", "refresh")
+    _known(options, (*_CALL, *asked))
+    deployment = DeploymentSettings(**{n: options[n] for n in _CALL if n in options})
+    values = {} if knobs is None else knobs.as_dict()
+    job = CostJob(knobs=values, deployment=deployment, **{n: options[n] for n in asked if n in options})
+    if isinstance(model, (str, Card)):
+        if job.measure:
+            raise UsageError("measure=True", "seconds are measured on a pipeline", "pass one that is loaded")
+        return run_cost(job, card=get_card(model) if isinstance(model, str) else model).facts()
+    return run_cost(job, _live(model, deployment)).facts()
+
+
+def _live(pipe: Any, settings: DeploymentSettings) -> LoadedModel:
+    from postdiff_calib.accelerate.attach import is_enabled
+    from postdiff_calib.models.families import family_of
+    from postdiff_calib.models.live import live_model
+
+    family_of(pipe)
+    if is_enabled(pipe):
+        raise UsageError("pipeline", "it is enabled, so its baseline cannot be run", "call disable(pipe) first")
+    return live_model(pipe, settings)
+
+
+def _call_of(profile: Profile) -> DeploymentSettings:
+    """A profile's settings but for the scheduler, which a live pipeline has itself."""
+    asked = profile.deployment.asked
+    return DeploymentSettings(**{n: asked[n] for n in _CALL if n in asked})
+
+
+def _known(options: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in options:
+        if name not in names:
+            raise UsageError(f"option {name!r}", f"options are {', '.join(names)}", "correct the name")
+
+
+def _texts(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+def _prompts(given: str | Path | Sequence[str] | None) -> tuple[PromptSet | None, str | None]:
+    """(the set itself, or the name that a job loads)."""
+    if given is None or isinstance(given, (str, Path)):
+        return None, None if given is None else str(given)
+    from postdiff_calib.prompts import PromptSet, content_hash
+
+    texts = tuple(dict.fromkeys(given))
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise PromptError("prompts", "each must be a text that is not empty", "leave the others out")
+    return PromptSet(texts, content_hash(texts), name="given"), None
+
+
+class _Lines:
+    """A ``Progress`` that gives lines to a function."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._say(name if total is None else f"{name} ({total})")
+
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
+        """Too many for lines."""
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+
+@contextmanager
+def _shown(progress: Progress | Callable[[str], None] | bool | None) -> Iterator[Progress]:
+    if progress is True:
+        from postdiff_calib.report.progress import console_progress
+
+        with console_progress(quiet=False) as told:
+            yield told
+    elif progress is None or progress is False:
+        yield Silent()
+    elif isinstance(progress, bool) or not callable(progress):
+        yield progress
+    else:
+        yield _Lines(progress)

@@ -1,0 +1,30 @@
+"""What a caller brings along in the place of what a job would load: a live pipeline, prompts, a scorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from postdiff_calib.models.load import LoadedModel
+    from postdiff_calib.prompts import PromptSet
+    from postdiff_calib.quality.clip import ClipScorer
+
+
+@dataclass(frozen=True)
+class Given:
+    """Each is None where the job loads its own.
+
+    Args:
+        loaded: the model; the job's ``deployment`` stands on its card already.
+        prompts: the prompt set to draw from.
+        scorer: of images against prompts, or its open_clip name.
+    """
+
+    loaded: LoadedModel | None = None
+    prompts: PromptSet | None = None
+    scorer: ClipScorer | str | None = None
+
+
+#: A job that loads everything itself.
+NOTHING = Given()

@@ -1,0 +1,52 @@
+"""Prompts and scorer of a calibration: loaded, and refused, before the model's weights are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from postdiff_calib.jobs.given import Given
+from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.models.card import Card
+
+if TYPE_CHECKING:
+    from postdiff_calib.prompts import PromptSet
+    from postdiff_calib.quality.clip import ClipScorer
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What images are made of and scored with.
+
+    Args:
+        prompt_set: what is drawn from.
+        calibration, held_out: the two disjoint draws.
+        scorer: of images against prompts.
+    """
+
+    prompt_set: PromptSet
+    calibration: PromptSet
+    held_out: PromptSet
+    scorer: ClipScorer
+
+
+def materials_of(job: CalibrateJob, given: Given) -> Materials:
+    """Draw the prompts and load the scorer.
+
+    Raises:
+        PromptError: the set cannot be read, or holds too few prompts.
+        ModelError: there is no such model, device or scorer.
+    """
+    from postdiff_calib.models.load import card_of, pick_device
+    from postdiff_calib.prompts import Columns, draw, load_prompt_set
+    from postdiff_calib.quality.clip import ClipScorer
+
+    # A model without a card has the usual set and scorer.
+    card: Card | type[Card] = (given.loaded.card if given.loaded is not None else card_of(job.model)) or Card
+    device = given.loaded.device if given.loaded is not None else pick_device(job.device)
+    prompt_set = given.prompts or load_prompt_set(job.prompts or card.prompt_set, Columns(job.column, job.category))
+    calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
+    scorer = given.scorer or card.scorer
+    if isinstance(scorer, str):
+        scorer = ClipScorer(scorer, device=device)
+    return Materials(prompt_set, calibration, held_out, scorer)
