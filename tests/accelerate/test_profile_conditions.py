@@ -50,7 +50,7 @@ def image(pipe, **call):
 def test_a_call_takes_size_and_guidance_from_the_profile(pipe):
     made = profile_for(pipe, height=128, width=64)
     explicit = {"height": 128, "width": 64, "guidance_scale": 5.0}
-    with accelerated(pipe, KNOBS):
+    with accelerated(pipe, KNOBS, noise=made.noise):
         expected = image(pipe, **explicit)
         other = image(pipe, height=128, width=64)
     with accelerated(pipe, made):
