@@ -7,6 +7,7 @@ differs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
-from postdiff_calib.files import StudyLock
+from postdiff_calib.files import StudyLock, remove_leftovers
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
@@ -65,9 +66,12 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None) -> Calibr
 
 
 def _calibrate(job: CalibrateJob, progress: Progress, lock: StudyLock) -> CalibrateResult:
+    from postdiff_calib.cost.store import cache_folder
+
     bench, prompt_set = load_stage(job, progress, lock)
     table = price(bench, progress)
     lock.take()
+    remove_leftovers(Path(os.path.realpath(job.out)).parent, cache_folder() / "latency", shared=True)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if above := study.record.resolve().above_baseline:
         progress.note(above)
