@@ -72,6 +72,7 @@ class _Record(_Part):
     failed: list[tuple[str, str]] = []
     objective: list[_Term] = []
     searched: list[_Searched] = []
+    fitting: _AtLeastOne | None = None
 
 
 def check_record(data: Mapping[str, Any]) -> None:
