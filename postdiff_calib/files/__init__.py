@@ -16,6 +16,7 @@ from postdiff_calib.files.secrets import without_passwords
 from postdiff_calib.files.write import (
     file_sha256,
     refuse_output,
+    remove_leftovers,
     replacing,
     require_writable,
     safe_name,
@@ -32,6 +33,7 @@ __all__ = [
     "read_text",
     "read_yaml",
     "refuse_output",
+    "remove_leftovers",
     "replacing",
     "require_writable",
     "safe_name",

@@ -17,3 +17,13 @@ def differences(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
         elif old != new:
             found.append(f"{prefix}{name} was {old!r}, now {new!r}")
     return ", ".join(found)
+
+
+#: What studies came to state of their pipeline after the first ones were made.
+LATER_KEYS = frozenset({"configuration", "scheduler", "tokenizers"})
+
+
+def differences_of_studies(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """As ``differences`` of two studies' fingerprints; what an older study does not state is no difference."""
+    unstated = LATER_KEYS - known.keys()
+    return differences(known, {name: value for name, value in wanted.items() if name not in unstated})

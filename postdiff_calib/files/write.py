@@ -21,7 +21,9 @@ from typing import Any
 from postdiff_calib.errors import OutputError, reason_of
 
 #: Names of the files in a study's folder, and what shows that a folder is one.
-STUDY_FILES = frozenset({"study.json", "study.db", "study.lock", "scores.jsonl", "held_out.jsonl", "other_seeds.jsonl"})
+STUDY_FILES = frozenset(
+    {"study.json", "study.db", "study.damaged.db", "study.lock", "scores.jsonl", "held_out.jsonl", "other_seeds.jsonl"}
+)
 _STUDY_SIGNS = ("study.json", "study.db")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
 _NAME_BYTES = 120
@@ -50,8 +52,7 @@ def replacing(path: str | Path, given: str | None = None, remedy: str = _CANNOT)
         target = Path(os.path.realpath(path))
         mode = _mode_of(target, given, remedy)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f"{_BEGIN}{secrets.token_hex(8)}{_END}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary, handle = _temporary(target.parent)
         try:
             try:
                 if mode is not None:
@@ -67,12 +68,52 @@ def replacing(path: str | Path, given: str | None = None, remedy: str = _CANNOT)
         raise OutputError(given, f"it cannot be written ({reason_of(error)})", remedy) from error
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Remove what killed processes left half written; only for folders in which nobody else writes now."""
+def _temporary(folder: Path) -> tuple[Path, int]:
+    """A new file in a folder, locked as long as its process lives or the handle is open; its path and handle."""
+    while True:
+        path = folder / f"{_BEGIN}{secrets.token_hex(8)}{_END}"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        # whoever cleared up between the two lines took the file for a leftover: another is made
+        if _locked(handle) is not False and path.exists():
+            return path, handle
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Lock an open file; False where another process has it, None where that cannot be told."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # not every system and file system knows such locks
+        return None
+    return True
+
+
+def remove_leftovers(*folders: Path, shared: bool = False) -> None:
+    """Remove what killed processes left half written.
+
+    Args:
+        folders: where.
+        shared: others may write there now: what it cannot be told of that nobody writes it is left alone.
+    """
     for folder in folders:
         for path in folder.glob(f"{_BEGIN}*{_END}"):
             with suppress(OSError):
-                path.unlink()
+                if _abandoned(path, otherwise=not shared):
+                    path.unlink()
+
+
+def _abandoned(path: Path, *, otherwise: bool) -> bool:
+    """Whether the process that wrote a temporary file is gone; ``otherwise`` where that cannot be told."""
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        locked = _locked(handle)
+    finally:
+        os.close(handle)
+    return otherwise if locked is None else locked
 
 
 def _mode_of(target: Path, given: str, remedy: str) -> int | None:

@@ -7,6 +7,7 @@ differs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
-from postdiff_calib.files import StudyLock
+from postdiff_calib.files import StudyLock, remove_leftovers
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.materials import Materials, materials_of
@@ -28,6 +29,7 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
+from postdiff_calib.study.earlier import fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
 from postdiff_calib.techniques.noise import parse_noise
@@ -76,16 +78,22 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None, given: Gi
 def _calibrate(
     job: CalibrateJob, progress: Progress, lock: StudyLock, stack: ExitStack, given: Given
 ) -> CalibrateResult:
+    from postdiff_calib.cost.store import cache_folder
+
     bench, prompt_set = load_stage(job, progress, lock, given)
     stack.enter_context(bench.compiled(progress.note))
     table = price(bench, progress)
     lock.take()
+    remove_leftovers(Path(os.path.realpath(job.out)).parent, cache_folder() / "latency", shared=True)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
     if above := study.record.resolve().above_baseline:
         progress.note(above)
     if not job.fresh:
-        study = study.with_earlier_searches()
-    study = spread_stage(study, bench, progress, fresh=job.fresh)
+        study = with_earlier_searches(study)
+        if job.deployment.batch_size is None:
+            recall_batch(study, bench, progress)
+    study = spread_stage(study, bench, progress, fresh=job.fresh).with_batch(bench.batch)
+    bench.batch.found = lambda: study.with_batch(bench.batch).save()
     search = run_stage(study, bench, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
     study = saved(study, bench, search, search.searched)
     interrupted = search.interrupted
@@ -169,6 +177,14 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
         table.price(plan)  # counts the MACs of each kind of step when it first meets it
         progress.advance()
     return table
+
+
+def recall_batch(study: Study, bench: Workbench, progress: Progress) -> None:
+    """Begin with as many images at a time as an earlier call found to fit into memory."""
+    size = fitted_earlier(study)
+    if size is not None and size < bench.settings.batch_size:
+        progress.note(f"{size} images at a time, as many as this study found to fit; --batch-size tries another number")
+        bench.batch.size = size
 
 
 def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: bool = False) -> Study:
@@ -268,8 +284,7 @@ def searched_budgets(searched: Sequence[Searched]) -> list[SearchedBudget]:
 
 def saved(study: Study, bench: Workbench, search: SearchResult, searched: Sequence[Searched]) -> Study:
     """The study with what each budget's search came to, and the batch size that fitted into memory; on the disk."""
-    study = study.with_settings(bench.batch.within(study.record.settings))
-    return study.with_search(search.trials, search.failed, searched_budgets(searched))
+    return study.with_batch(bench.batch).with_search(search.trials, search.failed, searched_budgets(searched))
 
 
 def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress: Progress) -> Study:
@@ -291,6 +306,10 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
         for plan in found:
             progress.note(f"{broken[plan][0]} is dropped, the next takes its place: {broken[plan][1]}")
         search = search.without(broken)
+    else:
+        progress.note(
+            f"finalists broke in each of {1 + REPLACEMENTS} rounds; those that took the last places are not judged"
+        )
     evidence = study.evidence()
     searched = search.after_judging(evidence.differences(evidence.held_out))
     return saved(study, bench, search, searched).without(broken)

@@ -133,10 +133,23 @@ class Workbench:
             self.batch,
         )
 
+    @cached_property
+    def _pipeline(self) -> dict[str, str]:
+        """What the model's own fingerprint, which is of networks and weights, leaves out; see ``LATER_KEYS``."""
+        from postdiff_calib.models.fingerprint import configuration_of, fingerprint_tokenizers
+
+        pipe = self.loaded.pipe
+        return {
+            "configuration": configuration_of(pipe),
+            "scheduler": type(pipe.scheduler).__name__,
+            "tokenizers": fingerprint_tokenizers(pipe),
+        }
+
     def fingerprint(self) -> dict[str, Any]:
         """What a score depends on; a study made with anything else is refused."""
         return {
             "model": self.loaded.fingerprint,
+            **self._pipeline,
             "prompts": self.calibration.sha256,
             "held_out": self.held_out.sha256,
             "scorer": self.scorer.weights_sha256,

@@ -2,8 +2,8 @@
 
 A pipeline is known by the classes of itself, its denoiser and its scheduler, by the configuration of its networks and
 scheduler, by a hash of its weights (the loader's fingerprint, which a bare pipeline lacks), and by what its tokenizers
-make of text. A study is known by
-everything that its scores depend on. What a difference means is the caller's: a refusal, a note or a failed check.
+make of text. A study is known by everything that its scores depend on, its pipeline's scheduler, configuration
+and tokenizers included. What a difference means is the caller's: a refusal, a note or a failed check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.files.differences import differences
+from postdiff_calib.files.differences import differences_of_studies
 from postdiff_calib.profile.sections import ModelSection
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def other_settings(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What a study was made with differently, as text; empty when nothing differs.
 
     Args:
-        known: what the study's scores depend on, as it was stored.
+        known: what the study's scores depend on, as it was stored; what older studies do not state is passed over.
         now: the same of what is at hand; tuples count as the lists that JSON makes of them.
     """
     plain: dict[str, Any] = json.loads(json.dumps(dict(now)))
-    return differences(known, plain)
+    return differences_of_studies(known, plain)

@@ -174,8 +174,8 @@ class ImageEvaluator:
                 "it does not fit into memory even one image at a time",
                 "free memory, or use --dtype float16 or a device with more",
             )
-        self.batch.size = size // 2
         self.note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
+        self.batch.shrink(size // 2)
 
     @property
     def _measure_names(self) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from postdiff_calib.generate.settings import GenerationSettings
@@ -21,9 +22,17 @@ class BatchSize:
 
     Args:
         size: None as long as nothing smaller was found than what was asked for.
+        found: called once a smaller size was found, so that it can be kept.
     """
 
     size: int | None = None
+    found: Callable[[], None] | None = None
+
+    def shrink(self, size: int) -> None:
+        """Remember that no more than ``size`` images fit."""
+        self.size = size
+        if self.found is not None:
+            self.found()
 
     def within(self, settings: GenerationSettings) -> GenerationSettings:
         """The settings with no more images at a time than fit."""

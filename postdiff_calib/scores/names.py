@@ -2,6 +2,8 @@
 
 STUDY_NAME = "postdiff"
 DATABASE, SCORES, HELD_OUT = "study.db", "scores.jsonl", "held_out.jsonl"
+#: What a database that lost tables is kept as.
+DAMAGED_DATABASE = "study.damaged.db"
 #: The baseline's scores of some calibration prompts with other seeds.
 OTHER_SEEDS = "other_seeds.jsonl"
 #: Folder of the baseline's images, and what their names look like.

@@ -65,8 +65,10 @@ class Belief:
             held_out: differences on the held-out prompts by plan id, where finalists were judged on them.
         """
         book, reference = self._plans.book, self._plans.reference.plan_id
+        # a study may hold scores of plans that are not searched, such as those of another version's grid
         plans = [plan for plan in book.plans if plan in self._plans.row and plan != reference]
-        return observations(joined({plan: book.differences(plan) for plan in plans}, held_out or {}))
+        judged = {plan: found for plan, found in (held_out or {}).items() if plan in self._plans.row}
+        return observations(joined({plan: book.differences(plan) for plan in plans}, judged))
 
     def best(self, mask: Mask) -> str | None:
         """The plan of the highest expected value in a mask, by plan id; None where the mask is empty."""

@@ -78,6 +78,7 @@ class _Record(_Part):
     failed: list[tuple[str, str]] = []
     objective: list[_Term] = []
     searched: list[_Searched] = []
+    fitting: _AtLeastOne | None = None
 
     @model_validator(mode="after")
     def _a_category_each(self) -> _Record:

@@ -10,7 +10,6 @@ calibration and on the held-out prompts), ``study.db`` (Optuna's trials).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +24,9 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
-from postdiff_calib.profile.match import other_settings
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
@@ -61,6 +60,7 @@ class StudyRecord:
         failed: (knobs, reason) of plans whose images were broken.
         objective: the metrics with their spreads, weights and δ; the score alone until spreads are measured.
         searched: the budgets that were searched; those of earlier calls are kept.
+        fitting: how many images fitted into memory at a time, where that was fewer than asked for.
     """
 
     asked: Asked
@@ -78,6 +78,7 @@ class StudyRecord:
     objective: Objective = field(default_factory=Objective)
     searched: tuple[SearchedBudget, ...] = ()
     held_out_categories: tuple[str, ...] = ()
+    fitting: int | None = None
 
     @property
     def baseline(self) -> Knobs:
@@ -129,6 +130,7 @@ class StudyRecord:
             "objective": self.objective.as_data(),
             "searched": [searched_data(budget) for budget in self.searched],
             "cost": self.cost.as_dict(),
+            **({"fitting": self.fitting} if self.fitting is not None else {}),
         }
         plain: dict[str, Any] = json.loads(json.dumps(whole))
         return plain
@@ -164,6 +166,7 @@ class StudyRecord:
                 objective=Objective.from_data(fields["objective"]),
                 searched=tuple(searched_budget(part) for part in fields["searched"]),
                 held_out_categories=tuple(fields.get("held_out_categories", ())),
+                fitting=fields.get("fitting"),
             )
         except (LookupError, TypeError, ValueError, AttributeError, PostdiffError) as error:
             raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
@@ -299,23 +302,14 @@ class Study:
         study.save()
         return study
 
-    def with_settings(self, settings: GenerationSettings) -> Study:
-        """The same study with images made in this way, such as fewer at a time; nothing is saved yet."""
-        return replace(self, record=replace(self.record, settings=settings))
+    def with_batch(self, batch: BatchSize) -> Study:
+        """The same study with no more images at a time than turned out to fit; nothing is saved yet."""
+        settings = batch.within(self.record.settings)
+        return replace(self, record=replace(self.record, settings=settings, fitting=batch.size))
 
     def with_objective(self, objective: Objective) -> Study:
         """The same study with what its search improves; nothing is saved yet."""
         return replace(self, record=replace(self.record, objective=objective))
-
-    def with_earlier_searches(self) -> Study:
-        """The same study with the budgets that an earlier call on this folder searched; nothing is saved yet."""
-        if not os.path.lexists(self.folder / RECORD):
-            return self
-        earlier = Study.load(self.folder).record
-        same = earlier.asked.restrictions == self.record.asked.restrictions
-        if not same or other_settings(earlier.fingerprint, self.record.fingerprint):
-            return self
-        return replace(self, record=replace(self.record, searched=earlier.searched))
 
     def without(self, broken: Mapping[str, tuple[str, str]]) -> Study:
         """The same study without finalists whose images are broken, saved.

@@ -117,7 +117,15 @@ def test_inputs_and_study_files_are_no_outputs(tmp_path):
     with pytest.raises(OutputError, match="a file of the study"):
         refuse_output(tmp_path / "scores.jsonl")
     refuse_output(tmp_path / "profile.yaml", study=tmp_path)
-    known = {names.DATABASE, names.SCORES, names.HELD_OUT, names.OTHER_SEEDS, record.RECORD, LOCK}
+    known = {
+        names.DATABASE,
+        names.DAMAGED_DATABASE,
+        names.SCORES,
+        names.HELD_OUT,
+        names.OTHER_SEEDS,
+        record.RECORD,
+        LOCK,
+    }
     assert known == STUDY_FILES
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from postdiff_calib.errors import OutputError, StudyError
-from postdiff_calib.files import StudyLock
+from postdiff_calib.files import StudyLock, remove_leftovers, replacing
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 
@@ -81,3 +81,49 @@ def test_looking_early_makes_no_folder_and_a_file_in_the_way_is_one_line(tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="it cannot be locked"), StudyLock(tmp_path / "file") as lock:
         lock.take()
+
+
+WRITE = """
+    import sys
+    sys.path.insert(0, {root!r})
+    from postdiff_calib.files import replacing
+
+    with replacing({path!r}) as temporary:
+        temporary.write_text("half")
+        print("writing", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_beside_an_output_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    script = WRITE.format(root=str(Path(__file__).parents[2]), path=str(tmp_path / "p.yaml"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "writing\n"
+    (tmp_path / "mine.tmp").write_text("of somebody else")
+    with replacing(tmp_path / "q.yaml") as own:
+        remove_leftovers(tmp_path, shared=True)
+        assert own.exists()
+        own.write_text("whole")
+    assert len(list(tmp_path.glob(".postdiff-*.tmp"))) == 1
+    process.kill()
+    process.communicate()
+    remove_leftovers(tmp_path, shared=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.tmp", "q.yaml"]
+
+
+def test_a_file_that_was_cleared_up_before_its_lock_is_made_again(tmp_path, monkeypatch):
+    made = os.open
+
+    def cleared(path, flags, mode=0o777):
+        handle = made(path, flags, mode)
+        if flags & os.O_EXCL:
+            monkeypatch.setattr(os, "open", made)
+            os.unlink(path)
+        return handle
+
+    monkeypatch.setattr(os, "open", cleared)
+    with replacing(tmp_path / "q.yaml") as temporary:
+        temporary.write_text("whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("q.yaml", "whole")]

@@ -4,17 +4,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.workbench import Workbench, judge_for, why_unjudged
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.shapes.judge import SceneJudge
+from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts import PromptSet, content_hash
 
 CAPTIONS = ("a red circle on a white background", "a blue star at the top on a green background")
 OTHERS = ("a photo of a cat",)
-#: What a study's fingerprint has named since before there was a judge.
-ALWAYS = {"model", "prompts", "held_out", "scorer", "seed", "dtype"}
+#: What a study's fingerprint names with any model.
+ALWAYS = {"model", "configuration", "scheduler", "tokenizers", "prompts", "held_out", "scorer", "seed", "dtype"}
 ALWAYS |= {"height", "width", "guidance_scale", "noise", "latent_multiple"}
 
 
@@ -23,7 +25,8 @@ def prompt_set(*prompts):
 
 
 def bench(card="shapes", calibration=CAPTIONS, held_out=CAPTIONS[:1]):
-    loaded = SimpleNamespace(card=get_card(card), device="cpu", pipe=None, fingerprint="f", dtype="float32")
+    pipe = SimpleNamespace(scheduler=DDIMScheduler())
+    loaded = SimpleNamespace(card=get_card(card), device="cpu", pipe=pipe, fingerprint="f", dtype="float32")
     scorer = SimpleNamespace(weights_sha256="s")
     sets = prompt_set(*calibration), prompt_set(*held_out)
     return Workbench(loaded, scorer, *sets, 0, GenerationSettings(64, 64, 4.0, 10, latent_multiple=2))
@@ -40,6 +43,17 @@ def test_the_embedded_model_has_a_judge_that_is_loaded_once():
 
 def test_a_study_rests_on_its_judge_too():
     assert bench().fingerprint() == {**bench("sd15").fingerprint(), "judge": bench().judge.weights_sha256}
+
+
+def test_a_study_rests_on_scheduler_and_configuration():
+    made, known = bench("sd15"), bench("sd15").fingerprint()
+    made.loaded.pipe.scheduler = DDPMScheduler()
+    assert other_settings(known, made.fingerprint()) == "scheduler was 'DDIMScheduler', now 'DDPMScheduler'"
+    made = bench("sd15")
+    made.loaded.pipe.scheduler = DDIMScheduler(prediction_type="v_prediction")
+    assert other_settings(known, made.fingerprint()).startswith("configuration was ")
+    older = {name: value for name, value in known.items() if name not in ("configuration", "scheduler", "tokenizers")}
+    assert other_settings(older, made.fingerprint()) == ""
 
 
 @pytest.mark.parametrize("card", ["sd15", "sdxl"])

@@ -1,16 +1,24 @@
 """A model folder whose tokenizer lost a file is another pipeline, although its networks are the same."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from profiles import profile_data
+from studies import study_record
 
+from postdiff_calib.errors import StudyError
+from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs import checks
+from postdiff_calib.jobs.calibrate import load_stage, set_up
+from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.verify import identity_checks
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.match import mismatches
+from postdiff_calib.progress import Silent
+from postdiff_calib.study.record import Study
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +34,22 @@ def broken(whole, tmp_path_factory):
     assert fingerprint_tokenizers(same.pipe) == fingerprint_tokenizers(whole.pipe)
     (folder / "tokenizer" / "tokenizer.json").unlink()
     return load_pipeline(str(folder), device="cpu", dtype="float32")
+
+
+def test_a_study_is_not_resumed_with_another_tokenizer(whole, broken, tmp_path, monkeypatch):
+    scorer = SimpleNamespace(weights_sha256="0123")  # the folder's own would be fetched
+    monkeypatch.setattr("postdiff_calib.quality.clip.ClipScorer", lambda *_, **__: scorer)
+    job = CalibrateJob(broken.source, prompts="shapes", num_prompts=10, study=tmp_path / "s", out=tmp_path / "p.yaml")
+    bench, _ = set_up(job, replace(whole, card=broken.card))
+    record = study_record(fingerprint=bench.fingerprint(), held_out=bench.held_out.prompts)
+    job.folder.mkdir()
+    Study(job.folder, record).save()
+    before = sorted(path.name for path in job.folder.iterdir())
+    with pytest.raises(StudyError) as caught, StudyLock(job.folder) as lock:
+        load_stage(replace(job, device="cpu", dtype="float32"), Silent(), lock)
+    assert "it was made with other settings: tokenizers was '" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted({*(path.name for path in job.folder.iterdir())} - {"study.lock"}) == before
 
 
 def profile(whole, **changes):

@@ -269,3 +269,6 @@ def test_what_may_be_unfound_is_told_from_held_out_scores_too():
     # the better the plans of step reduction turned out, the less an unknown cheaper plan is likely to be ahead of them
     assert good.unfound.cheaper_steps < before.unfound.cheaper_steps < bad.unfound.cheaper_steps
     assert proposer.after_judging([replace(before, unfound=None)], {})[0].unfound is None
+    # a plan that was judged once and is not searched any more teaches nothing, and breaks nothing
+    rows = {c.plan_id: 0.1 * (np.arange(N) % 3) for c in judged}
+    assert proposer.after_judging([before], {**rows, "f" * 16: np.zeros(N)}) == proposer.after_judging([before], rows)

@@ -11,9 +11,11 @@ from postdiff_calib.errors import StudyError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.report.terminal import print_calibration
+from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.scores.names import HELD_OUT
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.search.unfound import Unfound
+from postdiff_calib.study.earlier import fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import RECORD_VERSION, Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
@@ -76,10 +78,22 @@ def test_a_second_search_is_kept_beside_the_first_and_a_repeated_one_takes_its_p
 def test_earlier_searches_are_taken_over_from_the_same_study_only(tmp_path):
     study = make_study(tmp_path / "study")
     fresh = Study(study.folder, replace(study.record, searched=()))
-    assert fresh.with_earlier_searches().record.searched == study.record.searched
+    assert with_earlier_searches(fresh).record.searched == study.record.searched
     other = Study(study.folder, replace(study.record, searched=(), fingerprint={"model": "another"}))
-    assert other.with_earlier_searches().record.searched == ()
-    assert Study(tmp_path / "none", fresh.record).with_earlier_searches().record.searched == ()
+    assert with_earlier_searches(other).record.searched == ()
+    assert with_earlier_searches(Study(tmp_path / "none", fresh.record)).record.searched == ()
+
+
+def test_the_batch_size_that_fitted_is_known_to_a_later_call_on_the_same_device(tmp_path):
+    study = make_study(tmp_path / "study")
+    assert "fitting" not in study.record.as_dict()
+    assert fitted_earlier(study) is None
+    study.with_batch(BatchSize(3)).save()
+    assert Study.load(study.folder).record.settings.batch_size == 3
+    assert fitted_earlier(study) == 3
+    assert fitted_earlier(Study(tmp_path / "none", study.record)) is None
+    elsewhere = study.record.environment.model_copy(update={"device": "another"})
+    assert fitted_earlier(Study(study.folder, replace(study.record, environment=elsewhere))) is None
 
 
 def test_a_finalist_that_broke_is_struck_off_and_named_and_the_others_are_judged(tmp_path):

@@ -6,6 +6,7 @@ from studies import make_study
 
 from postdiff_calib.report.terminal import profile_facts
 from postdiff_calib.search.restrict import parse_restrictions
+from postdiff_calib.study.earlier import with_earlier_searches
 from postdiff_calib.study.record import Study, StudyRecord
 
 
@@ -36,8 +37,8 @@ def test_budgets_that_were_searched_with_other_restrictions_count_no_more(tmp_pa
     study.save()
     assert study.record.searched
     unsearched = replace(study.record, searched=())
-    assert Study(study.folder, unsearched).with_earlier_searches().record.searched == study.record.searched
-    assert restricted(Study(study.folder, unsearched), "k=1").with_earlier_searches().record.searched == ()
+    assert with_earlier_searches(Study(study.folder, unsearched)).record.searched == study.record.searched
+    assert with_earlier_searches(restricted(Study(study.folder, unsearched), "k=1")).record.searched == ()
 
 
 def test_a_record_keeps_them(tmp_path):

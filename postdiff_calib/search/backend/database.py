@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +14,7 @@ from sqlalchemy import URL, create_engine, event, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import PostdiffError, StudyError, one_line, reason_of
+from postdiff_calib.scores.names import DAMAGED_DATABASE, DATABASE
 from postdiff_calib.search.backend.address import shown, without_secrets
 from postdiff_calib.search.backend.retry import queue_again
 
@@ -21,6 +23,11 @@ HEARTBEAT = 30
 SILENCE = 3
 #: Optuna's words for a study or trial that is not there.
 _GONE = "Record does not exist"
+#: Tables that every version of Optuna has, and that a study of ours needs.
+_TABLES = frozenset(
+    {"studies", "study_directions", "study_user_attributes", "trials", "trial_params", "trial_values"}
+    | {"trial_user_attributes", "trial_system_attributes"}
+)
 #: Seconds a process waits for another's write to a SQLite file.
 _SQLITE_PATIENCE = 60
 
@@ -185,6 +192,43 @@ def _has_tables(url: URL) -> bool:
         return inspect(engine).has_table("alembic_version")
     finally:
         engine.dispose()
+
+
+def lacking_tables(path: Path) -> list[str]:
+    """The tables that a study's own database had and lacks; empty where it is whole, or not there.
+
+    Args:
+        path: of a SQLite file.
+    """
+    if not path.is_file():
+        return []
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        found = set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    # the version is the last table that is made: without it, a killed process had not made them all yet
+    return sorted(_TABLES - found) if "alembic_version" in found else []
+
+
+def set_aside_damaged(folder: Path, note: Callable[[str], None]) -> None:
+    """Move a study's own database away where it lacks tables; Optuna would make them anew without a word.
+
+    What is left in the others would then be taken for new trials'. The scores are in a file of their own.
+
+    Args:
+        folder: the study's.
+        note: hears what was done, as a line.
+    """
+    path = folder / DATABASE
+    if lacking := lacking_tables(path):
+        for end in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.replace(f"{path}{end}", f"{folder / DAMAGED_DATABASE}{end}")
+        note(
+            f"{path} lacks its {'table' if len(lacking) == 1 else 'tables'} {', '.join(lacking)}: "
+            f"it is kept as {DAMAGED_DATABASE}, and the trials are run anew with the scores that there are"
+        )
 
 
 def _tune_sqlite(engine: Any, *, shared: bool) -> None:

@@ -91,6 +91,8 @@ def run_search(
         PostdiffError: the baseline itself cannot be scored.
     """
     with faults(storage or f"sqlite:///{folder / DATABASE}"):
+        if storage is None and not fresh:
+            database.set_aside_damaged(folder, note or Search.note)
         search = Search(
             problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store, join, heartbeat, record
         )

@@ -19,11 +19,19 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, i
 from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import OutputError, StudyError, reason_of
-from postdiff_calib.files.differences import differences
+from postdiff_calib.files.differences import differences_of_studies
 from postdiff_calib.scores.blocks import check_block
 from postdiff_calib.scores.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
 from postdiff_calib.search.backend.address import shown
-from postdiff_calib.search.backend.database import HEARTBEAT, connect, disconnect, faults, reading, require_readable
+from postdiff_calib.search.backend.database import (
+    HEARTBEAT,
+    connect,
+    disconnect,
+    faults,
+    lacking_tables,
+    reading,
+    require_readable,
+)
 
 __all__ = ["HEARTBEAT", "StudyStore", "connect", "disconnect", "open_study", "read_record", "shown"]
 
@@ -99,10 +107,10 @@ def open_study(
 
 
 def _require_same(folder: Path | None, name: str, known: Any, wanted: Mapping[str, Any]) -> None:
-    if known != wanted:
+    if other := differences_of_studies(known if isinstance(known, dict) else {}, wanted):
         raise StudyError(
             f"study {repr(name) if folder is None else folder}",
-            f"it was made with other settings: {differences(known if isinstance(known, dict) else {}, wanted)}",
+            f"it was made with other settings: {other}",
             f"use those again, another {'name (--name)' if folder is None else 'folder (--study)'}, "
             "or start anew (--fresh)",
         )
@@ -120,6 +128,8 @@ def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerpr
     url = storage or f"sqlite:///{folder / DATABASE}"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with faults(url):
+        if storage is None and lacking_tables(folder / DATABASE):
+            return  # it is set aside when the study is opened
         backend = connect(url, make=False)
         try:
             with reading(url):

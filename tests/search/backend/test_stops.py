@@ -1,7 +1,8 @@
 """A search that is stopped at any moment ends, once resumed, as one that never was: same plans, same trials."""
 
 import shutil
-from contextlib import contextmanager, suppress
+import sqlite3
+from contextlib import closing, contextmanager, suppress
 
 import numpy as np
 import optuna
@@ -12,6 +13,7 @@ from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.scores.names import SCORES
 from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.backend.storage import refuse_other_settings
 from postdiff_calib.search.strategy import SearchSettings
 
 N = 40
@@ -141,3 +143,27 @@ def test_scores_that_no_trial_asked_for_are_used_and_it_is_said(tmp_path, straig
     search(tmp_path, note=said.append)
     assert len(said) == 1
     assert "the study's database holds no trial of " in said[0]
+
+
+@pytest.mark.parametrize("tables", [["trials"], ["studies", "trial_user_attributes"]])
+def test_a_database_that_lost_tables_is_kept_and_it_is_said_what_is_done_anew(tmp_path, straight, tables):
+    shutil.copytree(straight[0], tmp_path, dirs_exist_ok=True)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        for table in tables:
+            database.execute(f"drop table {table}")
+        database.commit()
+    refuse_other_settings(tmp_path, None, "postdiff", {"model": "made up", "num_prompts": N})
+    said = []
+    again = search(tmp_path, note=said.append)
+    assert f"study.db lacks its {'tables' if tables[1:] else 'table'} {', '.join(tables)}: it is kept as" in said[0]
+    # nothing that was scored is scored again, and no row of the old trials is taken for one of the new ones
+    for plan_id, p in straight[1].plans.items():
+        known = np.isfinite(p.scores)
+        np.testing.assert_array_equal(again.plans[plan_id].scores[known], p.scores[known])
+    assert again.images_made == sum(p.n for p in again.plans.values()) - sum(p.n for p in straight[1].plans.values())
+    assert {(state, plan is not None) for state, plan, *_ in trials(tmp_path)} == {("COMPLETE", True)}
+    assert len(trials(tmp_path)) == len(trials(straight[0]))
+    with closing(sqlite3.connect(tmp_path / "study.damaged.db")) as database:
+        assert not {name for (name,) in database.execute("select name from sqlite_master")} & set(tables)
+    assert search(tmp_path, note=said.append).images_made == 0
+    assert not any("lacks" in line for line in said[1:])
