@@ -10,7 +10,7 @@ from postdiff_calib.cost.macs import Macs, _split, flop_counter
 from postdiff_calib.cost.meter import Meter
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import denoiser_in
-from postdiff_calib.models.load import network_configs
+from postdiff_calib.models.fingerprint import network_configs
 from postdiff_calib.plan import compile_plan
 
 #: The first is all at once: guidance ends before the switch, so cross-attention runs once more after it.
