@@ -24,7 +24,9 @@ from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
 from postdiff_calib.jobs import calibrate
+from postdiff_calib.jobs.given import NOTHING
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.materials import materials_of
 from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
@@ -67,10 +69,11 @@ class TimedWorkbench(Workbench):
 def run(job: CalibrateJob) -> dict[str, Any]:
     """One calibration; seconds of its parts."""
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
-    plain, prompt_set = calibrate.set_up(job, loaded)
+    materials = materials_of(job, NOTHING)
+    plain = calibrate.set_up(job, loaded, materials)
     bench = TimedWorkbench(**{f.name: getattr(plain, f.name) for f in fields(plain)})
     table = calibrate.price(bench, Silent())
-    study = Study(job.folder, record_of(job, bench, prompt_set, table))
+    study = Study(job.folder, record_of(job, bench, materials.prompt_set.name, table))
     study = calibrate.spread_stage(study, bench, Silent())
     bench.clock["images"] = 0.0
     start = time.perf_counter()

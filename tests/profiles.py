@@ -52,6 +52,13 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "configuration": None,
             "tokenizer": None,
             "notes": [],
+            "num_inference_steps": None,
+            "negative_prompt": None,
+            "scheduler_config": None,
+            "adapters": [],
+            "loras": [],
+            "vae": None,
+            "variant": None,
         },
         "budget": {
             "text": "60%",
@@ -123,6 +130,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "minimum_detectable_difference": 0.2,
             "study": "studies/shapes",
             "notes": [],
+            "restrictions": [],
         },
         "environment": {
             "device": "cpu",
