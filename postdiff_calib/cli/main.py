@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.analyze import redundancy_command
 from postdiff_calib.cli.calibrate import calibrate_command
 from postdiff_calib.cli.compare import compare_command
 from postdiff_calib.cli.cost import cost_command
@@ -47,12 +48,24 @@ prompts_app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_m
 prompts_app.command("sample")(sample_command)
 app.add_typer(prompts_app, name="prompts")
 
+analyze_app = typer.Typer(help="What a model does from step to step.", no_args_is_help=True, rich_markup_mode=None)
+analyze_app.command("redundancy")(redundancy_command)
+app.add_typer(analyze_app, name="analyze")
+
 
 @prompts_app.callback()
 def _prompts() -> None:
     """Calibration sets: draw one from a caption corpus.
 
     Example: postdiff prompts sample --from captions_val2014.json --size 500 --out calib_sets/coco.jsonl
+    """
+
+
+@analyze_app.callback()
+def _analyze() -> None:
+    """What a model does from step to step: how far its blocks and layers move.
+
+    Example: postdiff analyze redundancy --model shapes
     """
 
 
