@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.ablate import ablate_command
 from postdiff_calib.cli.analyze import redundancy_command
 from postdiff_calib.cli.calibrate import calibrate_command
 from postdiff_calib.cli.compare import compare_command
@@ -37,6 +38,7 @@ app.command("report")(report_command)
 app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("cost")(cost_command)
+app.command("ablate")(ablate_command)
 app.command("models")(models_command)
 
 profile_app = typer.Typer(help="Profiles: print one, or their schema.", no_args_is_help=True, rich_markup_mode=None)

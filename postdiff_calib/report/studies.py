@@ -12,12 +12,14 @@ from rich.table import Table
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs.paper_study import Price, write_result
-from postdiff_calib.report.terminal import print_json, wide_console
+from postdiff_calib.report.terminal import print_json, seconds, wide_console
+from postdiff_calib.report.wording import interval, shown, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from postdiff_calib.jobs.redundancy import RedundancyResult
+    from postdiff_calib.study.ablation import Ablation, AblationRow
 
 
 def print_price(price: Price, *, as_json: bool, console: Console | None = None) -> None:
@@ -70,3 +72,45 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
     console.print(layers, highlight=False)
     for line in (*found.summary(), f"The paper, {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)
+
+
+def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """Cost and every metric of each setting, and what the paper saw."""
+    from postdiff_calib.report.ablation_plots import plot_ablation, plot_traces
+
+    data = result.as_dict()
+    lines = keep(data, path, lambda plot: plot_ablation(result, plot))
+    if result.traces and path.with_suffix(".png").exists():
+        traced = path.with_name(f"{path.stem}-trace.png")
+        plot_traces(result, traced)
+        lines.append(f"traces drawn into {traced}")
+    if as_json:
+        print_json(data)
+        return
+    console = console or wide_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting")
+    names = result.metrics
+    timed = result.baseline.cost.seconds is not None
+    for name in ("MACs", *(["seconds"] if timed else []), *(shown(name).label for name in names)):
+        table.add_column(name, justify="right")
+    for row in (result.baseline, *result.rows):
+        cells = [f"{row.share:.0%}", *([seconds(row.cost.seconds)] if timed else [])]
+        table.add_row(row.label, *cells, *([row.failed[:60]] if row.failed else [_cell(row, name) for name in names]))
+    console.print(
+        f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
+        highlight=False,
+        markup=False,
+    )
+    console.print(table, highlight=False)
+    saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
+    for line in (*saw, *lines):
+        console.print(line, highlight=False, markup=False)
+
+
+def _cell(row: AblationRow, name: str) -> str:
+    if name not in row.measures:
+        return "–"
+    found = row.measures[name]
+    compared = found.difference is not None and row.values
+    return interval(found.difference, name) if compared and found.difference else value(found.mean, name)

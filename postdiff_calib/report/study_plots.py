@@ -87,5 +87,6 @@ def plot_redundancy(result: RedundancyResult, path: Path) -> None:
         axes.legend(fontsize=7)
     for axes in (left, middle, right):
         axes.title.set_fontsize(9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     saw = str(result.as_dict()["paper"])
     finish(figure, f"{result.model}, T={result.steps}, {found.num_prompts} prompts: change between steps", [saw], path)
