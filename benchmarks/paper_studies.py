@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--num-prompts", type=int, default=120)
-    parser.add_argument("--only", nargs="*", default=["redundancy", *ABLATIONS], help="names of studies")
+    parser.add_argument("--only", nargs="*", default=["redundancy", *ABLATIONS], help="names of studies, in order")
     parser.add_argument("--work", type=Path, default=Path("studies"), help="folder of the studies' folders")
     options = parser.parse_args()
     model, shared = options.model, {"model": options.model, "num_prompts": options.num_prompts}
@@ -83,7 +83,7 @@ def main() -> None:
             found = run_redundancy(job, progress)
             plot_redundancy(found, DOCS / f"study_redundancy_{model}.png")
             keep(f"redundancy_{model}", {**found.as_dict(), "about": about(vars(job))})
-        for name in [name for name in ABLATIONS if name in options.only]:
+        for name in [name for name in options.only if name in ABLATIONS]:
             asked = ABLATIONS[name]
             if asked.needs not in get_card(model).knobs:
                 continue

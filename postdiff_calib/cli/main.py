@@ -16,7 +16,7 @@ from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cli.profile import schema_command, show_command
-from postdiff_calib.cli.prompts import sample_command
+from postdiff_calib.cli.prompts import sample_command, study_command
 from postdiff_calib.cli.report import report_command
 from postdiff_calib.cli.verify import verify_command
 from postdiff_calib.cli.worker import worker_command
@@ -48,6 +48,7 @@ app.add_typer(profile_app, name="profile")
 
 prompts_app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode=None)
 prompts_app.command("sample")(sample_command)
+prompts_app.command("study")(study_command)
 app.add_typer(prompts_app, name="prompts")
 
 analyze_app = typer.Typer(help="What a model does from step to step.", no_args_is_help=True, rich_markup_mode=None)
@@ -57,7 +58,7 @@ app.add_typer(analyze_app, name="analyze")
 
 @prompts_app.callback()
 def _prompts() -> None:
-    """Calibration sets: draw one from a caption corpus.
+    """Calibration sets: draw one from a caption corpus, and how large one must be.
 
     Example: postdiff prompts sample --from captions_val2014.json --size 500 --out calib_sets/coco.jsonl
     """

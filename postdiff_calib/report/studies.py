@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from postdiff_calib.jobs.redundancy import RedundancyResult
     from postdiff_calib.study.ablation import Ablation, AblationRow
+    from postdiff_calib.study.prompt_sizes import PromptSizes
 
 
 def print_price(price: Price, *, as_json: bool, console: Console | None = None) -> None:
@@ -114,3 +115,29 @@ def _cell(row: AblationRow, name: str) -> str:
     found = row.measures[name]
     compared = found.difference is not None and row.values
     return interval(found.difference, name) if compared and found.difference else value(found.mean, name)
+
+
+def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """How well sets of each size rank the settings, the recommended size, and what the paper saw."""
+    from postdiff_calib.report.study_plots import plot_prompt_sizes
+
+    data = result.as_dict()
+    lines = keep(data, path, lambda plot: plot_prompt_sizes(result, plot))
+    if as_json:
+        print_json(data)
+        return
+    console, label = console or wide_console(), shown(result.metric).label
+    console.print(
+        f"{result.source}: {result.settings} settings, {result.num_prompts} prompts, {label}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("prompts", "Kendall's τ, 95 % of draws", f"picks within {result.delta:g} of the best", "mean loss"):
+        table.add_column(name, justify="right")
+    for row in result.rows:
+        tau = f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]"
+        table.add_row(str(row.size), tau, f"{row.chance:.1%}", shown(result.metric).show(row.loss))
+    console.print(table, highlight=False)
+    for line in (result.answer(), f"The paper (SD1.5), {data['paper']}.", *lines):
+        console.print(line, highlight=False, markup=False)

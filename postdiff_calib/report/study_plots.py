@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
+from postdiff_calib.study.paper_saw import PROMPT_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from postdiff_calib.jobs.redundancy import RedundancyResult
+    from postdiff_calib.study.prompt_sizes import PromptSizes
 
 #: Okabe and Ito's colours, and marks that differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,3 +92,30 @@ def plot_redundancy(result: RedundancyResult, path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     saw = str(result.as_dict()["paper"])
     finish(figure, f"{result.model}, T={result.steps}, {found.num_prompts} prompts: change between steps", [saw], path)
+
+
+def plot_prompt_sizes(result: PromptSizes, path: Path) -> None:
+    """Kendall's τ and the chance of a pick within δ, over the number of prompts.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        OutputError: the file cannot be written.
+    """
+    figure, (left, right) = new_figure(8, 3.6, 2)
+    sizes = [row.size for row in result.rows]
+    look = {"color": COLOURS[0], "marker": MARKS[0], "markersize": 4}
+    left.plot(sizes, [row.tau for row in result.rows], **look)
+    low, high = [row.tau_low for row in result.rows], [row.tau_high for row in result.rows]
+    left.fill_between(sizes, low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="95 % of the draws")
+    left.set(title="Kendall's τ to the order by all prompts", ylim=(min(0.0, *low), 1.02))
+    right.plot(sizes, [100 * row.chance for row in result.rows], **look)
+    right.axhline(100 * result.wanted, color=_GREY, linewidth=0.9, linestyle="--", label=f"{result.wanted:.0%}")
+    right.set(title=f"% of draws that pick within {result.delta:g} of the best", ylim=(0, 103))
+    for axes in (left, right):
+        axes.title.set_fontsize(9)
+        axes.set(xlabel="prompts", xscale="log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.legend(fontsize=7, loc="lower right")
+    title = f"{result.settings} settings, {result.num_prompts} prompts: how many prompts are enough?"
+    finish(figure, title, [PROMPT_SIZES], path)

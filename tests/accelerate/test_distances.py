@@ -9,6 +9,7 @@ from postdiff_calib.accelerate import accelerated
 from postdiff_calib.accelerate.distances import Distances, Watched, watched_blocks, watched_layers
 from postdiff_calib.accelerate.observed import observed_steps
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.families import denoiser_of, family_of
 
 
 class Pass(torch.nn.Module):
@@ -69,33 +70,40 @@ def test_another_size_has_no_distance():
     assert l1[0][1] == 0.0
 
 
-FAMILIES = {
-    "sd": (P.sd, "unet", 9, {"convolution", "self-attention", "cross-attention", "feed-forward"}),
-    "pixart": (P.pixart, "transformer", 6, {"self-attention", "cross-attention", "feed-forward"}),
-    "sd3": (P.sd3, "transformer", 6, {"joint attention", "feed-forward"}),
-    "sana": (P.sana, "transformer", 6, {"self-attention", "cross-attention", "feed-forward"}),
+CHAIN = {"self-attention", "cross-attention", "feed-forward"}
+JOINT = {"joint attention", "feed-forward"}
+#: Family → types of layer, and arguments of a call beside its own.
+KINDS = {
+    "sd": {"convolution", *CHAIN},
+    "pixart-alpha": CHAIN,
+    "sana": CHAIN,
+    "sd3": JOINT,
+    "flux": JOINT,
+    "qwen-image": JOINT,
+    "z-image": JOINT,
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_images_are_the_same_with_hooks_on_and_nothing_stays_behind(name):
-    make, role, count, kinds = FAMILIES[name]
-    pipe = make()
-    stock = P.latents(pipe, 2, num_inference_steps=3)
+    make, own = P.FAMILIES[name]
+    pipe, call = make(), {"height": 128, "width": 128, **own}
+    stock = P.latents(pipe, 2, num_inference_steps=3, **call)
     before = P.fingerprint(pipe)
-    network = getattr(pipe, role)
+    network = getattr(pipe, family_of(pipe).denoiser)
     blocks, layers = watched_blocks(network), watched_layers(network)
-    assert len(blocks) == count
-    assert {layer.kind for layer in layers} == kinds
+    assert {layer.kind for layer in layers} == KINDS[name]
+    chain = denoiser_of(network).blocks(network)
+    assert [block.module for block in blocks][: len(chain)] == chain
     distances = Distances([*blocks, *layers])
     with distances.watching(), observed_steps(pipe.scheduler, lambda _: distances.next_step()):
         with accelerated(pipe, Knobs(3)):
-            assert torch.equal(P.latents(pipe, 2), stock)
+            assert torch.equal(P.latents(pipe, 2, **call), stock)
         l1, l2, relative = distances.taken(2)
     assert l1.shape == l2.shape == relative.shape == (2, len(blocks) + len(layers), 2)
-    assert (l1[:, :count] > 0).all()
+    assert (l1[:, : len(blocks)] > 0).all()
     assert P.fingerprint(pipe) == before
-    assert torch.equal(P.latents(pipe, 2, num_inference_steps=3), stock)
+    assert torch.equal(P.latents(pipe, 2, num_inference_steps=3, **call), stock)
 
 
 def test_steps_are_heard_with_low_resolution_samples():
