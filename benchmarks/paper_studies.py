@@ -43,7 +43,7 @@ ABLATIONS = {
     "k": Asked(("k=1..5",)),
     "m": Asked(("m=0.3..1",)),
     "beta": Asked(("beta=0.375,0.5,0.625,0.75,0.875",), ("s=0.5",), "10,20"),
-    "cross": Asked(("cross=cond,mean,off", "m=0.45,0.75"), needs="cross_attention_cache"),
+    "cross": Asked(("cross=cond,mean,off", "m=0.45"), needs="cross_attention_cache"),
     "trace": Asked(("s=0.3,0.5,0.7",), ("beta=0.5",), trace=True),
 }
 
@@ -82,7 +82,8 @@ def main() -> None:
             job = RedundancyJob(**shared, study=options.work / f"{model}-redundancy")
             found = run_redundancy(job, progress)
             plot_redundancy(found, DOCS / f"study_redundancy_{model}.png")
-            keep(f"redundancy_{model}", {**found.as_dict(), "about": about(vars(job))})
+            each = found.distances.relative_l1.round(4).tolist()  # prompts, blocks, steps
+            keep(f"redundancy_{model}", {**found.as_dict(), "about": about(vars(job)), "raw": each})
         for name in [name for name in options.only if name in ABLATIONS]:
             asked = ABLATIONS[name]
             if asked.needs not in get_card(model).knobs:
