@@ -137,6 +137,7 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
         progress: hears of what is loaded.
     """
     from postdiff_calib.jobs.workbench import Workbench, generation_settings
+    from postdiff_calib.models.deployment import DeploymentSettings
     from postdiff_calib.models.load import load_pipeline
     from postdiff_calib.prompts import draw, load_prompt_set
     from postdiff_calib.prompts.draw import require_seed
@@ -153,7 +154,7 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
     count = job.num_prompts or default_prompts or card.num_prompts
     prompt_set = load_prompt_set(job.prompts or card.prompt_set)
     calibration, prompts = draw(prompt_set, count, job.seed)
-    settings = generation_settings(loaded, noise=noise, batch_size=job.batch_size)
+    settings = generation_settings(card, noise=noise, deployment=DeploymentSettings(batch_size=job.batch_size or None))
     scorer = ClipScorer(card.scorer, device=loaded.device)
     return Workbench(loaded, scorer, calibration, prompts, job.seed, settings), prompt_set.sha256
 
