@@ -50,7 +50,7 @@ ABLATIONS = {
 
 def about(argv: dict[str, object]) -> dict[str, object]:
     return {
-        "asked": {name: str(value) for name, value in argv.items()},
+        "asked": {name: str(value) for name, value in argv.items() if name != "study"},
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
