@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.ablate import ablate_command
+from postdiff_calib.cli.analyze import redundancy_command
 from postdiff_calib.cli.calibrate import calibrate_command
 from postdiff_calib.cli.compare import compare_command
 from postdiff_calib.cli.cost import cost_command
@@ -14,7 +16,7 @@ from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cli.profile import schema_command, show_command
-from postdiff_calib.cli.prompts import sample_command
+from postdiff_calib.cli.prompts import sample_command, study_command
 from postdiff_calib.cli.report import report_command
 from postdiff_calib.cli.verify import verify_command
 from postdiff_calib.cli.worker import worker_command
@@ -36,6 +38,7 @@ app.command("report")(report_command)
 app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("cost")(cost_command)
+app.command("ablate")(ablate_command)
 app.command("models")(models_command)
 
 profile_app = typer.Typer(help="Profiles: print one, or their schema.", no_args_is_help=True, rich_markup_mode=None)
@@ -45,14 +48,27 @@ app.add_typer(profile_app, name="profile")
 
 prompts_app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode=None)
 prompts_app.command("sample")(sample_command)
+prompts_app.command("study")(study_command)
 app.add_typer(prompts_app, name="prompts")
+
+analyze_app = typer.Typer(help="What a model does from step to step.", no_args_is_help=True, rich_markup_mode=None)
+analyze_app.command("redundancy")(redundancy_command)
+app.add_typer(analyze_app, name="analyze")
 
 
 @prompts_app.callback()
 def _prompts() -> None:
-    """Calibration sets: draw one from a caption corpus.
+    """Calibration sets: draw one from a caption corpus, and how large one must be.
 
     Example: postdiff prompts sample --from captions_val2014.json --size 500 --out calib_sets/coco.jsonl
+    """
+
+
+@analyze_app.callback()
+def _analyze() -> None:
+    """What a model does from step to step: how far its blocks and layers move.
+
+    Example: postdiff analyze redundancy --model shapes
     """
 
 

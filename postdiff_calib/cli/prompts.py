@@ -1,4 +1,4 @@
-"""``postdiff prompts sample``: a calibration set from a corpus of captions."""
+"""``postdiff prompts``: a calibration set from a corpus of captions, and how large such a set must be."""
 
 from __future__ import annotations
 
@@ -60,3 +60,33 @@ def sample_command(
         f"{out}: {len(drawn.calibration)} calibration and {len(drawn.held_out)} held-out prompts "
         f"of {drawn.corpus_prompts}"
     )
+
+
+def study_command(
+    study: Annotated[Path, typer.Argument(help="Folder of a finished calibration or ablation.", show_default=False)],
+    sizes: Annotated[str, typer.Option("--sizes", help="Numbers of prompts.")] = "50,100,200,500,1000",
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Loss that you do not care about.  [default: the study's own]")
+    ] = None,
+    chance: Annotated[
+        float, typer.Option("--chance", help="With which a set must pick a setting within delta of the best.")
+    ] = 0.95,
+    metric: Annotated[str, typer.Option("--metric", help="Of quality: clip, or scene where it was judged.")] = "clip",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the draws.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The result, .json, with a .png beside it.  [default: in the study's folder]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Tell from a study's scores how large a calibration set must be to rank settings as all its prompts do.
+
+    The paper's supplementary figure 3, for your own model; no image is made.
+
+    Example: postdiff prompts study studies/shapes-ablation --delta 0.3
+    """
+    from postdiff_calib.jobs.prompt_sizes import PromptSizesJob, parse_sizes, run_prompt_sizes
+    from postdiff_calib.report.studies import print_prompt_sizes
+
+    job = PromptSizesJob(study, parse_sizes(sizes), metric, delta, chance, seed, out)
+    print_prompt_sizes(run_prompt_sizes(job), job.result, as_json=as_json)

@@ -1,0 +1,87 @@
+"""``postdiff ablate``: what one knob or two do, everything else held."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from postdiff_calib.techniques.noise import DEFAULT_NOISE
+
+
+def ablate_command(
+    model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option("--vary", metavar="KNOB=VALUES", help="Such as k=1..5, beta=0.375,0.5 or m=0.3..1; repeatable."),
+    ] = None,
+    steps: Annotated[str | None, typer.Option("--steps", help="The same as --vary T=…, such as 8,12,16,20.")] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option("--fix", metavar="KNOB=VALUE", help="Held at this value, such as s=0.5; repeatable."),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure seconds too.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also score the decoded clean estimate at every step.")
+    ] = False,
+    num_prompts: Annotated[
+        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Folder of the study; the same resumes.  [default: studies/MODEL-ablation]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The result, .json, with a .png beside it.  [default: in the study's folder]"),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
+    ] = DEFAULT_NOISE,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Vary one knob or two and see what each value costs and loses, in pairs with the baseline.
+
+    The paper's supplementary figures 2, 6 and 7 and its table 1, for your own model.
+
+    Example: postdiff ablate --model shapes --vary beta=.375,.5,.625 --steps 8,12,16,20 --fix s=.5
+    """
+    from postdiff_calib.jobs.ablate import KIND, AblateJob, price_ablation, run_ablation
+    from postdiff_calib.report.progress import console_progress
+    from postdiff_calib.report.studies import print_ablation, print_price
+
+    job = AblateJob(
+        model=model,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        seed=seed,
+        study=study,
+        out=out,
+        noise=noise,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        fresh=fresh,
+        vary=tuple(vary or ()),
+        fix=tuple(fix or ()),
+        steps=steps,
+        measure=measure,
+        trace=trace,
+    )
+    if dry_run:
+        print_price(price_ablation(job), as_json=as_json)
+        return
+    with console_progress(quiet=quiet or as_json) as progress:
+        result = run_ablation(job, progress)
+    print_ablation(result, job.result(KIND), as_json=as_json)

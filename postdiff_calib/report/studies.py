@@ -1,0 +1,143 @@
+"""The paper's own studies on a terminal: what each came to, where it was written, and what the paper saw."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from postdiff_calib.errors import UsageError
+from postdiff_calib.jobs.paper_study import Price, write_result
+from postdiff_calib.report.terminal import print_json, seconds, wide_console
+from postdiff_calib.report.wording import interval, shown, value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from postdiff_calib.jobs.redundancy import RedundancyResult
+    from postdiff_calib.study.ablation import Ablation, AblationRow
+    from postdiff_calib.study.prompt_sizes import PromptSizes
+
+
+def print_price(price: Price, *, as_json: bool, console: Console | None = None) -> None:
+    """What a study would cost."""
+    if as_json:
+        print_json(asdict(price))
+        return
+    (console or wide_console()).print(f"{price}; nothing was made", highlight=False, markup=False)
+
+
+def keep(data: dict[str, Any], path: Path, draw: Callable[[Path], None]) -> list[str]:
+    """Write the result and its plot; returns the lines that say so.
+
+    Args:
+        data: the result, plain.
+        path: of the JSON file; the plot has the same name and ends in ``.png``.
+        draw: draws into a file.
+    """
+    written = write_result(path, data)
+    plot = path.with_suffix(".png")
+    try:
+        draw(plot)
+    except UsageError as error:
+        return [f"written to {written}", f"not drawn: {error.rule}; {error.remedy}"]
+    return [f"written to {written}, drawn into {plot}"]
+
+
+def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """Mean distances of blocks and layers, which are the cheapest to reuse, and what the paper saw."""
+    from postdiff_calib.report.study_plots import plot_redundancy
+
+    data = result.as_dict()
+    lines = keep(data, path, lambda plot: plot_redundancy(result, plot))
+    if as_json:
+        print_json(data)
+        return
+    console, found = console or wide_console(), result.distances
+    title = f"{result.model}, T={result.steps}: change from step to step, {found.num_prompts} prompts, 95 % intervals"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in ("block", "relative L1"):
+        table.add_column(name, justify="left" if name == "block" else "right")
+    for name, mean in found.block_means().items():
+        table.add_row(name, f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
+    console.print(table, highlight=False)
+    layers = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layers", "number", "L2", "relative L2"):
+        layers.add_column(name, justify="left" if name == "layers" else "right")
+    for kind, (absolute, relative) in found.kind_means().items():
+        layers.add_row(kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
+    console.print(layers, highlight=False)
+    for line in (*found.summary(), f"The paper, {data['paper']}.", *lines):
+        console.print(line, highlight=False, markup=False)
+
+
+def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """Cost and every metric of each setting, and what the paper saw."""
+    from postdiff_calib.report.ablation_plots import plot_ablation, plot_traces
+
+    data = result.as_dict()
+    lines = keep(data, path, lambda plot: plot_ablation(result, plot))
+    if result.traces and path.with_suffix(".png").exists():
+        traced = path.with_name(f"{path.stem}-trace.png")
+        plot_traces(result, traced)
+        lines.append(f"traces drawn into {traced}")
+    if as_json:
+        print_json(data)
+        return
+    console = console or wide_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting")
+    names = result.metrics
+    timed = result.baseline.cost.seconds is not None
+    for name in ("MACs", *(["seconds"] if timed else []), *(shown(name).label for name in names)):
+        table.add_column(name, justify="right")
+    for row in (result.baseline, *result.rows):
+        cells = [f"{row.share:.0%}", *([seconds(row.cost.seconds)] if timed else [])]
+        table.add_row(row.label, *cells, *([row.failed[:60]] if row.failed else [_cell(row, name) for name in names]))
+    console.print(
+        f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
+        highlight=False,
+        markup=False,
+    )
+    console.print(table, highlight=False)
+    saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
+    for line in (*saw, *lines):
+        console.print(line, highlight=False, markup=False)
+
+
+def _cell(row: AblationRow, name: str) -> str:
+    if name not in row.measures:
+        return "–"
+    found = row.measures[name]
+    compared = found.difference is not None and row.values
+    return interval(found.difference, name) if compared and found.difference else value(found.mean, name)
+
+
+def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """How well sets of each size rank the settings, the recommended size, and what the paper saw."""
+    from postdiff_calib.report.study_plots import plot_prompt_sizes
+
+    data = result.as_dict()
+    lines = keep(data, path, lambda plot: plot_prompt_sizes(result, plot))
+    if as_json:
+        print_json(data)
+        return
+    console, label = console or wide_console(), shown(result.metric).label
+    console.print(
+        f"{result.source}: {result.settings} settings, {result.num_prompts} prompts, {label}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("prompts", "Kendall's τ, 95 % of draws", f"picks within {result.delta:g} of the best", "mean loss"):
+        table.add_column(name, justify="right")
+    for row in result.rows:
+        tau = f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]"
+        table.add_row(str(row.size), tau, f"{row.chance:.1%}", shown(result.metric).show(row.loss))
+    console.print(table, highlight=False)
+    for line in (result.answer(), f"The paper (SD1.5), {data['paper']}.", *lines):
+        console.print(line, highlight=False, markup=False)
