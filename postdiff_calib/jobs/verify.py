@@ -149,6 +149,8 @@ def _load(job: VerifyJob, profile: Profile, progress: Progress) -> LoadedModel:
     progress.stage("loading the model")
     dtype = profile.model.dtype if job.dtype == "auto" else job.dtype
     settings = job.deployment.over(profile.deployment)
+    if job.model is not None:  # the profile's revision is of its own model
+        settings = replace(settings, revision=job.deployment.revision)
     model = job.model or profile.model.card or profile.model.id
     loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
     if profile.model.card is None:

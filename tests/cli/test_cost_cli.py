@@ -18,6 +18,7 @@ from postdiff_calib.cost.latency import timing
 from postdiff_calib.cost.meter import StepKey
 from postdiff_calib.cost.store import read_table, write_json
 from postdiff_calib.errors import BudgetError, KnobError, ModelError, OutputError, UsageError
+from postdiff_calib.jobs.price import Priced
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.plan import compile_plan
@@ -237,6 +238,6 @@ def test_without_caching_a_call_that_does_not_guide_has_a_price_for_whole_guidan
 def test_a_grid_has_no_plan_that_the_sampler_refuses() -> None:
 
     card = get_card("shapes-flow")
-    view = CostView(card, table_for_card(card, guidance_scale=1.0), Knobs(4), "full", as_json=True)
+    view = CostView(Priced(card, table_for_card(card, guidance_scale=1.0), Knobs(4)), True, None)
     assert view.admits(compile_plan(Knobs(4, cross_attention_cache="off")))
     assert not view.admits(compile_plan(Knobs(4, guidance_fraction=0.5, cross_attention_cache="off")))

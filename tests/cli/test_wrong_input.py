@@ -72,7 +72,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--range", "T=50..60"], ("--range T=50..60", "leaves nothing to search")),
     ([*CAL, "--values", "beta=0.5,x"], ("--values beta=0.5,x", "'x' is not a number")),
     ([*CAL, "--fix", "s=0.5", "--values", "beta=1"], ("--fix s=0.5 with --fix β=1", "leaves nothing to search")),
-    ([*CAL, "--range", "T=15..20", "--budget", "25%"], ("budget of", "with --range T=15..20")),
+    ([*CAL, "--range", "T=15..20", "--budget", "4%"], ("budget of", "with --range T=15..20")),
     (["cost", "--steps", "2000"], ("--steps 2000", "1 to 1000")),
     (["cost", "--scheduler", "Euler"], ("--scheduler Euler", "schedulers are")),
     (["generate", "a", "--profile", "none.yaml", "--steps", "0x"], ("--steps 0x", "integer")),

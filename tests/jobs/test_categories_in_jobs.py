@@ -10,7 +10,9 @@ from studies import cost_table, make_study
 from postdiff_calib.errors import PromptError
 from postdiff_calib.jobs.calibrate import set_up
 from postdiff_calib.jobs.fresh import fresh_prompts
+from postdiff_calib.jobs.given import NOTHING
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.materials import materials_of
 from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile
@@ -33,8 +35,9 @@ def kinds(tmp_path):
 def test_a_record_has_the_category_of_every_held_out_prompt(tmp_path, kinds):
     path = str(tmp_path / "kinds.jsonl")
     job = CalibrateJob(prompts=path, column="wish", category="kind", num_prompts=20, trials=4, study=tmp_path / "s")
-    bench, name = set_up(job, load_pipeline("shapes", device="cpu", dtype="float32"))
-    record = record_of(job, bench, name, cost_table())
+    materials = materials_of(job, NOTHING)
+    bench = set_up(job, load_pipeline("shapes", device="cpu", dtype="float32"), materials)
+    record = record_of(job, bench, materials.prompt_set.name, cost_table())
     assert record.held_out_categories == tuple(kinds[prompt] for prompt in record.held_out)
     assert sorted(record.held_out_categories) == ["one"] * 10 + ["two"] * 10
     assert (record.asked.column, record.asked.category) == ("wish", "kind")
