@@ -30,12 +30,12 @@ from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
 from postdiff_calib.study.earlier import fitted_earlier, with_earlier_searches
-from postdiff_calib.study.record import Study
+from postdiff_calib.study.record import RECORD, Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
 from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
-    from postdiff_calib.cost.table import CostTable
+    from postdiff_calib.cost.table import CostTable, Latency
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.search.backend.run import SearchResult
     from postdiff_calib.search.proposals import Searched
@@ -82,7 +82,7 @@ def _calibrate(
 
     bench, prompt_set = load_stage(job, progress, lock, given)
     stack.enter_context(bench.compiled(progress.note))
-    table = price(bench, progress)
+    table = price(bench, progress, None if job.fresh else seconds_of_study(job.folder, bench))
     lock.take()
     remove_leftovers(Path(os.path.realpath(job.out)).parent, cache_folder() / "latency", shared=True)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
@@ -158,8 +158,19 @@ def set_up(job: CalibrateJob, loaded: LoadedModel, materials: Materials) -> Work
     )
 
 
-def price(bench: Workbench, progress: Progress) -> CostTable:
-    """The cost of every plan on this machine."""
+def seconds_of_study(folder: Path, bench: Workbench) -> Latency | None:
+    """The seconds that a study was begun with, where they are of this machine and setting; a resumed one keeps them."""
+    from postdiff_calib.cost.store import environment_of
+
+    if not os.path.lexists(folder / RECORD):
+        return None
+    latency = Study.load(folder).record.cost.latency
+    here = environment_of(bench.loaded, bench.settings.batch_size)
+    return latency if latency is not None and dict(latency.environment) == here else None
+
+
+def price(bench: Workbench, progress: Progress, known: Latency | None = None) -> CostTable:
+    """The cost of every plan on this machine; ``known`` seconds are not measured anew."""
     from postdiff_calib.cost.build import build_cost_table
 
     settings = bench.settings
@@ -167,11 +178,14 @@ def price(bench: Workbench, progress: Progress) -> CostTable:
         bench.loaded,
         **settings.call,
         batch_size=settings.batch_size,
-        measure=True,
+        measure=known is None,
         scales=bench.loaded.card.low_res_scales,
         quick=True,
         progress=progress,
     )
+    if known is not None:
+        table.latency = known
+        progress.note(f"seconds of {len(known.steps)} kinds of step: as this study has them")
     progress.stage("pricing every plan", len(bench.space.plans))
     for plan in bench.space.plans:
         table.price(plan)  # counts the MACs of each kind of step when it first meets it

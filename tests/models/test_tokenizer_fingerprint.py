@@ -11,7 +11,9 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.calibrate import load_stage, set_up
+from postdiff_calib.jobs.given import NOTHING
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.materials import materials_of
 from postdiff_calib.jobs.verify import identity_checks
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.load import load_pipeline
@@ -40,7 +42,7 @@ def test_a_study_is_not_resumed_with_another_tokenizer(whole, broken, tmp_path, 
     scorer = SimpleNamespace(weights_sha256="0123")  # the folder's own would be fetched
     monkeypatch.setattr("postdiff_calib.quality.clip.ClipScorer", lambda *_, **__: scorer)
     job = CalibrateJob(broken.source, prompts="shapes", num_prompts=10, study=tmp_path / "s", out=tmp_path / "p.yaml")
-    bench, _ = set_up(job, replace(whole, card=broken.card))
+    bench = set_up(job, replace(whole, card=broken.card), materials_of(job, NOTHING))
     record = study_record(fingerprint=bench.fingerprint(), held_out=bench.held_out.prompts)
     job.folder.mkdir()
     Study(job.folder, record).save()
