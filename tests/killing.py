@@ -14,7 +14,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import sqlite3
@@ -135,15 +134,11 @@ def _child(argv: list[str], folder: Path, moment: Moment | None, out: Path, log:
     from postdiff_calib.cli.main import main
 
     counter.install()
-    counted = log.with_name("counted.pickle")
-    known = _remember_macs(counted)
     try:
         counter.event()
         main(argv)
     finally:
         log.write_text(json.dumps(counter.counts))
-        if not counted.exists():
-            counted.write_bytes(pickle.dumps(known))
         sys.stdout.flush()
 
 
@@ -165,21 +160,6 @@ def _patch(counter: Counter) -> None:
         yield counter
 
     postdiff_calib.report.progress.console_progress = counting  # type: ignore[assignment]
-
-
-def _remember_macs(path: Path) -> dict[str, Any]:
-    """MACs by kind of step that an earlier child counted, for all meters: what takes longest to begin again."""
-    from postdiff_calib.cost.meter import Meter
-
-    known: dict[str, Any] = pickle.loads(path.read_bytes()) if path.exists() else {}
-    make = Meter.__init__
-
-    def made(self: Any, config: Any, text_length: int) -> None:
-        make(self, config, text_length)
-        self._modules = known.setdefault(json.dumps([self.config, text_length], sort_keys=True), {})
-
-    Meter.__init__ = made  # type: ignore[method-assign]
-    return known
 
 
 class Calibration:

@@ -132,5 +132,6 @@ def _downloaded(source: str) -> Path:
     """The file of a LoRA on the hub, from the cache or, unless offline, from there."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))
+    # The user names the repository; the weights are safetensors and part of the model's fingerprint.
+    folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))  # nosec B615
     return _file_of(source, str(folder))
