@@ -238,7 +238,9 @@ class Calibration:
 
 
 def timeless(data: Any) -> Any:
-    """Plain data without every entry that holds seconds."""
+    """Plain data without every entry that holds seconds, or says how steady they were."""
     if isinstance(data, dict):
-        return {key: timeless(value) for key, value in data.items() if "seconds" not in key}
-    return [timeless(item) for item in data] if isinstance(data, list) else data
+        return {key: timeless(value) for key, value in data.items() if "seconds" not in key and "latency_" not in key}
+    if isinstance(data, list):
+        return [timeless(item) for item in data if not str(item).startswith("Seconds are ")]
+    return data
