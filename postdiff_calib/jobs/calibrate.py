@@ -29,8 +29,8 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
 from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
-from postdiff_calib.study.earlier import fitted_earlier, with_earlier_searches
-from postdiff_calib.study.record import RECORD, Study
+from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
+from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
 from postdiff_calib.techniques.noise import parse_noise
 
@@ -162,11 +162,7 @@ def seconds_of_study(folder: Path, bench: Workbench) -> Latency | None:
     """The seconds that a study was begun with, where they are of this machine and setting; a resumed one keeps them."""
     from postdiff_calib.cost.store import environment_of
 
-    if not os.path.lexists(folder / RECORD):
-        return None
-    latency = Study.load(folder).record.cost.latency
-    here = environment_of(bench.loaded, bench.settings.batch_size)
-    return latency if latency is not None and dict(latency.environment) == here else None
+    return earlier_seconds(folder, environment_of(bench.loaded, bench.settings.batch_size))
 
 
 def price(bench: Workbench, progress: Progress, known: Latency | None = None) -> CostTable:

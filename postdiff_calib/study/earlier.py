@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.profile.match import other_settings
 from postdiff_calib.study.record import RECORD, Study, StudyRecord
+
+if TYPE_CHECKING:
+    from postdiff_calib.cost.table import Latency
 
 
 def with_earlier_searches(study: Study) -> Study:
@@ -25,9 +30,20 @@ def fitted_earlier(study: Study) -> int | None:
     return earlier.fitting
 
 
+def earlier_seconds(folder: Path, environment: dict[str, Any]) -> Latency | None:
+    """The seconds that the study in a folder was begun with; None where it has none of this environment."""
+    record = _record_in(folder)
+    latency = None if record is None else record.cost.latency
+    return latency if latency is not None and dict(latency.environment) == environment else None
+
+
 def earlier_record(study: Study) -> StudyRecord | None:
     """The record in the study's folder; None where there is none, or one of another study."""
-    if not os.path.lexists(study.folder / RECORD):
+    earlier = _record_in(study.folder)
+    if earlier is None or other_settings(earlier.fingerprint, study.record.fingerprint):
         return None
-    earlier = Study.load(study.folder).record
-    return None if other_settings(earlier.fingerprint, study.record.fingerprint) else earlier
+    return earlier
+
+
+def _record_in(folder: Path) -> StudyRecord | None:
+    return Study.load(folder).record if os.path.lexists(folder / RECORD) else None

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from studies import CLIP, SCENE, finalists, make_study, study_record
+from studies import CLIP, SCENE, cost_table, finalists, latency, make_study, study_record
 
 from postdiff_calib.cost.budget import Limit, parse_budget
 from postdiff_calib.errors import StudyError, UsageError
@@ -15,7 +15,7 @@ from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.scores.names import HELD_OUT
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.search.unfound import Unfound
-from postdiff_calib.study.earlier import fitted_earlier, with_earlier_searches
+from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import RECORD_VERSION, Study, StudyRecord
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
 
@@ -82,6 +82,18 @@ def test_earlier_searches_are_taken_over_from_the_same_study_only(tmp_path):
     other = Study(study.folder, replace(study.record, searched=(), fingerprint={"model": "another"}))
     assert with_earlier_searches(other).record.searched == ()
     assert with_earlier_searches(Study(tmp_path / "none", fresh.record)).record.searched == ()
+
+
+def test_seconds_are_taken_over_where_the_environment_is_the_same_only(tmp_path):
+    study = make_study(tmp_path / "study")
+    here = {"device_name": "this machine", "dtype": "float32"}
+    assert earlier_seconds(tmp_path / "none", here) is None
+    Study(study.folder, replace(study.record, cost=cost_table())).save()
+    assert earlier_seconds(study.folder, here) is None
+    times = latency(1e-9)
+    Study(study.folder, replace(study.record, cost=cost_table(times))).save()
+    assert earlier_seconds(study.folder, here) == times
+    assert earlier_seconds(study.folder, {**here, "device_name": "another"}) is None
 
 
 def test_the_batch_size_that_fitted_is_known_to_a_later_call_on_the_same_device(tmp_path):

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from postdiff_calib.models.shapes.autoencoder import PATCH, PatchAutoencoder
-from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer, token_numbers
 from postdiff_calib.models.shapes.world import (
     CODE_HEADS,
     CODE_SIZES,
@@ -117,8 +117,7 @@ class Training(torch.nn.Module):
 
     def tokens(self, captions: list[str]) -> torch.Tensor:
         """Captions to token numbers, (B, 24)."""
-        encoded = self.tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
-        ids: torch.Tensor = encoded.input_ids
+        ids: torch.Tensor = token_numbers(self.tokenizer, captions)
         return ids.to(self.alphas_cumprod.device)
 
     def text_loss(self, scenes: list[Scene], rng: Random) -> torch.Tensor:

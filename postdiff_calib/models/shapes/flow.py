@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from postdiff_calib.models.shapes.absent_text import AbsentTextEncoder
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 from postdiff_calib.models.shapes.diffusion import LATENT_SIDE, TEXT_WIDTH
-from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer, token_numbers
 from postdiff_calib.models.shapes.world import sample_scene
 
 PATCH = 2
@@ -94,8 +94,7 @@ class TextEncoders:
 
     def tokens(self, captions: list[str]) -> torch.Tensor:
         """Captions to token numbers, (B, 24)."""
-        encoded = self.tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
-        ids: torch.Tensor = encoded.input_ids
+        ids: torch.Tensor = token_numbers(self.tokenizer, captions)
         return ids
 
     def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

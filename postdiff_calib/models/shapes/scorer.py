@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from postdiff_calib.models.shapes.judge import code_loss
-from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer, token_numbers
 from postdiff_calib.models.shapes.world import CODE_HEADS, SIDE, Scene, edit_scene, render, sample_scene, scene_code
 
 #: Captions with one attribute edited, per image.
@@ -85,8 +85,7 @@ class Training(torch.nn.Module):
 
     def tokens(self, captions: list[str]) -> torch.Tensor:
         """Captions to token numbers, (N, 24)."""
-        encoded = self.tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
-        ids: torch.Tensor = encoded.input_ids
+        ids: torch.Tensor = token_numbers(self.tokenizer, captions)
         return ids
 
     def loss(self, images: torch.Tensor, scenes: list[Scene], rng: Random) -> torch.Tensor:

@@ -38,3 +38,8 @@ def build_tokenizer() -> Any:
     vocab = {name: i for i, name in enumerate(names)}
     merges = [tuple(m) for m in model["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
+
+
+def token_numbers(tokenizer: Any, captions: list[str]) -> Any:
+    """Captions to token numbers, an int64 tensor (B, ``CONTEXT_LENGTH``), padded."""
+    return tokenizer(captions, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt").input_ids
