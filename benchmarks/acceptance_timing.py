@@ -18,6 +18,7 @@ from random_models import FURTHER, SIZES, Size
 
 from postdiff_calib.accelerate import accelerated, disable, enable
 from postdiff_calib.cost import build_cost_table
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.timeline import timed_call
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.knobs import Knobs
@@ -210,17 +211,15 @@ def _again(loaded: LoadedModel, found: dict[str, Any]) -> dict[str, Any]:
     from latency_prediction import rank_correlation
 
     card, begin = loaded.card, time.perf_counter()
-    table = build_cost_table(
-        loaded,
+    setting = Setting(
         height=card.height,
         width=card.width,
         guidance_scale=card.guidance_scale,
         batch_size=1,
-        measure=True,
         scales=card.low_res_scales,
         quick=True,
-        refresh=True,
     )
+    table = build_cost_table(loaded, setting, measure=True, refresh=True)
     assert table.latency is not None
     measured = [row["measured"] for row in found["plans"]]
     predicted = [table.price(compile_plan(Knobs(**row["settings"]))).seconds or 0.0 for row in found["plans"]]

@@ -29,7 +29,8 @@ import torch
 
 from postdiff_calib.cost import build_cost_table
 from postdiff_calib.cost.budget import format_seconds
-from postdiff_calib.cost.latency import Setting, probes, run_plan, summarise
+from postdiff_calib.cost.latency import probes, run_plan, summarise
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.timeline import Timeline
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.cards import get_card
@@ -101,17 +102,15 @@ def measure(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
     height, width = options.side or card.height, options.side or card.width
     setting = Setting(height, width, card.guidance_scale, options.batch_size, card.low_res_scales, quick=options.quick)
     start = time.perf_counter()
-    table = build_cost_table(
-        loaded,
+    setting = Setting(
         height=height,
         width=width,
         guidance_scale=card.guidance_scale,
         batch_size=options.batch_size,
-        measure=True,
         scales=card.low_res_scales,
         quick=options.quick,
-        refresh=not options.interleaved,
     )
+    table = build_cost_table(loaded, setting, measure=True, refresh=not options.interleaved)
     table_seconds = time.perf_counter() - start
     assert table.latency is not None
     space = SearchSpace.from_card(card, table.latent)

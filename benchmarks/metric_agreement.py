@@ -41,8 +41,9 @@ from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality import check_health
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.scores.store import FileStore
 
 RESULTS = Path(__file__).parent / "results"
 #: The calibration draw of the search table; its first prompts are used here.

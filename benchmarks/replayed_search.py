@@ -14,10 +14,11 @@ from worlds import Array, Scores, World
 
 from postdiff_calib.jobs.calibrate import searched_budgets
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.scores.book import Evaluator, MemoryStore, ScoreBook
+from postdiff_calib.scores.book import Evaluator, ScoreBook
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.store import MemoryStore
 from postdiff_calib.search.postdiff import PostDiff
 from postdiff_calib.search.proposals import Proposal
 from postdiff_calib.search.settings import SearchSettings, default_explore_prompts, prompt_order

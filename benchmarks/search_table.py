@@ -35,7 +35,8 @@ from postdiff_calib.prompts import draw, load_prompt_set
 from postdiff_calib.quality import check_health
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.store import FileStore
 from postdiff_calib.search.space import Candidate, SearchSpace
 
 RESULTS = Path(__file__).parent / "results"

@@ -38,8 +38,8 @@ import numpy as np
 from PIL import Image
 
 from postdiff_calib import Knobs, Profile, load_profile
-from postdiff_calib.deploy import load_for, to_image
 from postdiff_calib.generate import generate
+from postdiff_calib.jobs.generate import load_for, to_image
 from postdiff_calib.plan import compile_plan, plan_facts
 
 ROOT = Path(__file__).parent.parent

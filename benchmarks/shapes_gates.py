@@ -23,9 +23,10 @@ from PIL import Image, ImageDraw
 
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes import diffusion, gates, judge
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.flow_training import FlowRecipe
 from postdiff_calib.models.shapes.train import FLOW_WEIGHTS, WEIGHTS, Recipe
-from postdiff_calib.models.shapes.world import Scene, render, sample_scene
+from postdiff_calib.models.shapes.world import Scene, sample_scene
 
 
 def drawn(model: str) -> Iterator[list[Scene]]:

@@ -22,8 +22,9 @@ from torch.nn import functional
 from postdiff_calib.files import write_atomically
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes import gates
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.judge import SceneJudge, accuracies
-from postdiff_calib.models.shapes.world import SIDE, Scene, render
+from postdiff_calib.models.shapes.world import SIDE, Scene
 
 RESULT = Path(__file__).parent / "results" / "small_images.json"
 MODELS = ("shapes", "shapes-flow")

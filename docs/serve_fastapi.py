@@ -38,9 +38,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field
 
 from postdiff_calib import enable, load_profile
-from postdiff_calib.deploy import load_for, to_image
 from postdiff_calib.errors import PostdiffError, ProfileError, UsageError
 from postdiff_calib.generate import generate
+from postdiff_calib.jobs.generate import load_for, to_image
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.match import mismatches
 

@@ -221,6 +221,8 @@ class Knobs:
         for name in values:
             if name not in known:
                 raise KnobError(f"unknown knob {name!r}", f"knobs are {', '.join(sorted(known))}", "correct the name")
+        if not _REGISTERED:
+            return cls(**cast(Any, values))
         more = {row.field for row in _REGISTERED} & set(values)
         own = {name: value for name, value in values.items() if name not in more}
         return cls(**cast(Any, own), more=tuple((name, values[name]) for name in sorted(more)))
@@ -255,6 +257,7 @@ cast(Any, Knobs).__init__ = _takes_registered(Knobs.__init__)
 TABLE: tuple[Knob, ...] = tuple(
     Knob(field=f.name, neutral=f.default, **f.metadata["row"]) for f in fields(Knobs) if "row" in f.metadata
 )
+_FIELDS = frozenset(row.field for row in TABLE)
 _ARGUMENTS = "\n".join(f"        {row.field}: {row.symbol}, {row.range}." for row in TABLE)
 cast(Any, Knobs).__doc__ = (Knobs.__doc__ or "").replace("    Raises:", f"    Args:\n{_ARGUMENTS}\n\n    Raises:")
 #: Rows of techniques that are registered for a time.
@@ -279,7 +282,17 @@ def table() -> tuple[Knob, ...]:
 
 def names() -> frozenset[str]:
     """The fields of all knobs."""
-    return frozenset(row.field for row in table())
+    return _FIELDS.union(row.field for row in _REGISTERED) if _REGISTERED else _FIELDS
+
+
+def knob_named(text: str) -> Knob | None:
+    """The knob of a symbol, a flag (with or without dashes) or a field, such as ``β``, ``beta``, ``low_res_scale``."""
+    name = text.strip()
+    plain = name.lstrip("-").replace("-", "_")
+    for row in table():
+        if name == row.symbol or plain in (row.flag.lstrip("-").replace("-", "_"), row.field):
+            return row
+    return None
 
 
 def searched() -> tuple[Knob, ...]:
@@ -300,16 +313,17 @@ def settled(values: Mapping[str, Any], default_steps: int, lacks: Collection[str
         KnobError: a value that is refused.
     """
     found: dict[str, Any] = {}
-    rows = {row.field: row for row in table()}
-    for row in rows.values():
+    rows = table()
+    neutral = {row.field: row.neutral for row in rows}
+    for row in rows:
         value = values.get(row.field)
         if value is None:
             value = default_steps if row.per_model else row.neutral
             if row.needs and row.usual is not None:
                 value = row.usual
         found[row.field] = row.idle if row.idle is not None and row.field in lacks else value
-    for row in rows.values():
-        if row.needs and found[row.needs] == rows[row.needs].neutral:
+    for row in rows:
+        if row.needs and found[row.needs] == neutral[row.needs]:
             found[row.field] = row.neutral
         if row.kind is int and isinstance(found[row.field], float) and found[row.field].is_integer():
             found[row.field] = int(found[row.field])

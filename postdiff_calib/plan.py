@@ -27,6 +27,7 @@ from postdiff_calib.techniques.step import StepRow
 _step = lru_cache(maxsize=8192)(Step)
 #: Where the steps stand in the text that a plan's hash is of.
 _STEPS = "\N{DOWNWARDS ARROW}steps"
+_STEPS_AS_JSON = json.dumps(_STEPS)
 
 
 @lru_cache(maxsize=16384)
@@ -86,7 +87,7 @@ class StepPlan:
         for technique in techniques():
             facts |= technique.facts(knobs, self.steps)
         steps = self.steps if isinstance(self.steps, StepRow) else StepRow(self.steps)
-        text = json.dumps(facts, sort_keys=True).replace(json.dumps(_STEPS), steps.text)
+        text = json.dumps(facts, sort_keys=True).replace(_STEPS_AS_JSON, steps.text)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

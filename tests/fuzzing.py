@@ -28,7 +28,8 @@ from postdiff_calib.profile import parse_profile
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.terminal import print_profile
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.store import FileStore
 from postdiff_calib.search.backend.address import shown, without_secrets
 from postdiff_calib.study.record import StudyRecord
 

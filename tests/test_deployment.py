@@ -12,8 +12,8 @@ import torch
 from profiles import profile_data
 
 from postdiff_calib import enable, summary
-from postdiff_calib.deploy import to_image, to_picture
 from postdiff_calib.generate.images import generate
+from postdiff_calib.jobs.generate import to_image, to_picture
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.models.load import load_pipeline
@@ -56,7 +56,7 @@ def test_a_deployment_needs_no_search_no_scorer_and_no_command_line(shapes, path
         f"for name in {UNUSED!r}:\n    sys.modules[name] = None\n"
         "import hashlib, torch\n"
         "from postdiff_calib import enable, load_profile\n"
-        "from postdiff_calib.deploy import load_for\n"
+        "from postdiff_calib.jobs.generate import load_for\n"
         f"profile = load_profile({str(path)!r})\n"
         "loaded, _ = load_for(profile, device='cpu', dtype='float32', override=False)\n"
         "enable(loaded.pipe, profile)\n"

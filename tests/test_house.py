@@ -24,7 +24,7 @@ ORDER: list[tuple[str, ...]] = [
     ("search",),
     ("search.backend",),
     ("profile",),
-    ("deploy", "study"),
+    ("study",),
     ("jobs",),
     ("report",),
     ("api", "cli"),
@@ -79,7 +79,7 @@ def test_every_module_belongs_to_a_room():
 
 
 def test_the_house_is_small_enough_to_know():
-    assert len(LEVEL) <= 23
+    assert len(LEVEL) <= 22
 
 
 def test_imports_point_down():

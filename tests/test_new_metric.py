@@ -27,11 +27,11 @@ from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.page import render
 from postdiff_calib.report.terminal import print_profile
 from postdiff_calib.scores import guards as rails
-from postdiff_calib.scores.book import FileStore
 from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term, parse_per_metric
+from postdiff_calib.scores.store import FileStore
 
 
 def brightness(given):

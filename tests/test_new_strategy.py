@@ -11,7 +11,7 @@ from synthetic_surface import SMALL, Surface, limit, price
 from postdiff_calib.errors import StudyError
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_job
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.proposals import Finalist, Proposal
 from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.strategies import STRATEGIES, default_trials, find_strategy, registered, strategies
@@ -43,7 +43,7 @@ def _toy():
 def search(folder, trials):
     problem = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL), N, further=(limit(0.35, SMALL),))
     settings = SearchSettings(n_trials=trials, strategy="cheapest", explore_prompts=4)
-    return run_search(problem, settings, folder, {"model": "toy"})
+    return run_search(problem, settings, StudyPlace(folder), {"model": "toy"})
 
 
 def test_it_is_gone_afterwards():

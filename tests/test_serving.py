@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from profiles import profile_data
 
-from postdiff_calib.deploy import to_image
 from postdiff_calib.errors import UsageError
 from postdiff_calib.generate import generate
+from postdiff_calib.jobs.generate import to_image
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile

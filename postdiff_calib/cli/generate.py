@@ -37,7 +37,7 @@ def generate_command(
 
     Example: postdiff generate --profile p.yaml "a large red circle above a small blue square on a green background"
     """
-    from postdiff_calib.deploy import GenerateJob, run_generate
+    from postdiff_calib.jobs.generate import GenerateJob, run_generate
     from postdiff_calib.report.terminal import print_generated
 
     job = GenerateJob(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.meter import Meter
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.families import family_named
@@ -89,15 +90,9 @@ def count_vae_decoder(card: Card, latent: tuple[int, int]) -> int:
 
 def build_cost_table(
     loaded: LoadedModel,
+    setting: Setting,
     *,
-    height: int,
-    width: int,
-    guidance_scale: float,
-    batch_size: int,
     measure: bool,
-    scales: Sequence[float],
-    branches: Sequence[int] = (1,),
-    quick: bool = False,
     refresh: bool = False,
     progress: Progress | None = None,
 ) -> CostTable:
@@ -105,13 +100,8 @@ def build_cost_table(
 
     Args:
         loaded: the model.
-        height, width: image size in pixels.
-        guidance_scale: as the deployment will use it.
-        batch_size: images per call; seconds are per image at this batch.
+        setting: how the deployment will call it; seconds are per image at its batch size.
         measure: measure seconds; otherwise prices are in MACs alone.
-        scales: β values whose kinds of step are measured.
-        branches: cache branches whose cached steps are measured.
-        quick: measure a few kinds for about ten seconds and predict the others.
         refresh: measure again even if this machine has measured this model before.
         progress: is given the stage and its rounds.
 
@@ -124,19 +114,15 @@ def build_cost_table(
 
     card = replace(loaded.card, networks=network_configs(loaded.pipe))
     control = control_configs(loaded.pipe)
-    table = table_for_card(card, height=height, width=width, guidance_scale=guidance_scale, control=control)
+    table = table_for_card(
+        card,
+        height=setting.height,
+        width=setting.width,
+        guidance_scale=setting.guidance_scale,
+        control=control,
+    )
     if measure:
         from postdiff_calib.cost.latency import measured_latency
-        from postdiff_calib.cost.setting import Setting
 
-        setting = Setting(
-            height=height,
-            width=width,
-            guidance_scale=guidance_scale,
-            batch_size=batch_size,
-            scales=tuple(scales),
-            branches=tuple(branches),
-            quick=quick,
-        )
         table.latency = measured_latency(loaded, table, setting, refresh=refresh, progress=progress)
     return table

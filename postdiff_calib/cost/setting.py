@@ -13,15 +13,15 @@ class Setting:
         height, width: pixels.
         guidance_scale: as passed to the pipeline.
         batch_size: images per call.
-        scales: β values to measure.
-        branches: cache branches to measure.
-        quick: few kinds and little time; the others are predicted.
+        scales: β values whose kinds of step are measured.
+        branches: cache branches whose cached steps are measured.
+        quick: measure a few kinds for about ten seconds and predict the others.
     """
 
     height: int
     width: int
     guidance_scale: float
     batch_size: int
-    scales: tuple[float, ...]
+    scales: tuple[float, ...] = ()
     branches: tuple[int, ...] = (1,)
     quick: bool = False

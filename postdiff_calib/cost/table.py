@@ -106,6 +106,7 @@ def reuse_share(plan: StepPlan) -> float:
     return 1 - len(plan.refresh_steps) / len(plan)
 
 
+@dataclass(kw_only=True, eq=False)
 class CostTable:
     """Prices of one model at one image size.
 
@@ -121,27 +122,19 @@ class CostTable:
         latency: what was measured; None where nothing was.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        height: int,
-        width: int,
-        latent: tuple[int, int],
-        latent_multiple: int,
-        guides: bool,
-        meter: Meter,
-        macs: Mapping[StepKey, Macs] | None = None,
-        macs_text_encoder: int = 0,
-        macs_vae_decoder: int = 0,
-        latency: Latency | None = None,
-    ) -> None:
-        self.model, self.height, self.width = model, height, width
-        self.latent, self.latent_multiple, self.guides = latent, latent_multiple, guides
-        self.meter = meter
-        self.macs: dict[StepKey, Macs] = dict(macs or {})
-        self.macs_text_encoder, self.macs_vae_decoder = macs_text_encoder, macs_vae_decoder
-        self.latency = latency
+    model: str
+    height: int
+    width: int
+    latent: tuple[int, int]
+    latent_multiple: int
+    guides: bool
+    meter: Meter
+    macs: dict[StepKey, Macs] = field(default_factory=dict)
+    macs_text_encoder: int = 0
+    macs_vae_decoder: int = 0
+    latency: Latency | None = None
+
+    def __post_init__(self) -> None:
         self._predicted: dict[StepKey, float] = {}
 
     def keys(self, plan: StepPlan) -> list[StepKey]:

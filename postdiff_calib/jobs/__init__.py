@@ -1,1 +1,1 @@
-"""What a user asks for, a file each: calibrate, worker, verify, export, and what they share."""
+"""What a user asks for, a file each: calibrate, worker, generate, verify, export, and what they share."""

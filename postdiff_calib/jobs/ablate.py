@@ -113,24 +113,19 @@ def run_ablation(job: AblateJob, progress: Progress | None = None) -> Ablation:
 
 def _prices(bench: Workbench, progress: Progress, *, measure: bool) -> CostTable:
     from postdiff_calib.cost.build import build_cost_table
+    from postdiff_calib.cost.setting import Setting
 
     settings, card = bench.settings, bench.loaded.card
-    return build_cost_table(
-        bench.loaded,
-        **settings.call,
-        batch_size=settings.batch_size,
-        measure=measure,
-        scales=card.low_res_scales,
-        quick=True,
-        progress=progress,
-    )
+    setting = Setting(**settings.call, batch_size=settings.batch_size, scales=card.low_res_scales, quick=True)
+    return build_cost_table(bench.loaded, setting, measure=measure, progress=progress)
 
 
 def _scored(
     bench: Workbench, plans: dict[str, Knobs], table: CostTable, folder: Path, progress: Progress
 ) -> tuple[ScoreBook, dict[str, str]]:
     """The scores of all plans, and why some have none (by plan id)."""
-    from postdiff_calib.scores.book import FileStore, ScoreBook
+    from postdiff_calib.scores.book import ScoreBook
+    from postdiff_calib.scores.store import FileStore
 
     count, size = len(bench.held_out), bench.settings.batch_size
     baseline = next(iter(plans.values()))
@@ -161,7 +156,7 @@ def _traced(
 
     from postdiff_calib.accelerate.clean_estimates import Estimates, step_scores
     from postdiff_calib.generate.images import generate
-    from postdiff_calib.scores.book import FileStore
+    from postdiff_calib.scores.store import FileStore
     from postdiff_calib.study.ablation import label_of, trace_of
 
     card, settings, prompts = bench.loaded.card, bench.settings, bench.held_out.prompts

@@ -168,17 +168,12 @@ def seconds_of_study(folder: Path, bench: Workbench) -> Latency | None:
 def price(bench: Workbench, progress: Progress, known: Latency | None = None) -> CostTable:
     """The cost of every plan on this machine; ``known`` seconds are not measured anew."""
     from postdiff_calib.cost.build import build_cost_table
+    from postdiff_calib.cost.setting import Setting
 
     settings = bench.settings
-    table = build_cost_table(
-        bench.loaded,
-        **settings.call,
-        batch_size=settings.batch_size,
-        measure=known is None,
-        scales=bench.loaded.card.low_res_scales,
-        quick=True,
-        progress=progress,
-    )
+    scales = bench.loaded.card.low_res_scales
+    setting = Setting(**settings.call, batch_size=settings.batch_size, scales=scales, quick=True)
+    table = build_cost_table(bench.loaded, setting, measure=known is None, progress=progress)
     if known is not None:
         table.latency = known
         progress.note(f"seconds of {len(known.steps)} kinds of step: as this study has them")
@@ -204,7 +199,8 @@ def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: b
     """
     import numpy as np
 
-    from postdiff_calib.scores.book import FileStore, ScoreBook
+    from postdiff_calib.scores.book import ScoreBook
+    from postdiff_calib.scores.store import FileStore
 
     record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
     deltas = parse_per_metric("--delta", record.asked.delta, bench.metrics)
@@ -238,7 +234,7 @@ def run_stage(
     join: bool = False,
 ) -> SearchResult:
     """The Optuna study of the plans within the study's budget: alone, as the leader of workers, or as one of them."""
-    from postdiff_calib.search.backend.run import Problem, run_search
+    from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
     from postdiff_calib.search.backend.run import Progress as SearchProgress
     from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
 
@@ -269,17 +265,13 @@ def run_stage(
         guards=record.asked.rails,
     )
     progress.stage("searching")
+    told = None if join else record.as_dict()
     return run_search(
         problem,
         settings,
-        study.folder,
+        StudyPlace(study.folder, storage, name, fresh=fresh, join=join, record=told),
         record.fingerprint,
-        storage=storage,
-        study_name=name,
-        fresh=fresh,
         progress=show,
-        join=join,
-        record=None if join else record.as_dict(),
         opened=None if join else study.save,
         note=progress.note,
     )

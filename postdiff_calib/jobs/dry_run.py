@@ -20,9 +20,10 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.scores.book import MemoryStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.scores.select import ARMS, Arm
+from postdiff_calib.scores.store import MemoryStore
 from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS
 from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
 from postdiff_calib.search.space import Candidate, candidate, within

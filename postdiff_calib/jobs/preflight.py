@@ -161,6 +161,7 @@ def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
 def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> None:
     """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
     from postdiff_calib.cost.build import build_cost_table, table_for_card
+    from postdiff_calib.cost.setting import Setting
     from postdiff_calib.models.cards import CARDS
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
@@ -172,8 +173,8 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
     elif loaded is not None:
         card = loaded.card
         settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
-        sizes = {**settings.call, "batch_size": settings.batch_size}
-        table = build_cost_table(loaded, **sizes, measure=False, scales=card.low_res_scales)
+        setting = Setting(**settings.call, batch_size=settings.batch_size)
+        table = build_cost_table(loaded, setting, measure=False)
     limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))
     require_reachable(SearchSpace.from_card(card, card.latent_size(), job.restrictions), table.price, limit)
 
@@ -186,12 +187,13 @@ def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
     Raises:
         StudyError: its record or its database says so, or the database cannot be used.
     """
-    from postdiff_calib.search.backend.storage import refuse_other_settings
+    from postdiff_calib.search.backend.storage import StudyPlace, refuse_other_settings
 
     wanted = bench.fingerprint()
     if os.path.lexists(job.folder / RECORD):
         _refuse_difference(job.folder, Study.load(job.folder).record.fingerprint, wanted)
-    refuse_other_settings(job.folder, job.storage, job.study_name, {**wanted, "num_prompts": len(bench.calibration)})
+    place = StudyPlace(job.folder, job.storage, job.study_name)
+    refuse_other_settings(place, {**wanted, "num_prompts": len(bench.calibration)})
 
 
 def _refuse_difference(folder: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -155,6 +155,7 @@ def run_cost(
 def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[str], None]) -> tuple[Card, CostTable]:
     from postdiff_calib.cost import build_cost_table, table_for_card
     from postdiff_calib.cost.latency import MAX_KINDS
+    from postdiff_calib.cost.setting import Setting
     from postdiff_calib.models.cards import CARDS, get_card
     from postdiff_calib.techniques import techniques
 
@@ -169,18 +170,16 @@ def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[st
     if told := announcement(mode, MAX_KINDS):
         note(told)
     with compiled(loaded.pipe, mode, MAX_KINDS) as compilation:
-        costs = build_cost_table(
-            loaded,
+        setting = Setting(
             height=card.height,
             width=card.width,
             guidance_scale=card.guidance_scale,
             batch_size=job.deployment.batch_size or 1,
-            measure=job.measure,
             scales=card.low_res_scales,
             branches=tuple(branch for technique in techniques() for branch in technique.branches(dict(job.knobs))),
             quick=job.quick,
-            refresh=job.refresh,
         )
+        costs = build_cost_table(loaded, setting, measure=job.measure, refresh=job.refresh)
         if told := compilation.describe():
             note(told)
     return card, costs

@@ -123,7 +123,8 @@ def _settings(job: PromptSizesJob) -> tuple[Sequence[PlanScores], float, str]:
 
 def _of_ablation(job: PromptSizesJob) -> tuple[Sequence[PlanScores], float, str]:
     from postdiff_calib.cost.budget import PlanCost
-    from postdiff_calib.scores.book import FileStore, ScoreBook
+    from postdiff_calib.scores.book import ScoreBook
+    from postdiff_calib.scores.store import FileStore
 
     path = job.study / ABOUT
     try:

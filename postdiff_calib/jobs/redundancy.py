@@ -81,7 +81,7 @@ def run_redundancy(job: RedundancyJob, progress: Progress | None = None) -> Redu
     Raises:
         PostdiffError: bad input, by one line; what was measured is kept.
     """
-    from postdiff_calib.scores.book import FileStore
+    from postdiff_calib.scores.store import FileStore
 
     progress, folder = progress or Silent(), job.folder(KIND)
     job.check_places(KIND)

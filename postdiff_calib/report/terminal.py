@@ -40,7 +40,7 @@ from postdiff_calib.report.wording import (
 from postdiff_calib.scores.select import ARM_NAMES, Arm
 
 if TYPE_CHECKING:
-    from postdiff_calib.deploy import GenerateResult
+    from postdiff_calib.jobs.generate import GenerateResult
     from postdiff_calib.jobs.worker import WorkerResult
 
 #: What steers a terminal, beside what JSON escapes by itself.

@@ -11,8 +11,9 @@ from pathlib import Path
 from postdiff_calib.errors import PlanError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.scores.book import Evaluator, FileStore, ScoreBook
+from postdiff_calib.scores.book import Evaluator, ScoreBook
 from postdiff_calib.scores.names import HELD_OUT
+from postdiff_calib.scores.store import FileStore
 
 
 def confirm(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff_calib.errors import KnobError
-from postdiff_calib.knobs import Knob, Knobs, searched, table
+from postdiff_calib.knobs import Knob, Knobs, knob_named, searched, table
 
 _SLACK = 1e-9
 
@@ -178,13 +178,11 @@ def require_use(
 
 
 def _find(shown: str, name: str) -> Knob:
-    rows = searched()
-    for row in rows:
-        if name in (row.symbol, row.field, row.flag, row.flag.lstrip("-")):
-            return row
-    names = ", ".join(f"{row.symbol} ({row.field}, {row.flag})" for row in rows)
-    known = [row for row in table() if name in (row.symbol, row.field, row.flag, row.flag.lstrip("-"))]
-    rule = f"a search does not vary {known[0].field}" if known else f"there is no knob {name!r}"
+    found = knob_named(name)
+    if found is not None and found.searched:
+        return found
+    names = ", ".join(f"{row.symbol} ({row.field}, {row.flag})" for row in searched())
+    rule = f"a search does not vary {found.field}" if found is not None else f"there is no knob {name!r}"
     raise KnobError(shown, rule, f"knobs are {names}")
 
 

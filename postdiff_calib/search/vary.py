@@ -12,31 +12,12 @@ from itertools import product
 from typing import Any
 
 from postdiff_calib.errors import KnobError, UsageError
-from postdiff_calib.knobs import Knob, Knobs, table
+from postdiff_calib.knobs import Knob, Knobs, knob_named, table
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.search.space import SearchSpace
 
 #: A range of a whole number holds at most so many values.
 _MOST = 200
-
-
-def knob_named(text: str, option: str) -> Knob:
-    """The knob of a symbol, a flag (dashes may be left out) or a field.
-
-    Args:
-        text: the name.
-        option: the whole option as given, for the message.
-
-    Raises:
-        UsageError: there is none.
-    """
-    name = text.strip()
-    for row in table():
-        flag = row.flag.lstrip("-")
-        if name in (row.symbol, row.flag, flag, row.field, row.field.replace("_", "-"), flag.replace("-", "_")):
-            return row
-    known = ", ".join(row.flag.lstrip("-") for row in table())
-    raise UsageError(option, f"there is no knob {name!r}; knobs are {known}", "correct the name")
 
 
 def parse_fixed(texts: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +65,11 @@ def _split(text: str, option: str, example: str) -> tuple[Knob, str]:
     name, equals, values = text.partition("=")
     if not equals or not values.strip():
         raise UsageError(option, "it is a knob's name, = and what to set it to", f"write such as {example}")
-    return knob_named(name, option), values
+    row = knob_named(name)
+    if row is None:
+        known = ", ".join(row.flag.lstrip("-") for row in table())
+        raise UsageError(option, f"there is no knob {name.strip()!r}; knobs are {known}", "correct the name")
+    return row, values
 
 
 def _value(row: Knob, text: str, option: str) -> Any:

@@ -25,11 +25,12 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, parse_per_metric
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.store import FileStore
 from postdiff_calib.search.restrict import allowed
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record

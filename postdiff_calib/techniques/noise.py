@@ -24,5 +24,5 @@ def parse_noise(text: str) -> Noise:
     raise KnobError(
         f"noise {text!r}",
         f"it is {', '.join(NOISES[:-1])} or {NOISES[-1]}",
-        "complement stays nearest to a seed's unaccelerated image",
+        "complement stays nearest to a seed's baseline image",
     )

@@ -33,8 +33,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def make_table(loaded: LoadedModel, **changes):
-    values = {"height": 128, "width": 128, "guidance_scale": 5.0, "batch_size": 2, "scales": (0.5,), "measure": False}
-    return build_cost_table(loaded, **{**values, **changes})
+    how = {name: changes.pop(name) for name in ("measure", "refresh", "progress") if name in changes}
+    values = {"height": 128, "width": 128, "guidance_scale": 5.0, "batch_size": 2, "scales": (0.5,)}
+    return build_cost_table(loaded, Setting(**{**values, **changes}), **{"measure": False, **how})
 
 
 class Recorder:
@@ -183,8 +184,8 @@ def test_macs_of_a_loaded_model_are_those_of_its_own_networks(loaded) -> None:
 def test_the_embedded_models_card_and_pipeline_cost_the_same() -> None:
     loaded = load_pipeline("shapes")
     card = loaded.card
-    sizes = {"height": card.height, "width": card.width, "guidance_scale": card.guidance_scale}
-    built = build_cost_table(loaded, **sizes, batch_size=1, scales=card.low_res_scales, measure=False)
+    setting = Setting(height=card.height, width=card.width, guidance_scale=card.guidance_scale, batch_size=1)
+    built = build_cost_table(loaded, setting, measure=False)
     plan = compile_plan(Knobs(8, 0.5, 0.375, 2, 0.5))
     assert built.price(plan) == table_for_card(card).price(plan)
     assert built.latent == (16, 16)

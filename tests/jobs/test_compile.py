@@ -10,18 +10,19 @@ import yaml
 from profiles import profile_data
 from test_workbench import bench
 
-from postdiff_calib import deploy
 from postdiff_calib.accelerate import compiled
 from postdiff_calib.cli.main import main
 from postdiff_calib.cost import build_cost_table, latency
 from postdiff_calib.cost.rounds import MIN_ROUNDS
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, read_table
-from postdiff_calib.deploy import GenerateJob, run_generate
 from postdiff_calib.errors import UsageError
+from postdiff_calib.jobs import generate
+from postdiff_calib.jobs.generate import GenerateJob, run_generate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_job
-from postdiff_calib.jobs.verify import VerifyJob, environment_checks, run_verify
+from postdiff_calib.jobs.same_pipeline import environment_checks
+from postdiff_calib.jobs.verify import VerifyJob, run_verify
 from postdiff_calib.models.load import LoadedModel, derive_card
 from postdiff_calib.profile import Profile
 
@@ -163,7 +164,7 @@ def test_verify_compiles_as_the_profile_was(stated, given, runs, tmp_path, monke
 def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, tmp_path, monkeypatch):
     made, clock = [], iter(range(100))
 
-    def generate(pipe, knobs, prompts, seeds, settings):
+    def made_up(pipe, knobs, prompts, seeds, settings):
         made.append((len(prompts), compiled.mode_of(pipe.unet)))
         return iter([torch.rand(len(prompts), 3, 16, 16)])
 
@@ -171,10 +172,10 @@ def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, t
         made.append("clock")
         return next(clock)
 
-    monkeypatch.setattr("postdiff_calib.generate.images.generate", generate)
-    monkeypatch.setattr(deploy.time, "perf_counter", tick)
+    monkeypatch.setattr("postdiff_calib.generate.images.generate", made_up)
+    monkeypatch.setattr(generate.time, "perf_counter", tick)
     fake = SimpleNamespace(pipe=pipelines.sd("dpm"), card=SimpleNamespace(num_inference_steps=20))
-    monkeypatch.setattr(deploy, "load_for", lambda *_, **__: (fake, ()))
+    monkeypatch.setattr(generate, "load_for", lambda *_, **__: (fake, ()))
     stated = profile("repeated-blocks")
     stated = stated.model_copy(update={"budget": stated.budget.model_copy(update={"batch_size": 2})})
     path = tmp_path / "p.yaml"
@@ -191,9 +192,7 @@ def test_generate_compiles_whole_and_last_batches_before_it_times(mode, count, t
 
 @pytest.mark.slow
 def test_nothing_is_compiled_while_it_is_timed(loaded, tmp_path, monkeypatch):
-    table = build_cost_table(
-        loaded, height=128, width=128, guidance_scale=5.0, batch_size=1, measure=False, scales=(0.5,)
-    )
+    table = build_cost_table(loaded, SETTING, measure=False)
     stock, graphs = latency.run_plan, []
 
     def run_plan(*given, **more):

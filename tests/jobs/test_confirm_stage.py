@@ -15,7 +15,7 @@ from postdiff_calib.prompts import PromptSet
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.scores.objective import Objective
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.study.record import Study
 
@@ -50,7 +50,7 @@ def searched(tmp_path):
     names = {"calibration": tuple(f"p{i}" for i in range(N)), "held_out": tuple(f"q{i}" for i in range(N))}
     record = study_record(num_inference_steps=12, searched=(), objective=Objective(), **names)
     problem = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL), N)
-    search = run_search(problem, SearchSettings(n_trials=6), tmp_path, {})
+    search = run_search(problem, SearchSettings(n_trials=6), StudyPlace(tmp_path), {})
     return Study(tmp_path, record), search
 
 

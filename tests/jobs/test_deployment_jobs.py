@@ -9,11 +9,11 @@ from profiles import profile_data
 from studies import study_record
 
 from postdiff_calib.cli.main import main
-from postdiff_calib.deploy import load_for
 from postdiff_calib.errors import ProfileError, StudyError
+from postdiff_calib.jobs.generate import load_for
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_job
-from postdiff_calib.jobs.verify import deployment_checks
+from postdiff_calib.jobs.same_pipeline import deployment_checks
 from postdiff_calib.jobs.workbench import generation_settings, why_unjudged
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.deployment import DeploymentSettings

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,8 @@ def until(found, process):
             if found():
                 return
         assert process.poll() is None, process.communicate()
-        threading.Event().wait(0.25)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.25)
     raise AssertionError("it never happened")
 
 

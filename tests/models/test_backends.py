@@ -11,7 +11,7 @@ from profiles import profile_data
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path
 from postdiff_calib.cost.table import Latency, Timing
-from postdiff_calib.jobs.verify import computed_checks
+from postdiff_calib.jobs.same_pipeline import computed_checks
 from postdiff_calib.models.backends import attention_backends, memory_format
 from postdiff_calib.models.load import LoadedModel, derive_card
 from postdiff_calib.profile import Profile

@@ -11,6 +11,7 @@ import torch
 from postdiff_calib.accelerate import accelerated, summary
 from postdiff_calib.cost import build_cost_table
 from postdiff_calib.cost.budget import parse_budget
+from postdiff_calib.cost.setting import Setting
 from postdiff_calib.errors import ModelError
 from postdiff_calib.generate import generate
 from postdiff_calib.generate.settings import GenerationSettings
@@ -110,9 +111,8 @@ def test_every_knob_runs_and_is_priced(card):
     assert [step.batch for step in steps] == [4] * 3 + [2] * 3
     assert [step.layers_skipped for step in steps] == [0, 2, 0, 0, 2, 0]
     assert not torch.equal(images, baseline)
-    table = build_cost_table(
-        loaded, height=64, width=64, guidance_scale=3.0, batch_size=2, measure=False, scales=card.low_res_scales
-    )
+    setting = Setting(height=64, width=64, guidance_scale=3.0, batch_size=2)
+    table = build_cost_table(loaded, setting, measure=False)
     costs = [table.price(compile_plan(knobs)).macs for knobs in (EVERYTHING, Knobs(6))]
     assert 0 < costs[0] < 0.6 * costs[1]
     assert table.macs_text_encoder > 0

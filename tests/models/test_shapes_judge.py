@@ -8,8 +8,9 @@ import torch
 from postdiff_calib.errors import ModelError, PromptError
 from postdiff_calib.files import file_sha256
 from postdiff_calib.models.shapes import judge, train
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.judge import SceneJudge, all_right, require_captions
-from postdiff_calib.models.shapes.world import IGNORE, parse_caption, render, sample_scene, scene_code
+from postdiff_calib.models.shapes.world import IGNORE, parse_caption, sample_scene, scene_code
 
 RED_STAR = "a large red star on a green background"
 BLUE_RING = "a blue ring at the top on a white background"

@@ -9,7 +9,8 @@ import torch
 
 from postdiff_calib.models.shapes import checkpoint, diffusion, fitting, gates, judge, scorer, train
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
-from postdiff_calib.models.shapes.world import parse_caption, render, sample_scene, scene_code
+from postdiff_calib.models.shapes.drawing import render
+from postdiff_calib.models.shapes.world import parse_caption, sample_scene, scene_code
 
 TINY = replace(
     train.Recipe(),
@@ -133,7 +134,7 @@ def run_judge(work, stop_at=None):
         return judge.code_loss(model(render(batch, seed=step)), torch.tensor([scene_code(s) for s in batch]))
 
     groups = [{"params": list(model.parameters()), "lr": 1e-3}]
-    fitting.fit("judge", work, model, groups, 4, 1, TINY, loss_at)
+    fitting.fit(fitting.Stage("judge", work, 4, 1, TINY), model, groups, loss_at)
     return model
 
 

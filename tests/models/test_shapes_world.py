@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from postdiff_calib.models.shapes import world
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer
-from postdiff_calib.models.shapes.world import IGNORE, Object, Scene, parse_caption, render, sample_scene, scene_code
+from postdiff_calib.models.shapes.world import IGNORE, Object, Scene, parse_caption, sample_scene, scene_code
 
 
 def scenes(n, seed=0):

@@ -14,7 +14,7 @@ from postdiff_calib.jobs.calibrate import load_stage, set_up
 from postdiff_calib.jobs.given import NOTHING
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.materials import materials_of
-from postdiff_calib.jobs.verify import identity_checks
+from postdiff_calib.jobs.same_pipeline import identity_checks
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.profile import Profile

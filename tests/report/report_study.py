@@ -21,10 +21,10 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
 from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.images import Album, choose
-from postdiff_calib.scores.book import FileStore
 from postdiff_calib.scores.names import HELD_OUT, SCORES
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import ARMS, Arm, PlanScores
+from postdiff_calib.scores.store import FileStore
 from postdiff_calib.search.unfound import Unfound
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import Study, StudyRecord

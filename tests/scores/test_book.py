@@ -10,9 +10,10 @@ from postdiff_calib.errors import OutputError, PostdiffError, StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.scores.book import FileStore, MemoryStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.objective import Objective, Term
+from postdiff_calib.scores.store import FileStore, MemoryStore
 
 BASE = SMALL.baseline
 OTHER = Knobs(8)

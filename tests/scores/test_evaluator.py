@@ -14,8 +14,9 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.fidelity import PSNR_CAP, psnr, ssim
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.evaluator import BaselineImages, ImageEvaluator
+from postdiff_calib.scores.store import FileStore
 
 BASE, OTHER = Knobs(4), Knobs(3)
 SEED = 50

@@ -13,7 +13,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.prompts import load_prompt_set
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.scores.evaluator import ImageEvaluator
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.confirm import confirm
 from postdiff_calib.search.strategy import SearchSettings
 
@@ -106,7 +106,7 @@ def test_a_scorer_that_fails_is_asked_once_more_and_then_the_plan_fails(bench, m
 def test_a_finalist_that_gives_nan_is_dropped_and_the_next_takes_its_place(tmp_path):
     n = 20
     problem = Problem(SMALL, price, limit(0.5, SMALL), Surface(n, space=SMALL), n)
-    result = run_search(problem, SearchSettings(n_trials=6), tmp_path, {})
+    result = run_search(problem, SearchSettings(n_trials=6), StudyPlace(tmp_path), {})
     first = result.searched[0].finalists[0].candidate
 
     class Undefined(Surface):

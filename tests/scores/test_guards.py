@@ -9,11 +9,12 @@ from postdiff_calib.errors import GuardError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores import guards as rails
-from postdiff_calib.scores.book import FileStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.select import PlanScores
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.scores.store import FileStore
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.postdiff import PostDiff
 from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import candidate
@@ -191,7 +192,7 @@ GUARDS = (Guard("ssim", 0.9),)
 def search(folder, surface, guards, n_trials=16):
     problem = Problem(SMALL, price, limit(0.5, SMALL), surface, N)
     settings = SearchSettings(n_trials=n_trials, guards=guards)
-    result = run_search(problem, settings, folder, {"model": "made up"})
+    result = run_search(problem, settings, StudyPlace(folder), {"model": "made up"})
     book = ScoreBook(surface, N, SMALL.baseline, FileStore(folder / "scores.jsonl"))
     plans = [book.plan_scores(knobs, price(compile_plan(knobs))) for knobs in book.plans.values()]
     return result, book, plans, book.plan_scores(SMALL.baseline, price(compile_plan(SMALL.baseline)))

@@ -9,9 +9,10 @@ from synthetic_surface import SMALL, Surface, limit, loss, price
 
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.scores.book import MemoryStore, ScoreBook
+from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.guards import Guard
 from postdiff_calib.scores.measured import Measured
+from postdiff_calib.scores.store import MemoryStore
 from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS, most_steps
 from postdiff_calib.search.settings import SearchSettings, default_explore_prompts, prompt_order
 from postdiff_calib.search.space import candidate

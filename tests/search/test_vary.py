@@ -3,10 +3,10 @@
 import pytest
 
 from postdiff_calib.errors import KnobError, UsageError
-from postdiff_calib.knobs import table
+from postdiff_calib.knobs import knob_named, table
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.search.space import SearchSpace
-from postdiff_calib.search.vary import knob_named, parse_fixed, parse_varied, settings
+from postdiff_calib.search.vary import parse_fixed, parse_varied, settings
 
 SPACE = SearchSpace.from_card(get_card("shapes"), latent_size=(16, 16))
 
@@ -14,7 +14,7 @@ SPACE = SearchSpace.from_card(get_card("shapes"), latent_size=(16, 16))
 def test_a_knob_goes_by_symbol_flag_or_field():
     for row in table():
         for name in (row.symbol, row.flag, row.flag.lstrip("-"), row.field, row.field.replace("_", "-")):
-            assert knob_named(name, "--fix") is row
+            assert knob_named(name) is row
     with pytest.raises(UsageError, match=r"--fix q=1: there is no knob 'q'; knobs are T, s, beta"):
         parse_fixed(["q=1"])
 

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from postdiff_calib.models.shapes.autoencoder import PATCH, PatchAutoencoder
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer, token_numbers
 from postdiff_calib.models.shapes.world import (
     CODE_HEADS,
@@ -29,7 +30,6 @@ from postdiff_calib.models.shapes.world import (
     SIZES,
     SLOT_NAMES,
     Scene,
-    render,
     sample_scene,
     scene_code,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,36 +75,53 @@ class Progress:
         )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One training of a recipe.
+
+    Attributes:
+        name: of its checkpoint and in its progress line.
+        folder: of its checkpoint.
+        steps: optimiser steps.
+        warmup_steps: of these, the first, in which the rate rises.
+        recipe: rates' decay, weight decay and averaging.
+        decay_share: share of the steps, the last, in which the rate falls; the recipe's where None.
+        unit: what the progress line counts for each step, such as images.
+    """
+
+    name: str
+    folder: Path
+    steps: int
+    warmup_steps: int
+    recipe: Schedule
+    decay_share: float | None = None
+    unit: int = 1
+
+
 def fit(
-    stage: str,
-    folder: Path,
+    stage: Stage,
     module: torch.nn.Module,
     groups: list[dict[str, Any]],
-    steps: int,
-    warmup_steps: int,
-    recipe: Schedule,
     loss_at: Callable[[int], torch.Tensor],
     average: torch.nn.Module | None = None,
-    decay_share: float | None = None,
-    unit: int = 1,
     after_step: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run ``steps`` optimiser steps of ``loss_at(step)``, resuming from and saving to the stage's folder.
+    """Run a stage's optimiser steps of ``loss_at(step)``, resuming from and saving to its checkpoint.
 
     ``groups`` are AdamW parameter groups whose ``lr`` is the peak; ``average`` is a copy of ``module`` that follows
-    it exponentially; ``unit`` only scales what the progress line counts; ``after_step`` is
-    told how many steps are done, after the checkpoint.
+    it exponentially; ``after_step`` is told how many steps are done, after the checkpoint.
     """
+    recipe, steps, unit = stage.recipe, stage.steps, stage.unit
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
     peaks = [group["lr"] for group in optimizer.param_groups]
     modules = {"module": module} | ({"average": average} if average is not None else {})
-    path = folder / f"{stage}.safetensors"
+    path = stage.folder / f"{stage.name}.safetensors"
     counters = checkpoint.load(path, modules, optimizer) or {"step": 0, "seconds": 0.0}
-    progress = Progress(stage, steps * unit, counters["step"] * unit, counters["seconds"])
+    progress = Progress(stage.name, steps * unit, counters["step"] * unit, counters["seconds"])
     saved = time.monotonic()
     module.train()
     for step in range(counters["step"], steps):
-        factor = rate_at((step + 1) / steps, warmup_steps / steps, decay_share or recipe.decay_share)
+        factor = rate_at((step + 1) / steps, stage.warmup_steps / steps, stage.decay_share or recipe.decay_share)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         loss = loss_at(step)

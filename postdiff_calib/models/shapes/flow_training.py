@@ -20,7 +20,7 @@ from postdiff_calib.files.pixels import to_array
 from postdiff_calib.models.shapes import checkpoint, diffusion, flow
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
 from postdiff_calib.models.shapes.exporting import save_pipeline, write_facts
-from postdiff_calib.models.shapes.fitting import fit
+from postdiff_calib.models.shapes.fitting import Stage, fit
 from postdiff_calib.models.shapes.gates import held_out_scenes
 from postdiff_calib.models.shapes.judge import SceneJudge, accuracies
 from postdiff_calib.models.shapes.world import Scene
@@ -135,19 +135,9 @@ def train_flow(
         if done % every == 0:
             report(work, done * recipe.batch, recipe, parts, average)
 
-    counters = fit(
-        STAGE,
-        work,
-        training,
-        [{"params": list(training.transformer.parameters()), "lr": recipe.rate}],
-        steps,
-        recipe.warmup_samples // recipe.batch,
-        recipe,
-        loss_at,
-        average=average,
-        unit=recipe.batch,
-        after_step=after_step,
-    )
+    stage = Stage(STAGE, work, steps, recipe.warmup_samples // recipe.batch, recipe, unit=recipe.batch)
+    groups = [{"params": list(training.transformer.parameters()), "lr": recipe.rate}]
+    counters = fit(stage, training, groups, loss_at, average, after_step)
     average.eval()
     return average, counters
 

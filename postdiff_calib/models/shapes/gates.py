@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.world import (
     BACKGROUNDS,
     COLORS,
@@ -23,7 +24,6 @@ from postdiff_calib.models.shapes.world import (
     SLOT_NAMES,
     Scene,
     edit_scene,
-    render,
     sample_scene,
 )
 

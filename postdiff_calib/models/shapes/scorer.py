@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.judge import code_loss
 from postdiff_calib.models.shapes.tokenizer import CONTEXT_LENGTH, build_tokenizer, token_numbers
-from postdiff_calib.models.shapes.world import CODE_HEADS, SIDE, Scene, edit_scene, render, sample_scene, scene_code
+from postdiff_calib.models.shapes.world import CODE_HEADS, SIDE, Scene, edit_scene, sample_scene, scene_code
 
 #: Captions with one attribute edited, per image.
 HARD_NEGATIVES = 3

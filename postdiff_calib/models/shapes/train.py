@@ -23,9 +23,10 @@ import torch
 
 from postdiff_calib.models.shapes import checkpoint, diffusion, flow_training, judge, scorer
 from postdiff_calib.models.shapes.autoencoder import PatchAutoencoder
+from postdiff_calib.models.shapes.drawing import render
 from postdiff_calib.models.shapes.exporting import save_pipeline, write_facts
-from postdiff_calib.models.shapes.fitting import fit
-from postdiff_calib.models.shapes.world import render, sample_scene, scene_code
+from postdiff_calib.models.shapes.fitting import Stage, fit
+from postdiff_calib.models.shapes.world import sample_scene, scene_code
 
 STAGES = ("autoencoder", "judge", "scorer", "diffusion", "export")
 FLOW_STAGES = ("flow", "flow-export")
@@ -88,7 +89,7 @@ def train_judge(work: Path, recipe: Recipe) -> judge.Judge:
         return judge.code_loss(model(images), torch.tensor([scene_code(s) for s in scenes]))
 
     groups = [{"params": list(model.parameters()), "lr": recipe.judge_rate}]
-    fit("judge", work, model, groups, recipe.judge_steps, 100, recipe, loss_at)
+    fit(Stage("judge", work, recipe.judge_steps, 100, recipe), model, groups, loss_at)
     return model
 
 
@@ -103,7 +104,7 @@ def train_scorer(work: Path, recipe: Recipe, autoencoder: PatchAutoencoder) -> s
 
     groups = [{"params": list(training.parameters()), "lr": recipe.scorer_rate}]
     for steps in recipe.scorer_cycles:
-        fit("scorer", work, training, groups, steps, 200, recipe, loss_at, decay_share=0.5)
+        fit(Stage("scorer", work, steps, 200, recipe, decay_share=0.5), training, groups, loss_at)
     return training
 
 
@@ -117,9 +118,8 @@ def train_diffusion(
         return training.text_loss(*diffusion.text_batch(recipe.seed + 3, step, recipe.text_batch))
 
     text = [*training.text_encoder.parameters(), *training.text_heads.parameters()]
-    fit(
-        "text", work, training, [{"params": text, "lr": recipe.text_rate}], recipe.text_steps, 100, recipe, text_loss_at
-    )
+    stage = Stage("text", work, recipe.text_steps, 100, recipe)
+    fit(stage, training, [{"params": text, "lr": recipe.text_rate}], text_loss_at)
     average = diffusion.Training(recipe.seed + 3, recipe.latent_channels).to(device)
     average.load_state_dict(training.state_dict())
     average.requires_grad_(False)
@@ -135,9 +135,8 @@ def train_diffusion(
         {"params": list(training.text_encoder.parameters()), "lr": recipe.rate * recipe.text_rate_factor},
     ]
     steps, warmup = recipe.samples // recipe.batch, recipe.warmup_samples // recipe.batch
-    counters = fit(
-        "diffusion", work, training, groups, steps, warmup, recipe, loss_at, average=average, unit=recipe.batch
-    )
+    stage = Stage("diffusion", work, steps, warmup, recipe, unit=recipe.batch)
+    counters = fit(stage, training, groups, loss_at, average)
     average.eval()
     return average, counters
 

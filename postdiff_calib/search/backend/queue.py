@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from postdiff_calib.knobs import searched
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.search.backend.proposer import fit, parameters
@@ -49,8 +50,8 @@ class TrialQueue:
     def _smaller(self, values: dict[str, Any]) -> Candidate | None:
         """The paper's setting with T lowered until it fits; None when it never does."""
         found = fit(values, self.problem.space, self.runner.allowed)
-        same = found.knobs.cache_interval == values["cache_interval"]
-        return found if same and found.knobs.low_res_fraction == values["low_res_fraction"] else None
+        kept = all(getattr(found.knobs, row.field) == values[row.field] for row in searched() if not row.binding)
+        return found if kept else None
 
     @property
     def planned(self) -> list[int]:

@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.scores.book import FileStore, ScoreBook, ScoreStore
-from postdiff_calib.scores.names import DATABASE, RECORD_ATTRIBUTE, SCORES, STUDY_NAME
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.names import RECORD_ATTRIBUTE, SCORES
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.store import FileStore, ScoreStore
 from postdiff_calib.search.backend import database, retry
 from postdiff_calib.search.backend.agree import restore_scores
 from postdiff_calib.search.backend.database import faults
 from postdiff_calib.search.backend.proposer import make_proposer
 from postdiff_calib.search.backend.queue import TrialQueue
-from postdiff_calib.search.backend.storage import StudyStore, open_study
+from postdiff_calib.search.backend.storage import StudyPlace, StudyStore, open_study
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem, Progress, SearchResult
 from postdiff_calib.search.proposals import Role
@@ -43,65 +43,49 @@ from postdiff_calib.search.strategies import find_strategy
 #: Trials after which the storage is read again for the sake of progress.
 _ASK_EVERY = 8
 
-__all__ = ["Problem", "Progress", "Search", "SearchResult", "run_search"]
+__all__ = ["Problem", "Progress", "Search", "SearchResult", "StudyPlace", "run_search"]
 
 
 def run_search(
     problem: Problem,
     settings: SearchSettings,
-    folder: Path,
+    place: StudyPlace,
     fingerprint: Mapping[str, Any],
     *,
-    storage: str | None = None,
-    study_name: str = STUDY_NAME,
-    fresh: bool = False,
     progress: Callable[[Progress], None] | None = None,
-    store: ScoreStore | None = None,
-    join: bool = False,
-    heartbeat: int | None = None,
-    record: Mapping[str, Any] | None = None,
     opened: Callable[[], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> SearchResult:
-    """Search for the best plan within the budget, or go on with the study in ``folder``.
+    """Search for the best plan within the budget, or go on with the study that is there.
 
     Args:
         problem: what is searched.
         settings: how; they may change between calls on one study.
-        folder: the study's folder, made when missing; a worker uses none.
+        place: where the study is kept.
         fingerprint: what scores depend on (model, prompts, size, seeds, scorer …): plain JSON values.
-        storage: Optuna storage URL that workers share; SQLite in the folder by default, for one process.
-        study_name: of the Optuna study.
-        fresh: drop what the folder's study holds and start anew.
         progress: called after every block of prompts.
-        store: where scores are kept; by default a file in the folder, or the storage where one is given.
-        join: work on a study that a leader has made with the same arguments, instead of making it.
-        heartbeat: seconds between two heartbeats of a worker, with a storage; ``database.HEARTBEAT`` by default.
-        record: plain data kept with the study, from which workers learn what it is about.
-        note: hears in a line each what a person should know.
         opened: called once the study is open and its fingerprint agrees, before anything is scored.
+        note: hears in a line each what a person should know.
 
     Returns:
         All scores. After Ctrl-C, what there is so far, with ``interrupted`` set.
 
     Raises:
-        StudyError: the folder's study was made under another fingerprint (the line names what differs), or the storage
-            cannot be used.
+        StudyError: the study was made under another fingerprint (the line names what differs), or the storage cannot
+            be used.
         BudgetError: no plan is within the budget.
         PostdiffError: the baseline itself cannot be scored.
     """
-    with faults(storage or f"sqlite:///{folder / DATABASE}"):
-        if storage is None and not fresh:
-            database.set_aside_damaged(folder, note or Search.note)
-        search = Search(
-            problem, settings, folder, fingerprint, storage, study_name, fresh, progress, store, join, heartbeat, record
-        )
+    with faults(place.url):
+        if place.single and not place.fresh:
+            database.set_aside_damaged(place.folder, note or Search.note)
+        search = Search(problem, settings, place, fingerprint, progress)
         search.note = note or search.note
         try:
             if opened is not None:
                 opened()
             result = search.run()
-            if not (search.single or join):
+            if not (search.single or place.join):
                 search.keep_scores()
             return result
         finally:
@@ -114,16 +98,9 @@ class Search:
 
     problem: Problem
     settings: SearchSettings
-    folder: Path
+    place: StudyPlace
     fingerprint: Mapping[str, Any]
-    storage: str | None = None
-    study_name: str = STUDY_NAME
-    fresh: bool = False
     progress: Callable[[Progress], None] | None = None
-    store: ScoreStore | None = None
-    join: bool = False
-    heartbeat: int | None = None
-    record: Mapping[str, Any] | None = None
     note: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -131,31 +108,24 @@ class Search:
         candidates = space.candidates(price)
         within(candidates, self.problem.limit, space.restrictions)
         self.reference = candidate(compile_plan(space.baseline), price)
-        self.single = self.storage is None
-        self._heartbeat = self.heartbeat or database.HEARTBEAT
+        self.single = self.place.single
         self._trial_is_lost = self._stopping = False
         self._own_trials = 0
         self._listed: tuple[int, int, list[FrozenTrial]] | None = None
         self._at_most = math.inf
         self.study, self._backend = open_study(
-            self.folder,
-            self.storage,
-            self.study_name,
+            self.place,
             {**self.fingerprint, "num_prompts": self.problem.num_prompts},
             make_proposer(
                 self.settings.strategy, self.settings.seed, space, lambda _, number: self.queue.propose(number)
             ),
-            fresh=self.fresh,
-            join=self.join,
-            heartbeat=self._heartbeat,
         )
         try:
             self.book = ScoreBook(
                 self.problem.evaluator,
                 self.problem.num_prompts,
                 space.baseline,
-                self.store
-                or (FileStore(self.folder / SCORES) if self.single else StudyStore(self.study, self._backend.engine)),
+                self._store(),
                 self.problem.objective,
             )
             limits = (self.problem.limit, *self.problem.further)
@@ -167,6 +137,11 @@ class Search:
         except BaseException:
             self.close()
             raise
+
+    def _store(self) -> ScoreStore:
+        if self.place.store is not None:
+            return self.place.store
+        return FileStore(self.place.folder / SCORES) if self.single else StudyStore(self.study, self._backend.engine)
 
     def close(self) -> None:
         """Give back the connections to the storage."""
@@ -181,14 +156,14 @@ class Search:
                 self.runner.score(self.reference, "baseline", indices)
             restore_scores(self.queue, self.note)
         self.queue.enqueue(self.queue.first)
-        if self.record is not None:
-            self.study.set_user_attr(RECORD_ATTRIBUTE, dict(self.record))
+        if self.place.record is not None:
+            self.study.set_user_attr(RECORD_ATTRIBUTE, dict(self.place.record))
 
     def run(self) -> SearchResult:
         """Do what is left of the search, alone or beside other workers."""
         interrupted = False
         try:
-            if not self.join:
+            if not self.place.join:
                 self.prepare()
             self._optimize(self.queue.total)
         except KeyboardInterrupt:
@@ -198,7 +173,7 @@ class Search:
     @property
     def _pause(self) -> float:
         """Seconds after which the work of others is read again."""
-        return min(self._heartbeat, 5) / 4
+        return min(self.place.heartbeat, 5) / 4
 
     def _optimize(self, total: int) -> None:
         """Run what is queued, and the strategy's proposals until ``total`` trials of this budget are done.
@@ -264,7 +239,7 @@ class Search:
     def keep_scores(self) -> None:
         """Write every score to the folder's file, for those who read the study without its storage."""
         self.book.refresh()
-        FileStore(self.folder / SCORES).replace(self.book.blocks())
+        FileStore(self.place.folder / SCORES).replace(self.book.blocks())
 
     def _show(self, role: Role, trying: Candidate) -> None:
         if self.progress is None:
@@ -323,6 +298,6 @@ class Search:
             failed=tuple((known[plan].knobs.describe(), reason) for plan, reason in failed.items() if plan in known),
             interrupted=interrupted,
             own_trials=self._own_trials,
-            searched=() if interrupted or self.join else self.strategy.searched(failed),
+            searched=() if interrupted or self.place.join else self.strategy.searched(failed),
             strategy=self.strategy,
         )

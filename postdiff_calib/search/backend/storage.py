@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.files.differences import differences_of_studies
 from postdiff_calib.scores.blocks import check_block
-from postdiff_calib.scores.names import BASELINE, BASELINE_FILES, DATABASE, HELD_OUT, RECORD_ATTRIBUTE, SCORES
+from postdiff_calib.scores.names import (
+    BASELINE,
+    BASELINE_FILES,
+    DATABASE,
+    HELD_OUT,
+    RECORD_ATTRIBUTE,
+    SCORES,
+    STUDY_NAME,
+)
+from postdiff_calib.scores.store import ScoreStore
 from postdiff_calib.search.backend.address import shown
 from postdiff_calib.search.backend.database import (
     HEARTBEAT,
@@ -33,7 +43,7 @@ from postdiff_calib.search.backend.database import (
     require_readable,
 )
 
-__all__ = ["HEARTBEAT", "StudyStore", "connect", "disconnect", "open_study", "read_record", "shown"]
+__all__ = ["HEARTBEAT", "StudyPlace", "StudyStore", "connect", "disconnect", "open_study", "read_record", "shown"]
 
 _DATABASE_FILES = (DATABASE, *(f"{DATABASE}-{end}" for end in ("journal", "wal", "shm")))
 _BLOCKS_ATTRIBUTE = "blocks"
@@ -46,18 +56,45 @@ _BLOCKS = Table(
 )
 
 
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where a search is kept, and with whom it is shared.
+
+    Attributes:
+        folder: the study's folder, made when missing; a worker uses none.
+        storage: Optuna storage URL that workers share; SQLite in the folder by default, for one process.
+        study_name: of the Optuna study.
+        fresh: drop what is there and start anew.
+        join: work on a study that a leader has made with the same arguments, instead of making it.
+        heartbeat: seconds between two heartbeats of a worker, with a storage.
+        record: plain data kept with the study, from which workers learn what it is about.
+        store: where scores are kept; by default a file in the folder, or the storage where one is given.
+    """
+
+    folder: Path
+    storage: str | None = None
+    study_name: str = STUDY_NAME
+    fresh: bool = False
+    join: bool = False
+    heartbeat: int = HEARTBEAT
+    record: Mapping[str, Any] | None = None
+    store: ScoreStore | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether one process works alone."""
+        return self.storage is None
+
+    @property
+    def url(self) -> str:
+        """Of the storage."""
+        return self.storage or f"sqlite:///{self.folder / DATABASE}"
+
+
 def open_study(
-    folder: Path,
-    storage: str | None,
-    name: str,
-    fingerprint: Mapping[str, Any],
-    proposer: optuna.samplers.BaseSampler,
-    *,
-    fresh: bool = False,
-    join: bool = False,
-    heartbeat: int = HEARTBEAT,
+    place: StudyPlace, fingerprint: Mapping[str, Any], proposer: optuna.samplers.BaseSampler
 ) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """Open the study, or make it; ``fresh`` drops what there is, ``join`` refuses to make one.
+    """Open the study, or make it; a worker (``join``) makes none.
 
     Returns:
         The study and the storage behind it, which the caller closes with ``disconnect``.
@@ -66,22 +103,22 @@ def open_study(
         OutputError: the folder cannot be made.
         StudyError: the study was made under another fingerprint, there is none to join, or the storage cannot be used.
     """
+    storage, name, url = place.storage, place.study_name, place.url
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if not join:
-        _make_folder(folder)
-    if fresh:
-        _drop(folder, (SCORES, HELD_OUT) if storage else (*_DATABASE_FILES, SCORES, HELD_OUT))
-    url = storage or f"sqlite:///{folder / DATABASE}"
+    if not place.join:
+        _make_folder(place.folder)
+    if place.fresh:
+        _drop(place.folder, (SCORES, HELD_OUT) if storage else (*_DATABASE_FILES, SCORES, HELD_OUT))
     pruner = optuna.pruners.NopPruner()
     with faults(url):
-        backend = connect(url, heartbeat if storage else None, make=not join)
+        backend = connect(url, None if place.single else place.heartbeat, make=not place.join)
         if backend is None:
             raise _no_study(url, name)
         try:
-            if join:
+            if place.join:
                 study = _load(url, name, backend, sampler=proposer, pruner=pruner)
             else:
-                if fresh and storage is not None and name in optuna.get_all_study_names(backend):
+                if place.fresh and storage is not None and name in optuna.get_all_study_names(backend):
                     _drop_study(optuna.load_study(study_name=name, storage=backend), backend)
                 study = optuna.create_study(
                     storage=backend,
@@ -99,7 +136,7 @@ def open_study(
             if known is None:
                 study.set_user_attr("fingerprint", wanted)
             else:
-                _require_same(folder if storage is None else None, name, known, wanted)
+                _require_same(place.folder if place.single else None, name, known, wanted)
         except BaseException:
             disconnect(backend)
             raise
@@ -116,19 +153,20 @@ def _require_same(folder: Path | None, name: str, known: Any, wanted: Mapping[st
         )
 
 
-def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerprint: Mapping[str, Any]) -> None:
+def refuse_other_settings(place: StudyPlace, fingerprint: Mapping[str, Any]) -> None:
     """Refuse early what ``open_study`` would refuse; nothing is made.
 
     Args:
-        folder, storage, name, fingerprint: as for ``open_study``, ``num_prompts`` in the fingerprint.
+        place: where the study is kept.
+        fingerprint: as for ``open_study``, with ``num_prompts``.
 
     Raises:
         StudyError: there is a study made under another fingerprint, or the storage cannot be used or read.
     """
-    url = storage or f"sqlite:///{folder / DATABASE}"
+    url, name = place.url, place.study_name
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with faults(url):
-        if storage is None and lacking_tables(folder / DATABASE):
+        if place.single and lacking_tables(place.folder / DATABASE):
             return  # it is set aside when the study is opened
         backend = connect(url, make=False)
         try:
@@ -141,7 +179,7 @@ def refuse_other_settings(folder: Path, storage: str | None, name: str, fingerpr
         finally:
             disconnect(backend)
     if known is not None:
-        _require_same(folder if storage is None else None, name, known, json.loads(json.dumps(dict(fingerprint))))
+        _require_same(place.folder if place.single else None, name, known, json.loads(json.dumps(dict(fingerprint))))
 
 
 def _make_folder(folder: Path) -> None:

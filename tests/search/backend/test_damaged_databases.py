@@ -9,13 +9,13 @@ from postdiff_calib.scores.names import DATABASE
 from postdiff_calib.search.backend.address import shown, without_secrets
 from postdiff_calib.search.backend.database import connect, disconnect, probe
 from postdiff_calib.search.backend.proposer import make_proposer
-from postdiff_calib.search.backend.storage import StudyStore, open_study, read_record, refuse_other_settings
+from postdiff_calib.search.backend.storage import StudyPlace, StudyStore, open_study, read_record, refuse_other_settings
 
 FINGERPRINT = {"model": "a", "num_prompts": 3}
 
 
 def make(folder):
-    study, backend = open_study(folder, None, "postdiff", FINGERPRINT, _random())
+    study, backend = open_study(StudyPlace(folder), FINGERPRINT, _random())
     for plan in ("p", "q"):
         study.enqueue_trial({}, user_attrs={"plan": plan, "role": "explore", "arm": "combined"})
     StudyStore.make(study, backend.engine)
@@ -51,8 +51,8 @@ def test_a_damaged_database_is_one_line(tmp_path, statement, says):
     make(tmp_path)
     change(tmp_path, statement)
     for call in (
-        lambda: refuse_other_settings(tmp_path, None, "postdiff", FINGERPRINT),
-        lambda: open_study(tmp_path, None, "postdiff", FINGERPRINT, _random()),
+        lambda: refuse_other_settings(StudyPlace(tmp_path), FINGERPRINT),
+        lambda: open_study(StudyPlace(tmp_path), FINGERPRINT, _random()),
     ):
         with pytest.raises(StudyError) as caught:
             call()
@@ -64,22 +64,22 @@ def test_a_damaged_database_is_one_line(tmp_path, statement, says):
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / DATABASE).write_text("hello, this is no database, but long enough to be one" * 20)
     with pytest.raises(StudyError, match="file is not a database"):
-        refuse_other_settings(tmp_path, None, "postdiff", FINGERPRINT)
+        refuse_other_settings(StudyPlace(tmp_path), FINGERPRINT)
 
 
 def test_looking_early_makes_nothing(tmp_path):
-    refuse_other_settings(tmp_path, None, "postdiff", FINGERPRINT)
-    refuse_other_settings(tmp_path / "none", None, "postdiff", FINGERPRINT)
+    refuse_other_settings(StudyPlace(tmp_path), FINGERPRINT)
+    refuse_other_settings(StudyPlace(tmp_path / "none"), FINGERPRINT)
     probe(f"sqlite:///{tmp_path / 'new.db'}")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_study_of_other_settings_is_known_before_it_is_opened(tmp_path):
     make(tmp_path)
-    refuse_other_settings(tmp_path, None, "postdiff", FINGERPRINT)
-    refuse_other_settings(tmp_path, None, "another", {"model": "b"})
+    refuse_other_settings(StudyPlace(tmp_path), FINGERPRINT)
+    refuse_other_settings(StudyPlace(tmp_path, study_name="another"), {"model": "b"})
     with pytest.raises(StudyError, match="model was 'a', now 'b'"):
-        refuse_other_settings(tmp_path, None, "postdiff", {**FINGERPRINT, "model": "b"})
+        refuse_other_settings(StudyPlace(tmp_path), {**FINGERPRINT, "model": "b"})
 
 
 def test_a_damaged_row_of_scores_names_the_row(tmp_path):

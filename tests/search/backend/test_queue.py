@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import TrialState
 from synthetic_surface import SMALL, Surface, limit, price
 
-from postdiff_calib.scores.book import MemoryStore
-from postdiff_calib.search.backend.run import Problem, Search
+from postdiff_calib.scores.store import MemoryStore
+from postdiff_calib.search.backend.run import Problem, Search, StudyPlace
 from postdiff_calib.search.settings import SearchSettings
 
 N = 40
@@ -17,7 +17,7 @@ SETTINGS = SearchSettings(n_trials=10, further_trials=3)
 
 def opened(folder, share=0.5, further=FURTHER, settings=SETTINGS, store=None):
     problem = Problem(SMALL, price, limit(share, SMALL), Surface(N, space=SMALL), N, further=further)
-    return Search(problem, settings, folder, {"model": "made up"}, store=store or MemoryStore())
+    return Search(problem, settings, StudyPlace(folder, store=store or MemoryStore()), {"model": "made up"})
 
 
 @pytest.fixture

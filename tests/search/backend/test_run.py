@@ -16,8 +16,9 @@ from postdiff_calib.errors import BudgetError, OutputError, PostdiffError, Study
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.quality.health import HealthError
-from postdiff_calib.scores.book import FileStore, ScoreBook
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.scores.store import FileStore
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.confirm import confirm
 from postdiff_calib.search.settings import SearchSettings
 from postdiff_calib.search.space import candidate
@@ -33,8 +34,11 @@ def problem(surface=None, share=0.5, **more):
     return Problem(SMALL, price, limit(share, SMALL), surface or Surface(N, space=SMALL), N, **more)
 
 
-def search(folder, surface=None, settings=SETTINGS, share=0.5, fingerprint=FINGERPRINT, further=(), **more):
-    return run_search(problem(surface, share, further=further), settings, folder, fingerprint, **more)
+def search(
+    folder, surface=None, settings=SETTINGS, share=0.5, fingerprint=FINGERPRINT, further=(), progress=None, **at
+):
+    place = StudyPlace(folder, **at)
+    return run_search(problem(surface, share, further=further), settings, place, fingerprint, progress=progress)
 
 
 def trials(folder):

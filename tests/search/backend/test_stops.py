@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.scores.names import SCORES
-from postdiff_calib.search.backend.run import Problem, run_search
+from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
 from postdiff_calib.search.backend.storage import refuse_other_settings
 from postdiff_calib.search.strategy import SearchSettings
 
@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 def search(folder, **more):
     problem = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, space=SMALL), N, further=FURTHER)
-    return run_search(problem, SETTINGS, folder, {"model": "made up"}, **more)
+    return run_search(problem, SETTINGS, StudyPlace(folder), {"model": "made up"}, **more)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def test_a_database_that_lost_tables_is_kept_and_it_is_said_what_is_done_anew(tm
         for table in tables:
             database.execute(f"drop table {table}")
         database.commit()
-    refuse_other_settings(tmp_path, None, "postdiff", {"model": "made up", "num_prompts": N})
+    refuse_other_settings(StudyPlace(tmp_path), {"model": "made up", "num_prompts": N})
     said = []
     again = search(tmp_path, note=said.append)
     assert f"study.db lacks its {'tables' if tables[1:] else 'table'} {', '.join(tables)}: it is kept as" in said[0]

@@ -8,8 +8,8 @@ from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.errors import OutputError, PostdiffError
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.scores.book import MemoryStore
-from postdiff_calib.search.backend.run import Problem, Search
+from postdiff_calib.scores.store import MemoryStore
+from postdiff_calib.search.backend.run import Problem, Search, StudyPlace
 from postdiff_calib.search.settings import SearchSettings, prompt_order
 
 N = 12
@@ -20,7 +20,7 @@ def opened(folder, strategy="postdiff", surface=None):
     surface = surface or Surface(N, space=SMALL)
     settings = SearchSettings(n_trials=6, strategy=strategy, explore_prompts=4, block=3)
     problem = Problem(SMALL, price, limit(0.5, SMALL), surface, N)
-    return Search(problem, settings, folder, {"model": "made up"}, store=MemoryStore())
+    return Search(problem, settings, StudyPlace(folder, store=MemoryStore()), {"model": "made up"})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from synthetic_surface import SMALL, Surface, limit, loss, price
 
 from postdiff_calib.errors import StudyError
 from postdiff_calib.search.backend.retry import give_back
-from postdiff_calib.search.backend.run import Problem, Search, run_search
+from postdiff_calib.search.backend.run import Problem, Search, StudyPlace, run_search
 from postdiff_calib.search.backend.storage import connect, disconnect, read_record, shown
 from postdiff_calib.search.settings import SearchSettings
 
@@ -42,28 +42,29 @@ def server(tmp_path_factory):
 
 
 def lead(folder, url, name):
-    search = Search(problem(), SETTINGS, folder, FINGERPRINT, storage=url, study_name=name, heartbeat=1)
+    search = Search(problem(), SETTINGS, StudyPlace(folder, storage=url, study_name=name, heartbeat=1), FINGERPRINT)
     search.prepare()
     return search
 
 
-def worker(folder, url, name, kill_after=None, delay=0.02):
+def worker(folder, url, name, kill_after=None, rounds=40_000):
     script = f"""
-        import os, signal, sys, threading
+        import hashlib, os, signal, sys
         sys.path[:0] = [{str(HERE)!r}, {str(HERE.parents[1])!r}]
         from pathlib import Path
         from test_workers import FINGERPRINT, N, SETTINGS, SURFACE, Surface, problem, run_search
+        from postdiff_calib.search.backend.run import StudyPlace
 
         class Slow(Surface):
             def scores(self, knobs, indices):
                 if len(self.calls) == {kill_after!r}:
                     os.kill(os.getpid(), signal.SIGKILL)
-                threading.Event().wait({delay})
+                hashlib.pbkdf2_hmac("sha256", b"takes", b"time", {rounds})
                 return super().scores(knobs, indices)
 
         surface = Slow(N, **SURFACE)
-        run_search(problem(surface), SETTINGS, Path({str(folder)!r}), FINGERPRINT, storage={url!r},
-                   study_name={name!r}, join=True, heartbeat=1)
+        place = StudyPlace(Path({str(folder)!r}), {url!r}, {name!r}, join=True, heartbeat=1)
+        run_search(problem(surface), SETTINGS, place, FINGERPRINT)
         print(surface.images)
     """
     return subprocess.Popen(
@@ -120,7 +121,7 @@ def test_workers_share_trials_and_survive_a_kill(server, tmp_path, count):
     kept = sum(plan.n for plan in result.plans.values())
     assert made < kept + (count - 1) * N
     search.close()
-    alone = run_search(problem(), SETTINGS, tmp_path / "alone", FINGERPRINT)
+    alone = run_search(problem(), SETTINGS, StudyPlace(tmp_path / "alone"), FINGERPRINT)
     assert alone.trials == result.trials
     assert max(regret(result), regret(alone)) < 0.1
 
@@ -128,7 +129,7 @@ def test_workers_share_trials_and_survive_a_kill(server, tmp_path, count):
 @pytest.mark.slow
 def test_workers_never_start_from_the_same_draw(server, tmp_path):
     search = lead(tmp_path, server, "starts")
-    processes = [worker(tmp_path, server, "starts", delay=0.1) for _ in range(2)]
+    processes = [worker(tmp_path, server, "starts", rounds=200_000) for _ in range(2)]
     with finished(processes):
         pass
     explored = [
@@ -143,10 +144,15 @@ def test_workers_never_start_from_the_same_draw(server, tmp_path):
 @pytest.mark.slow
 def test_joining_needs_a_study_with_the_same_fingerprint(server, tmp_path):
     with pytest.raises(StudyError, match="there is none; start it with postdiff calibrate"):
-        run_search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=server, study_name="none", join=True)
+        run_search(problem(), SETTINGS, StudyPlace(tmp_path, storage=server, study_name="none", join=True), FINGERPRINT)
     lead(tmp_path, server, "other").close()
     with pytest.raises(StudyError, match="model was 'made up', now 'another'"):
-        run_search(problem(), SETTINGS, tmp_path, {"model": "another"}, storage=server, study_name="other", join=True)
+        run_search(
+            problem(),
+            SETTINGS,
+            StudyPlace(tmp_path, storage=server, study_name="other", join=True),
+            {"model": "another"},
+        )
 
 
 def trials_of(url, name="postdiff"):
@@ -178,17 +184,17 @@ def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
         raise KeyboardInterrupt
 
     few = SearchSettings(n_trials=6, explore_prompts=30)
-    search = Search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    search = Search(problem(), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     search.prepare()
     surface = Disturbed(2, interrupt)
-    stopped = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    stopped = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, join=True, heartbeat=1), FINGERPRINT)
     assert stopped.interrupted
     assert stopped.own_trials == 0
     given_back = [t for t in search.queue.trials() if t.system_attrs.get("failed_trial") == 0]
     assert [t.state.name for t in given_back] == ["WAITING"]
     assert given_back[0].user_attrs["plan"] == search.reference.plan_id
     other = Surface(N, **SURFACE)
-    rest = run_search(problem(other), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    rest = run_search(problem(other), few, StudyPlace(tmp_path, storage=url, join=True, heartbeat=1), FINGERPRINT)
     assert rest.own_trials == rest.trials == 6 + FEWER
     # the two blocks of the baseline that the stopped worker had scored were not made again
     assert sum(len(indices) for knobs, indices in other.calls if knobs == SMALL.baseline) == rest.baseline.n - 20
@@ -208,7 +214,7 @@ def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_pat
         disconnect(storage)
 
     surface = Disturbed(6, others_take_the_trial)
-    result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     assert not result.interrupted
     assert result.trials == result.own_trials == 5 + FEWER
     assert [t.state.name for t in trials_of(url)].count("FAIL") == 1
@@ -233,11 +239,13 @@ def test_a_server_that_goes_away_ends_the_search_in_one_line_and_costs_at_most_a
             frail.crash()
 
     with pytest.raises(StudyError, match="give the same command again") as caught:
-        run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1, progress=watch)
+        run_search(
+            problem(surface), few, StudyPlace(tmp_path, storage=frail.url, heartbeat=1), FINGERPRINT, progress=watch
+        )
     assert "\n" not in str(caught.value)
     frail.come_back()
     again = Surface(N, **SURFACE)
-    result = run_search(problem(again), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
+    result = run_search(problem(again), few, StudyPlace(tmp_path, storage=frail.url, heartbeat=1), FINGERPRINT)
     assert result.trials == 6 + FEWER
     assert surface.images + again.images == sum(plan.n for plan in result.plans.values()) + lost
 
@@ -250,7 +258,7 @@ def test_a_server_that_restarts_while_images_are_made_is_not_noticed(frail, tmp_
 
     few = SearchSettings(n_trials=6)
     surface = Disturbed(5, restart)
-    result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=frail.url, heartbeat=1)
+    result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=frail.url, heartbeat=1), FINGERPRINT)
     assert result.trials == 6 + FEWER
     assert surface.images == sum(plan.n for plan in result.plans.values())
 
@@ -258,12 +266,12 @@ def test_a_server_that_restarts_while_images_are_made_is_not_noticed(frail, tmp_
 def test_a_trial_whose_worker_died_before_its_first_sign_of_life_is_not_waited_for(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=4)
-    search = Search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    search = Search(problem(), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     search.prepare()
     with pytest.warns(UserWarning, match="Heartbeat"):
         lost = search.study.ask()
     search.close()
-    result = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, join=True, heartbeat=1)
+    result = run_search(problem(), few, StudyPlace(tmp_path, storage=url, join=True, heartbeat=1), FINGERPRINT)
     assert result.trials == 4 + FEWER
     assert trials_of(url)[lost.number].state == TrialState.FAIL
 
@@ -287,7 +295,7 @@ def test_further_budgets_are_searched_with_the_workers(server, tmp_path):
     few = SearchSettings(n_trials=6, further_trials=3)
     further = (limit(0.35, SMALL), limit(0.8, SMALL))
     wide = Problem(SMALL, price, limit(0.5, SMALL), Surface(N, **SURFACE), N, further=further)
-    search = Search(wide, few, tmp_path, FINGERPRINT, storage=server, study_name="wide", heartbeat=1)
+    search = Search(wide, few, StudyPlace(tmp_path, storage=server, study_name="wide", heartbeat=1), FINGERPRINT)
     result = search.run()
     own = [t for t in search.queue.trials() if not t.user_attrs.get("enqueued")]
     at = [sum(t.user_attrs["limit"][2] == step.value for t in own) for step in further]
@@ -295,7 +303,9 @@ def test_further_budgets_are_searched_with_the_workers(server, tmp_path):
     assert at == [3, 3]
     assert all(t.state == TrialState.COMPLETE for t in own)
     assert len(result.searched) == 3
-    joined = run_search(wide, few, tmp_path, FINGERPRINT, storage=server, study_name="wide", join=True, heartbeat=1)
+    joined = run_search(
+        wide, few, StudyPlace(tmp_path, storage=server, study_name="wide", join=True, heartbeat=1), FINGERPRINT
+    )
     assert joined.own_trials == joined.images_made == 0
     assert joined.searched == ()
     assert joined.plans.keys() == result.plans.keys()
@@ -306,13 +316,15 @@ def test_joining_makes_no_database(tmp_path):
     with pytest.raises(StudyError, match="there is none; start it with postdiff calibrate --storage"):
         read_record(url, "postdiff")
     with pytest.raises(StudyError, match="there is none"):
-        run_search(problem(), SETTINGS, tmp_path / "folder", FINGERPRINT, storage=url, join=True)
+        run_search(problem(), SETTINGS, StudyPlace(tmp_path / "folder", storage=url, join=True), FINGERPRINT)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_record_is_there_once_the_first_trials_are_queued(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    search = Search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url, heartbeat=1, record={"job": {"seed": 1}})
+    search = Search(
+        problem(), SETTINGS, StudyPlace(tmp_path, storage=url, heartbeat=1, record={"job": {"seed": 1}}), FINGERPRINT
+    )
     with pytest.raises(StudyError, match="leader has not described it yet"):
         read_record(url, "postdiff")
     search.prepare()
@@ -323,12 +335,12 @@ def test_the_record_is_there_once_the_first_trials_are_queued(tmp_path):
 def test_fresh_drops_a_shared_studys_scores(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=3)
-    first = run_search(problem(), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    first = run_search(problem(), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     surface = Surface(N, **SURFACE)
     other = {"model": "another"}
     with pytest.raises(StudyError, match=r"another name \(--name\)"):
-        run_search(problem(surface), few, tmp_path, other, storage=url, heartbeat=1)
-    again = run_search(problem(surface), few, tmp_path, other, storage=url, heartbeat=1, fresh=True)
+        run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), other)
+    again = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1, fresh=True), other)
     assert again.images_made == surface.images == first.images_made
 
 
@@ -345,7 +357,7 @@ def test_passwords_are_not_shown(tmp_path, url, seen):
     pytest.importorskip("psycopg")
     assert shown(url) == seen
     with pytest.raises(StudyError) as caught:
-        run_search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url)
+        run_search(problem(), SETTINGS, StudyPlace(tmp_path, storage=url), FINGERPRINT)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -354,7 +366,7 @@ def test_an_unreachable_server_is_one_line_without_the_password(tmp_path):
     pytest.importorskip("psycopg")
     url = "postgresql+psycopg://user:secret@127.0.0.1:1/postdiff"
     with pytest.raises(StudyError) as caught:
-        run_search(problem(), SETTINGS, tmp_path, FINGERPRINT, storage=url)
+        run_search(problem(), SETTINGS, StudyPlace(tmp_path, storage=url), FINGERPRINT)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert shown("not a url") == "the given URL"
@@ -364,11 +376,11 @@ def test_a_shared_sqlite_file_keeps_scores_in_the_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=5)
     surface = Surface(N, space=SMALL)
-    result = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     assert result.baseline.n >= max(plan.n for plan in result.plans.values())
     kept = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert {b["plan"]: len(b["prompts"]) for b in kept} == {c: p.n for c, p in result.plans.items()}
-    again = run_search(problem(surface), few, tmp_path, FINGERPRINT, storage=url, heartbeat=1)
+    again = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     assert again.images_made == 0
     assert {c: p.n for c, p in again.plans.items()} == {c: p.n for c, p in result.plans.items()}
     storage = connect(url)

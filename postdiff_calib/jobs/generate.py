@@ -134,25 +134,25 @@ def run_generate(job: GenerateJob) -> GenerateResult:
     settings = generation_with(profile, job.deployment)
     seeds = [job.seed + i for i in range(len(job.prompts))]
 
-    unaccelerated = Knobs(loaded.card.num_inference_steps)
+    baseline = Knobs(loaded.card.num_inference_steps)
     reference, reference_seconds = None, None
     made = functools.partial(_made, loaded.pipe, settings, job.prompts, seeds)
-    with compiled(loaded.pipe, mode, count_kinds(map(compile_plan, (profile.knobs, unaccelerated)))) as compilation:
+    with compiled(loaded.pipe, mode, count_kinds(map(compile_plan, (profile.knobs, baseline)))) as compilation:
         # Compared seconds are of warm calls alone, and nothing is compiled while the clock runs.
-        for knobs in (profile.knobs, unaccelerated)[: 2 if job.baseline else int(mode != "off")]:
+        for knobs in (profile.knobs, baseline)[: 2 if job.baseline else int(mode != "off")]:
             _warm(made, knobs, len(seeds), settings.batch_size)
         images, seconds = _timed(made, profile.knobs)
         check_health(images, job.prompts)
         if job.baseline:
-            reference, reference_seconds = _timed(made, unaccelerated)
+            reference, reference_seconds = _timed(made, baseline)
             check_health(reference, job.prompts)
         notes += _about_compilation(profile, compilation)
     written = tuple(
         _write(job.out, prompt, seed, images[i], None if reference is None else reference[i])
         for i, (prompt, seed) in enumerate(zip(job.prompts, seeds, strict=True))
     )
-    baseline = baseline_with(profile, job.deployment)
-    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes, baseline)
+    told = baseline_with(profile, job.deployment)
+    return GenerateResult(profile.knobs.describe(), written, seconds, reference_seconds, notes, told)
 
 
 def _made(

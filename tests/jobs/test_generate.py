@@ -11,10 +11,10 @@ from fuzzing import shows_safely
 from PIL import Image
 from profiles import profile_data
 
-from postdiff_calib import deploy
 from postdiff_calib.cli.main import main
-from postdiff_calib.deploy import GenerateJob, run_generate
 from postdiff_calib.errors import OutputError, PromptError
+from postdiff_calib.jobs import generate
+from postdiff_calib.jobs.generate import GenerateJob, run_generate
 from postdiff_calib.profile import load_profile
 from postdiff_calib.quality.health import HealthError
 
@@ -25,7 +25,7 @@ PROMPTS = ("a red circle", "../../a\x1b[31m blue\nsquare" + "ü" * 200)
 def job(tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile_data(), sort_keys=False))
     loaded = SimpleNamespace(pipe=None, card=SimpleNamespace(num_inference_steps=20))
-    monkeypatch.setattr(deploy, "load_for", lambda *_, **__: (loaded, ()))
+    monkeypatch.setattr(generate, "load_for", lambda *_, **__: (loaded, ()))
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("postdiff_calib.generate.images.generate", lambda *_, **__: iter([images]))
     job = GenerateJob(PROMPTS, tmp_path / "p.yaml", True, tmp_path / "new" / "out", 7, "cpu", "float32", False)
@@ -58,7 +58,7 @@ class Device:
 
     def __init__(self, monkeypatch, accelerated):
         self.now, self.accelerated, self.known, self.calls = 0.0, accelerated, set(), []
-        monkeypatch.setattr(deploy.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(generate.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr("postdiff_calib.generate.images.generate", self.generate)
 
     def generate(self, pipe, knobs, prompts, seeds, settings):
@@ -97,7 +97,7 @@ def test_what_would_fail_at_the_end_is_refused_before_loading(job, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("too early")
 
-    monkeypatch.setattr(deploy, "load_for", forbidden)
+    monkeypatch.setattr(generate, "load_for", forbidden)
     with pytest.raises(OutputError, match="not a folder"):
         run_generate(GenerateJob(**{**vars(job.job), "out": job.folder / "p.yaml"}))
     for seed in (-1, 2**63 - 1, 2**64):
