@@ -42,7 +42,7 @@ def calibrate_command(
         typer.Option(
             "--trials",
             min=0,
-            help="Evaluations at the budget, of 3 to 10 prompts each; other budgets get a twelfth each.  "
+            help="Evaluations at the budget, of 3 to 10 prompts each; other budgets get a sixth each.  "
             "[default: 0.7 of the prompts]",
         ),
     ] = None,

@@ -22,7 +22,7 @@ class SearchSettings:
         seed: of the proposals.
         block: prompts that are scored and stored at once.
         explore_prompts: prompts of one evaluation.
-        further_trials: evaluations at each further budget; a twelfth of ``n_trials`` where None.
+        further_trials: evaluations at each further budget; a sixth of ``n_trials`` where None.
         guards: what a chosen plan must meet.
     """
 
@@ -37,7 +37,7 @@ class SearchSettings:
     @property
     def at_further_budgets(self) -> int:
         """Evaluations at each further budget."""
-        return max(2, self.n_trials // 12) if self.further_trials is None else self.further_trials
+        return max(2, self.n_trials // 6) if self.further_trials is None else self.further_trials
 
 
 def default_explore_prompts(num_prompts: int) -> int:

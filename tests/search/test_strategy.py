@@ -45,8 +45,8 @@ def scored(prompts=10, surface=None, plans=None):
 
 def test_the_number_of_evaluations_at_each_budget():
     found = strategy(n_trials=24)
-    assert [found.planned(budget, enqueued=5) for budget in range(3)] == [19, 2, 2]
-    assert strategy(n_trials=120).planned(1, 5) == 10  # a twelfth
+    assert [found.planned(budget, enqueued=5) for budget in range(3)] == [19, 4, 4]
+    assert strategy(n_trials=120).planned(1, 5) == 20  # a sixth
     assert strategy(n_trials=24, further_trials=7).planned(2, 5) == 7
     assert strategy(n_trials=3).planned(0, 5) == 0
     # Optuna's own searches know one budget only
