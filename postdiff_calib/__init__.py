@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from postdiff_calib.accelerate import accelerated, disable, enable, summary
-    from postdiff_calib.api import Result, calibrate, price, verify
+    from postdiff_calib.api import Result, calibrate, judge, price, verify
     from postdiff_calib.knobs import Knobs
     from postdiff_calib.plan import StepPlan, compile_plan
     from postdiff_calib.profile import Profile, load_profile
@@ -32,6 +32,7 @@ _HOMES = {
     "compile_plan": "postdiff_calib.plan",
     "disable": "postdiff_calib.accelerate",
     "enable": "postdiff_calib.accelerate",
+    "judge": "postdiff_calib.api",
     "load_profile": "postdiff_calib.profile",
     "price": "postdiff_calib.api",
     "summary": "postdiff_calib.accelerate",
@@ -48,6 +49,7 @@ __all__ = [
     "compile_plan",
     "disable",
     "enable",
+    "judge",
     "load_profile",
     "price",
     "summary",

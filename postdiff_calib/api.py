@@ -5,8 +5,7 @@ Errors are the project's own (``postdiff_calib.errors``), one line each; nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,18 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.profile import Profile
-from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.progress import Progress
+from postdiff_calib.quality.scorers import given_scorer, given_text
+from postdiff_calib.report.progress import told_progress
 from postdiff_calib.search.restrict import parse_restrictions
 
 if TYPE_CHECKING:
     from postdiff_calib.jobs.verify import VerifyResult
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.prompts import PromptSet
+    from postdiff_calib.quality.scorer import Scorer
     from postdiff_calib.study.arms import Tradeoff
+    from postdiff_calib.study.judged import Judgement
 
 #: Options that belong to a call of the pipeline; a live one has its own scheduler.
 _CALL = ("height", "width", "num_inference_steps", "guidance_scale", "negative_prompt", "batch_size")
@@ -142,6 +145,7 @@ def calibrate(
     *,
     prompts: str | Path | Sequence[str] | None = None,
     scorer: Any = None,
+    also: Sequence[Any] = (),
     progress: Progress | Callable[[str], None] | bool | None = None,
     **options: Any,
 ) -> Result:
@@ -155,9 +159,10 @@ def calibrate(
         budget: per image, e.g. ``60%``, ``1.2s``, ``850ms``, ``4.2GMACs``, ``2x``, ``p95:1.2s``.
         prompts: a shipped set's name, a file, or N prompts, of which a third is searched on and two thirds judge; the
             model's own set by default.
-        scorer: an open_clip model as text (``ARCH::tag`` or ``local-dir:/path``) or an object like
-            ``quality.clip.ClipScorer``: ``image_features`` of images (B, 3, H, W) in [0, 1] → (B, D),
-            ``score_features`` of those and B prompts → B scores, ``score``, ``name`` and ``weights_sha256``.
+        scorer: what is searched on, as text (``ARCH::tag``, ``local-dir:/path``, ``pickscore``, ``hpsv2``,
+            ``module:function``, ``command: …``), a function of images (B, 3, H, W) float in [0, 1] and B prompts → B
+            numbers, or an object of ``quality.scorer.Scorer``'s form; the model's own by default.
+        also: scorers that judge beside it, and can be guarded.
         progress: True shows it, a function is given lines, a ``Progress`` everything; None is silent.
         options: of the call ``height``, ``width`` (pixels), ``num_inference_steps`` (the baseline's T and the search's
             upper end), ``guidance_scale``, ``negative_prompt``, ``batch_size``; of the search ``num_prompts``,
@@ -173,28 +178,39 @@ def calibrate(
     from postdiff_calib.jobs.calibrate import run_calibrate
 
     _known(options, (*_CALL, *_SEARCH, *_LISTS, *_RESTRICTIONS))
+    own = budget if isinstance(budget, Budget) else parse_budget(budget)
+    job, given = _job(pipe, prompts, scorer, also, {**options, "budget": own})
+    with told_progress(progress) as told:
+        result = run_calibrate(job, told, given)
+    return Result(result.profile, result.path, job.folder, result.interrupted, given.loaded)
+
+
+def _job(
+    pipe: Any, prompts: Any, scorer: Any, also: Sequence[Any], options: Mapping[str, Any]
+) -> tuple[CalibrateJob, Given]:
+    """What a job is asked for, and what it is given."""
     deployment = DeploymentSettings(**{n: options[n] for n in _CALL if n in options})
     loaded = _live(pipe, deployment)
     prompt_set, name = _prompts(prompts)
-    chosen: dict[str, Any] = {n: options[n] for n in _SEARCH if n in options}
+    chosen: dict[str, Any] = {n: options[n] for n in ("budget", *_SEARCH) if n in options}
     chosen |= {n: _texts(options.get(n)) for n in _LISTS}
     if prompt_set is not None and chosen.get("num_prompts") is None:
         chosen["num_prompts"] = 2 * len(prompt_set) // 3
     for place in ("out", "study"):
         if chosen.get(place) is not None:
             chosen[place] = Path(chosen[place])
+    given = Given(loaded, prompt_set, *_scorers(scorer, also, loaded.device))
     restricted = parse_restrictions(*(_texts(options.get(n)) for n in _RESTRICTIONS))
     job = CalibrateJob(
         model=loaded.source,
-        budget=budget if isinstance(budget, Budget) else parse_budget(budget),
         prompts=name,
         deployment=deployment,
         restrictions=restricted,
+        scorer=None if scorer is None else given_text(scorer),
+        also=tuple(given_text(one) for one in also),
         **chosen,
     )
-    with _shown(progress) as told:
-        result = run_calibrate(job, told, Given(loaded, prompt_set, scorer))
-    return Result(result.profile, result.path, job.folder, result.interrupted, loaded)
+    return job, given
 
 
 def verify(
@@ -204,6 +220,7 @@ def verify(
     num_prompts: int = 100,
     prompts: str | Path | None = None,
     scorer: Any = None,
+    also: Sequence[Any] | None = None,
     progress: Progress | Callable[[str], None] | bool | None = None,
 ) -> VerifyResult:
     """Does a profile hold for this pipeline, here and now?
@@ -213,7 +230,7 @@ def verify(
         profile: a profile or its path.
         num_prompts: fresh prompts to judge quality on, at least 2; two images each.
         prompts: the set that the calibration drew from, a shipped one's name or a file; found by itself where it can.
-        scorer: as for ``calibrate``; by default the one that the profile names.
+        scorer, also: as for ``calibrate``; by default those that the profile names.
         progress: as for ``calibrate``.
 
     Returns:
@@ -228,9 +245,49 @@ def verify(
     known = profile if isinstance(profile, Profile) else load_profile(profile)
     loaded = _live(pipe, _call_of(known))
     where = Path(known.model.id) if isinstance(profile, Profile) else Path(profile)
-    job = VerifyJob(where, num_prompts, prompt_set=None if prompts is None else str(prompts))
-    with _shown(progress) as told:
-        return run_verify(job, told, Given(loaded, scorer=scorer), known)
+    first, others = _scorers(scorer, also or (), loaded.device)
+    job = VerifyJob(
+        where,
+        num_prompts,
+        prompt_set=None if prompts is None else str(prompts),
+        scorer=scorer if isinstance(scorer, str) else None,
+        also=tuple(also or ()) if others is None else (),
+    )
+    with told_progress(progress) as told:
+        return run_verify(job, told, Given(loaded, None, first, others), known)
+
+
+def judge(
+    pipe: Any,
+    setups: Sequence[Any],
+    *,
+    prompts: str | Path | Sequence[str] | None = None,
+    scorer: Any = None,
+    also: Sequence[Any] = (),
+    progress: Progress | Callable[[str], None] | bool | None = None,
+    **options: Any,
+) -> Judgement:
+    """Is a way of running a pipeline as good as the pipeline as it is? Paired scores, intervals, a verdict for each.
+
+    Args:
+        pipe: the pipeline, not enabled.
+        setups: each a profile or its path, ``Knobs`` or a line of them, or a function of the pipeline that changes it
+            (``jobs.setups`` says what it may return); one that does not yield must be the last.
+        prompts, scorer, also, progress: as for ``calibrate``.
+        options: of the call as for ``calibrate``; ``num_prompts``, ``seed``, ``study``, ``delta``, ``fresh``.
+
+    Returns:
+        Its ``setups``, in order, with ``cost``, ``metrics`` and ``verdict``; ``as_dict()`` is plain data.
+
+    Raises:
+        PostdiffError: bad input, or a function that fails, in one line.
+    """
+    from postdiff_calib.jobs.judge import JudgeJob, run_judge
+
+    _known(options, (*_CALL, "num_prompts", "seed", "study", "delta", "fresh"))
+    base, given = _job(pipe, prompts, scorer, also, options)
+    with told_progress(progress) as told:
+        return run_judge(JudgeJob(base, tuple(setups)), told, given).judgement
 
 
 def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, Any]:
@@ -263,6 +320,14 @@ def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, A
             raise UsageError("measure=True", "seconds are measured on a pipeline", "pass one that is loaded")
         return run_cost(job, card=get_card(model) if isinstance(model, str) else model).facts()
     return run_cost(job, _live(model, deployment)).facts()
+
+
+def _scorers(scorer: Any, also: Sequence[Any], device: str) -> tuple[Scorer | None, tuple[Scorer, ...] | None]:
+    """The scorers that are not named by texts, which the job loads itself; None in their place."""
+    own = None if scorer is None or isinstance(scorer, str) else given_scorer(scorer, device)
+    if all(isinstance(one, str) for one in also):
+        return own, None
+    return own, tuple(given_scorer(one, device, "--also") for one in also)
 
 
 def _live(pipe: Any, settings: DeploymentSettings) -> LoadedModel:
@@ -302,34 +367,3 @@ def _prompts(given: str | Path | Sequence[str] | None) -> tuple[PromptSet | None
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise PromptError("prompts", "each must be a text that is not empty", "leave the others out")
     return PromptSet(texts, content_hash(texts), name="given"), None
-
-
-class _Lines:
-    """A ``Progress`` that gives lines to a function."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self._say(name if total is None else f"{name} ({total})")
-
-    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
-        """Too many for lines."""
-
-    def note(self, text: str) -> None:
-        self._say(text)
-
-
-@contextmanager
-def _shown(progress: Progress | Callable[[str], None] | bool | None) -> Iterator[Progress]:
-    if progress is True:
-        from postdiff_calib.report.progress import console_progress
-
-        with console_progress(quiet=False) as told:
-            yield told
-    elif progress is None or progress is False:
-        yield Silent()
-    elif isinstance(progress, bool) or not callable(progress):
-        yield progress
-    else:
-        yield _Lines(progress)

@@ -93,6 +93,10 @@ class PlanError(PostdiffError):
     """One plan cannot be run or scored; the others can."""
 
 
+class ScorerError(PostdiffError):
+    """A scorer failed, whatever the plan was; nothing can be scored until it works."""
+
+
 class OutputError(PostdiffError):
     """An output path cannot be written."""
 

@@ -57,7 +57,7 @@ def test_everything_reaches_the_job_and_the_pipeline_stays_as_it_was(pipe, asked
     }  # fmt: skip
     assert [one.text for one in job.restrictions] == ["k=1", "T=4..8"]
     assert (job.guards, job.max_drop) == (("ssim=0.5",), ())
-    assert (given.prompts.prompts, given.scorer, job.num_prompts) == (tuple(PROMPTS), "A::b", 20)
+    assert (given.prompts.prompts, job.scorer, given.scorer, job.num_prompts) == (tuple(PROMPTS), "A::b", None, 20)
     assert given.loaded.pipe is pipe
     assert (given.loaded.card.height, given.loaded.card.width, given.loaded.card.num_inference_steps) == (64, 128, 8)
     assert lines == ["hello"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from postdiff_calib.cli.shared import with_deployment
+from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
@@ -65,6 +65,8 @@ def calibrate_command(
     ] = "off",
     *,
     deployment: Any,
+    scorer: Annotated[str | None, typer.Option("--scorer", help=SCORER_HELP)] = None,
+    also: Annotated[list[str] | None, typer.Option("--also", metavar="SCORER", help=ALSO_HELP)] = None,
     delta: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,6 +167,8 @@ def calibrate_command(
         max_drop=tuple(max_drop or ()),
         guards=tuple(guard or ()),
         restrictions=parse_restrictions(fix or (), ranges or (), values or ()),
+        scorer=scorer,
+        also=tuple(also or ()),
         fresh=fresh,
         storage=storage,
         study_name=name,

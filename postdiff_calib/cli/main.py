@@ -14,10 +14,12 @@ from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.ending import run
 from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
+from postdiff_calib.cli.judge import judge_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cli.profile import schema_command, show_command
 from postdiff_calib.cli.prompts import sample_command, study_command
 from postdiff_calib.cli.report import report_command
+from postdiff_calib.cli.scorers import scorers_command
 from postdiff_calib.cli.verify import verify_command
 from postdiff_calib.cli.worker import worker_command
 
@@ -37,9 +39,11 @@ app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("generate")(generate_command)
 app.command("verify")(verify_command)
+app.command("judge")(judge_command)
 app.command("cost")(cost_command)
 app.command("ablate")(ablate_command)
 app.command("models")(models_command)
+app.command("scorers")(scorers_command)
 
 profile_app = typer.Typer(help="Profiles: print one, or their schema.", no_args_is_help=True, rich_markup_mode=None)
 profile_app.command("show")(show_command)

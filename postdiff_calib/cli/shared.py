@@ -8,6 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+#: The options that name scorers, wherever they are.
+SCORER_HELP = (
+    "What judges: ARCH::tag, local-dir:PATH, pickscore, hpsv2, module:function, 'command: …'.  [default: the model's]"
+)
+ALSO_HELP = "A scorer that judges beside it and can be guarded; repeatable."
+
 
 class Shared:
     """A command with a set of options in the place of one of its parameters.

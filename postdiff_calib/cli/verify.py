@@ -33,6 +33,13 @@ def verify_command(
     ] = "auto",
     *,
     deployment: Any,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="Where the profile's scorer is on this machine; another one fails.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="SCORER", help="The same of one that judged beside it; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
 ) -> None:
@@ -57,6 +64,8 @@ def verify_command(
         dtype=dtype,
         compile=compile_,
         deployment=deployment,
+        scorer=scorer,
+        also=tuple(also or ()),
     )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_verify(job, progress)

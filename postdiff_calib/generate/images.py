@@ -7,7 +7,7 @@ Every image has its own generator, made on the CPU from its own seed, so it does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -64,24 +64,65 @@ def _batches(
     seeds: Sequence[int],
     settings: GenerationSettings,
 ) -> Iterator[torch.Tensor]:
-    arguments = call_arguments(pipe, settings.height, settings.width, settings.guidance_scale)
-    batch_size = settings.batch_size
-    for first in range(0, len(prompts), batch_size):
-        batch = list(prompts[first : first + batch_size])
-        if settings.negative_prompt is not None:
-            arguments["negative_prompt"] = [settings.negative_prompt] * len(batch)
-        generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds[first : first + batch_size]]
+    for batch, numbers in _in_batches(prompts, seeds, settings.batch_size):
         attached = (
             nullcontext()
             if is_enabled_with(pipe, knobs, **settings.attachment)
             else accelerated(pipe, knobs, strict=False, **settings.attachment)
         )
-        with attached, _quiet(pipe), torch.inference_mode():
-            images = pipe(
-                prompt=batch, generator=generators, output_type="pt", **for_each(arguments, len(batch))
-            ).images
-        # Cloned out of inference mode, so that the caller may do anything with them.
-        yield images.float().cpu().clone()
+        with attached:
+            yield _images(pipe, pipe, batch, numbers, settings)
+
+
+def generate_stock(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    call: Callable[..., Any] | None = None,
+    arguments: Mapping[str, Any],
+) -> Iterator[torch.Tensor]:
+    """Images by a pipeline as it stands, with nothing attached: what ``generate`` makes of it with neutral knobs.
+
+    Args:
+        pipe: a pipeline of a supported class, whatever was done to it.
+        prompts, seeds, settings: as for ``generate``.
+        call: is called in the pipeline's place.
+        arguments: further ones of the call, ``num_inference_steps`` among them; they go before the settings' own.
+
+    Yields:
+        As ``generate``.
+    """
+    for batch, numbers in _in_batches(prompts, seeds, settings.batch_size):
+        yield _images(pipe, call or pipe, batch, numbers, settings, arguments)
+
+
+def _in_batches(
+    prompts: Sequence[str], seeds: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[str], Sequence[int]]]:
+    for first in range(0, len(prompts), batch_size):
+        yield list(prompts[first : first + batch_size]), seeds[first : first + batch_size]
+
+
+def _images(
+    pipe: Any,
+    call: Callable[..., Any],
+    prompts: list[str],
+    seeds: Sequence[int],
+    settings: GenerationSettings,
+    more: Mapping[str, Any] | None = None,
+) -> torch.Tensor:
+    """One call: (b, 3, H, W) float32 on the CPU, in [0, 1]."""
+    arguments = call_arguments(pipe, settings.height, settings.width, settings.guidance_scale)
+    if settings.negative_prompt is not None:
+        arguments["negative_prompt"] = [settings.negative_prompt] * len(prompts)
+    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    given = {**for_each(arguments, len(prompts)), **(more or {})}
+    with _quiet(pipe), torch.inference_mode():
+        images: torch.Tensor = call(prompt=prompts, generator=generators, output_type="pt", **given).images
+    # Cloned out of inference mode, so that the caller may do anything with them.
+    return images.float().cpu().clone()
 
 
 @contextmanager

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postdiff_calib.accelerate.compiled import parse_compile
-from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock, remove_leftovers
 from postdiff_calib.jobs.given import NOTHING, Given
@@ -23,12 +22,13 @@ from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.materials import Materials, materials_of
 from postdiff_calib.jobs.new_record import record_of
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
+from postdiff_calib.jobs.spread import measure_objective
 from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.scores.names import BASELINE, OTHER_SEEDS, STUDY_NAME
-from postdiff_calib.scores.objective import make_objective, parse_per_metric, spread_of
+from postdiff_calib.quality.scorers import close_scorers
+from postdiff_calib.scores.names import BASELINE, STUDY_NAME
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from postdiff_calib.search.backend.run import SearchResult
     from postdiff_calib.search.proposals import Searched
 
-#: Calibration prompts on which the baseline is run with two seeds more, and images stored at once.
-SPREAD_PROMPTS, SPREAD_BLOCK = 30, 10
 #: How often finalists that broke on held-out prompts are replaced by the next.
 REPLACEMENTS = 3
 
@@ -81,6 +79,10 @@ def _calibrate(
     from postdiff_calib.cost.store import cache_folder
 
     bench, prompt_set = load_stage(job, progress, lock, given)
+    if given.scorer is None:
+        stack.callback(close_scorers, (bench.scorer,))
+    if given.also is None:
+        stack.callback(close_scorers, bench.also)
     stack.enter_context(bench.compiled(progress.note))
     table = price(bench, progress, None if job.fresh else seconds_of_study(job.folder, bench))
     lock.take()
@@ -155,6 +157,7 @@ def set_up(job: CalibrateJob, loaded: LoadedModel, materials: Materials) -> Work
         job.deployment,
         job.restrictions,
         compile=parse_compile(job.compile),
+        also=materials.also,
     )
 
 
@@ -193,34 +196,11 @@ def recall_batch(study: Study, bench: Workbench, progress: Progress) -> None:
 
 
 def spread_stage(study: Study, bench: Workbench, progress: Progress, *, fresh: bool = False) -> Study:
-    """How much the baseline's own metrics move when only the seed changes; returns the study with its objective.
-
-    The baseline is run twice on some calibration prompts, with seeds that nothing else uses.
-    """
-    import numpy as np
-
-    from postdiff_calib.scores.book import ScoreBook
-    from postdiff_calib.scores.store import FileStore
-
-    record, n = study.record, min(SPREAD_PROMPTS, len(bench.calibration))
-    deltas = parse_per_metric("--delta", record.asked.delta, bench.metrics)
-    weights = parse_per_metric("--weight", record.asked.weight, bench.metrics)
-    twice = replace(bench.calibration, prompts=bench.calibration.prompts[:n] * 2)
-    seed = record.seed + len(bench.calibration) + len(bench.held_out)
-    progress.stage("measuring the baseline's spread", 2 * n)
-    study.folder.mkdir(parents=True, exist_ok=True)
-    store = FileStore(study.folder / OTHER_SEEDS)
-    if fresh:
-        store.path.unlink(missing_ok=True)
-    book = ScoreBook(bench.evaluator(twice, seed, progress.advance, note=progress.note), 2 * n, record.baseline, store)
-    for start in range(0, 2 * n, SPREAD_BLOCK):
-        book.scores(record.baseline, range(start, min(start + SPREAD_BLOCK, 2 * n)))
-    baseline, spreads = book.plan_scores(record.baseline, PlanCost(0.0, 0.0)), {}
-    for metric in bench.metrics:
-        first, second = np.split(baseline.metric(metric), 2)
-        both = np.isfinite(first) & np.isfinite(second)
-        spreads[metric] = spread_of(first[both], second[both])
-    return study.with_objective(make_objective(spreads, deltas, weights))
+    """How much the baseline's own metrics move when only the seed changes; returns the study with its objective."""
+    asked = study.record.asked
+    return study.with_objective(
+        measure_objective(study.folder, bench, progress, asked.delta, asked.weight, fresh=fresh)
+    )
 
 
 def run_stage(

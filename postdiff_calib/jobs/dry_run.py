@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import Limit
 from postdiff_calib.files import StudyLock
-from postdiff_calib.jobs.calibrate import SPREAD_PROMPTS, load_stage, price
+from postdiff_calib.jobs.calibrate import load_stage, price
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.spread import SPREAD_PROMPTS
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.scores.select import ARMS, Arm
@@ -101,6 +103,7 @@ def run_dry(job: CalibrateJob, progress: Progress | None = None, given: Given = 
     progress = progress or Silent()
     with StudyLock(job.folder, inside=(BASELINE,)) as lock:
         bench, _ = load_stage(job, progress, lock, given)
+    close_scorers((bench.scorer, *bench.also))
     return plan_of(job, bench, price(bench, progress))
 
 

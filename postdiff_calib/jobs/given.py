@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.prompts import PromptSet
-    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Given:
     Args:
         loaded: the model; the job's ``deployment`` stands on its card already.
         prompts: the prompt set to draw from.
-        scorer: of images against prompts, or its open_clip name.
+        scorer: of images against prompts.
+        also: scorers that judge beside it.
     """
 
     loaded: LoadedModel | None = None
     prompts: PromptSet | None = None
-    scorer: ClipScorer | str | None = None
+    scorer: Scorer | None = None
+    also: tuple[Scorer, ...] | None = None
 
 
 #: A job that loads everything itself.

@@ -23,7 +23,8 @@ class CalibrateJob:
     deployment makes its images, as far as it is not as the model's own. ``compile`` is a mode of
     ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads
     them. ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder
-    holds one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them.
+    holds one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them. ``scorer`` is what is
+    searched on, None the model's own, ``also`` judge beside it; both as ``quality.scorers`` reads them.
     """
 
     model: str = "shapes"
@@ -47,6 +48,8 @@ class CalibrateJob:
     max_drop: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     restrictions: tuple[Restriction, ...] = ()
+    scorer: str | None = None
+    also: tuple[str, ...] = ()
     fresh: bool = False
     storage: str | None = None
     study_name: str = STUDY_NAME

@@ -10,7 +10,8 @@ from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.models.backends import attention_backends, memory_format
 from postdiff_calib.models.deployment import DeploymentSettings
-from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
+from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection, ScorerEntry
+from postdiff_calib.quality.scorers import EMBEDDED
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.record import StudyRecord
 
@@ -46,6 +47,8 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             guards=job.guards,
             deployment=job.deployment,
             restrictions=job.restrictions,
+            scorer=job.scorer,
+            also=job.also,
         ),
         settings=bench.settings,
         fingerprint=bench.fingerprint(),
@@ -80,8 +83,9 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             num_held_out=0,
             held_out_sha256=bench.held_out.sha256,
             seed=job.seed,
-            scorer="shapes" if card.embedded else bench.scorer.name,
-            scorer_sha256=bench.scorer.weights_sha256,
+            scorer=EMBEDDED if card.embedded and job.scorer is None else job.scorer or bench.scorer.name,
+            scorer_sha256=bench.scorer.fingerprint,
+            also=_also(job, bench),
             search=job.search,
             trials=0,
             images=0,
@@ -106,6 +110,14 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         held_out_categories=bench.held_out.categories_of(bench.held_out.prompts),
         cost=table,
     )
+
+
+def _also(job: CalibrateJob, bench: Workbench) -> list[ScorerEntry]:
+    """The scorers that judge beside the one that is searched on."""
+    return [
+        ScorerEntry(metric=one.metric, scorer=text, scorer_sha256=one.fingerprint)
+        for text, one in zip(job.also, bench.also, strict=True)
+    ]
 
 
 def _scheduler_config(deployment: DeploymentSettings) -> dict[str, Any] | None:

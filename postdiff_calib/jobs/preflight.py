@@ -22,6 +22,7 @@ from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts.draw import HIGHEST_SEED, require_seed
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.quality.metrics import absent, metrics, quality_metrics
+from postdiff_calib.quality.scorers import measured_by, parse_scorers
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
@@ -42,8 +43,9 @@ def check_job(job: CalibrateJob) -> None:
     _check_settings(job)
     if job.storage is None and job.study_name != STUDY_NAME:
         raise StudyError(f"--name {job.study_name}", "it names a study in a shared storage", "add --storage")
+    measured = [m.name for m in measured_by(job.scorer, job.also)]
     for option, texts in (("--delta", job.delta), ("--weight", job.weight)):
-        parse_per_metric(option, texts, [m.name for m in quality_metrics()])
+        parse_per_metric(option, texts, measured)
     # Optuna's own searches keep their seed in 32 bits.
     require_seed(job.seed, 1_000_000, HIGHEST_SEED if not strategy.asks else 2**32 - 1 + 999_999)
     _check_places(job)
@@ -97,6 +99,8 @@ def _refuse_other_job(job: CalibrateJob) -> None:
         raise StudyError(error.given, error.rule, remedy) from error
     then: dict[str, Any] = {"seed": known.seed, "noise": known.settings.noise}
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
+    then["metrics"] = [m.name for m in measured_by(known.asked.scorer, known.asked.also)]
+    now["metrics"] = [m.name for m in measured_by(job.scorer, job.also)]
     for name, value in job.deployment.asked.items():
         if name != "batch_size":
             then[name], now[name] = _stated(known, name), value
@@ -119,10 +123,11 @@ def check_guards(job: CalibrateJob) -> str:
     """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
     from postdiff_calib.models.cards import CARDS
 
-    guards = parse_guards(job.max_drop, job.guards)
+    guards = parse_guards(job.max_drop, job.guards, measured_by(job.scorer, job.also))
     known = next((card for card in CARDS if card.name == job.model), None)
     if known is not None:
         _require_metrics(guards, known)
+    _require_embeddings(job, guards)
     left_out = []
     for m in metrics():
         if (found := absent(m)) is None:
@@ -139,18 +144,30 @@ def check_metrics(job: CalibrateJob, bench: Workbench) -> str:
     Raises:
         GuardError: ``--max-drop`` names a quality metric that cannot be measured.
     """
-    guards = parse_guards(job.max_drop, job.guards)
+    guards = parse_guards(job.max_drop, job.guards, measured_by(job.scorer, job.also))
     _require_metrics(guards, bench.loaded.card)
     if bench.unjudged and (judged := [guard.metric for guard in guards if find_metric(guard.metric).judged]):
         raise GuardError(f"--max-drop {judged[0]}", bench.unjudged, "calibrate on the model's own prompts, or drop it")
-    return bench.unjudged
+    if bench.unembedded and (of_set := [g.metric for g in guards if not find_metric(g.metric).per_prompt]):
+        raise GuardError(f"--guard {of_set[0]}", bench.unembedded, "take an open_clip scorer, or drop it")
+    return "; ".join(line for line in (bench.unjudged, bench.unembedded) if line)
+
+
+def _require_embeddings(job: CalibrateJob, guards: Sequence[Guard]) -> None:
+    """Refuse a guard on a metric of the set where the scorer is known to have no embeddings."""
+    scorer, _ = parse_scorers(job.scorer, job.also)
+    of_set = [guard.metric for guard in guards if not find_metric(guard.metric).per_prompt]
+    if of_set and scorer is not None and not scorer.embeds:
+        rule = f"it is measured by embeddings, which scorer {scorer.text} has none of"
+        raise GuardError(f"--guard {of_set[0]}", rule, "take an open_clip scorer, or drop it")
 
 
 def _require_metrics(guards: Sequence[Guard], card: Card) -> None:
     """Refuse a guard on a quality metric that the model does not have."""
     names = [m.name for m in metrics_of(card)]
+    listed = [m.name for m in quality_metrics()]
     for guard in guards:
-        if find_metric(guard.metric).quality and guard.metric not in names:
+        if guard.metric in listed and guard.metric not in names:
             raise GuardError(
                 f"--max-drop {guard.metric}",
                 f"{card.name} is not measured by it, but by {', '.join(names)}",

@@ -7,6 +7,7 @@ sets has more of them scored) or of an ablation's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def run_prompt_sizes(job: PromptSizesJob) -> PromptSizes:
 
     from postdiff_calib.study.prompt_sizes import PromptSizes, sizes_study
 
-    names = [m.name for m in quality_metrics()]
+    names = _metrics(job.study)
     if job.metric not in names:
         raise UsageError(f"--metric {job.metric}", f"metrics are {', '.join(names)}", "take one of these")
     if job.delta is not None and not 0 < job.delta < 1e6:
@@ -99,6 +100,16 @@ def run_prompt_sizes(job: PromptSizesJob) -> PromptSizes:
         )
     sized = sizes_study(rows, delta, job.sizes, seed=job.seed)
     return PromptSizes(source, job.metric, len(rows), rows.shape[1], delta, job.chance, sized)
+
+
+def _metrics(study: Path) -> list[str]:
+    """The quality metrics that a study may have; a calibration says which ones it has."""
+    from postdiff_calib.study.record import Study
+
+    with suppress(StudyError):
+        if not (study / ABOUT).exists():
+            return list(Study.load(study).record.objective.metrics)
+    return [m.name for m in quality_metrics()]
 
 
 def _settings(job: PromptSizesJob) -> tuple[Sequence[PlanScores], float, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
 from postdiff_calib.jobs.given import NOTHING, Given
+from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
+from postdiff_calib.jobs.profile_scorers import loaded_scorers, scorer_checks, scorer_names
 from postdiff_calib.jobs.same_pipeline import deployment_checks, environment_checks, identity_checks
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
@@ -27,16 +29,15 @@ from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.profile.deployment import baseline_with
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import Columns
+from postdiff_calib.quality.scorers import close_scorers
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
-    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.scorer import Scorer
     from postdiff_calib.scores.select import PlanScores
 
 #: Timed calls with and without the profile: enough for a 95th percentile, fewer where nothing is judged by them.
-ROUNDS, UNJUDGED_ROUNDS, LEAST_ROUNDS = 20, 5, 5
-#: Seconds after which no further round is begun.
-TIME_LIMIT = 120.0
+ROUNDS, UNJUDGED_ROUNDS = 20, 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class VerifyJob:
     """What ``postdiff verify`` was asked for.
 
     ``model`` None takes the profile's own, ``prompt_set`` None the set that the calibration used, ``dtype`` ``auto``
-    and ``compile`` ``auto`` the profile's, and so is what ``deployment`` leaves out.
+    and ``compile`` ``auto`` the profile's, and so is what ``deployment`` leaves out. ``scorer`` and ``also`` say where
+    the profile's scorers are on this machine, where that is elsewhere; another scorer fails.
     """
 
     profile: Path
@@ -57,6 +59,8 @@ class VerifyJob:
     dtype: str = "auto"
     compile: str = "auto"
     deployment: DeploymentSettings = MODELS_OWN
+    scorer: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def run_verify(
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
     fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
+    named = scorer_names(profile, job.scorer, job.also)
 
     loaded = given.loaded or _load(job, profile, progress)
     baseline = baseline_with(profile, job.deployment)
@@ -136,7 +141,11 @@ def run_verify(
     with compiled(loaded.pipe, mode, kinds) as compilation:
         accelerated, stock = time_calls(profile, loaded, fresh, progress)
         done.append(checks.latency(profile, accelerated, stock))
-        done += quality_checks(profile, loaded, fresh, progress, given.scorer)
+        scorers = loaded_scorers(named, loaded.device, given)
+        try:
+            done += quality_checks(profile, loaded, fresh, progress, scorers)
+        finally:
+            close_scorers(one for one in scorers if one not in (given.scorer, *(given.also or ())))
         notes += (compilation.describe(),) if mode != "off" else ()
     return VerifyResult(job.profile, tuple(done), notes, baseline)
 
@@ -200,62 +209,24 @@ def time_calls(
     return with_profile, without
 
 
-def in_turn(
-    calls: Sequence[Callable[[], float]], rounds: int, limit: float, clock: Callable[[], float], progress: Progress
-) -> list[list[float]]:
-    """What each call returns, after one call of each to warm up; a round calls each, every other one backwards.
-
-    So a slow minute of the machine falls on all alike.
-
-    Args:
-        calls: each does something and returns its seconds.
-        rounds: at most so many.
-        limit: seconds by ``clock`` after which no further round is begun, once there are ``LEAST_ROUNDS``.
-        clock: returns seconds.
-        progress: is given each round.
-    """
-    for call in calls:
-        call()
-    found: list[list[float]] = [[] for _ in calls]
-    start = clock()
-    for done in range(rounds):
-        if done >= LEAST_ROUNDS and clock() - start > limit:
-            break
-        for index in range(len(calls)) if done % 2 == 0 else reversed(range(len(calls))):
-            found[index].append(calls[index]())
-        progress.advance()
-    return found
-
-
 def quality_checks(
-    profile: Profile,
-    loaded: LoadedModel,
-    fresh: FreshPrompts,
-    progress: Progress,
-    given: ClipScorer | str | None = None,
+    profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress, scorers: Sequence[Scorer]
 ) -> list[Check]:
-    """The scorer's weights, and on fresh prompts the loss by it and what the guards bound."""
+    """The scorers' fingerprints, and on fresh prompts the loss by them and what the guards bound."""
     import numpy as np
 
-    from postdiff_calib.models.cards import get_card
-    from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.health import HealthError
     from postdiff_calib.scores.guards import Guard, read
     from postdiff_calib.scores.paired import compare
 
-    evidence = profile.evidence
     stated = {m.metric: m.difference for m in profile.metric_results}
-    name = given or (get_card("shapes").scorer if evidence.scorer == "shapes" else evidence.scorer)
-    scorer = ClipScorer(name, device=loaded.device) if isinstance(name, str) else name
-    same = checks.same(
-        "scorer", evidence.scorer_sha256[:16], scorer.weights_sha256[:16], "scores of another scorer do not compare"
-    )
-    if same.outcome == "failed":
-        return [same, checks.not_judged("quality", "as stated", "not measured, because the scorer is another")]
+    same = scorer_checks(profile, scorers)
+    if any(check.outcome == "failed" for check in same):
+        return [*same, checks.not_judged("quality", "as stated", "not measured, because the scorer is another")]
     try:
-        ours, theirs = score(profile, loaded, scorer, fresh, progress)
+        ours, theirs = score(profile, loaded, scorers, fresh, progress)
     except HealthError as error:
-        return [same, Check("quality", "sound images", "broken images", "failed", str(error))]
+        return [*same, Check("quality", "sound images", "broken images", "failed", str(error))]
     baselines = [
         checks.baseline_score(m.metric, m.baseline_score, m.difference.num_prompts, values, fresh.what)
         for m in profile.metric_results
@@ -263,7 +234,7 @@ def quality_checks(
     ]
     rails = [Guard(entry.metric, entry.limit) for entry in profile.budget.guards]
     return [
-        same,
+        *same,
         *baselines,
         *(
             checks.quality(m, stated[m], compare(ours.metric(m), theirs.metric(m)), fresh.what, len(stated))
@@ -276,7 +247,7 @@ def quality_checks(
 
 
 def score(
-    profile: Profile, loaded: LoadedModel, scorer: ClipScorer, fresh: FreshPrompts, progress: Progress
+    profile: Profile, loaded: LoadedModel, scorers: Sequence[Scorer], fresh: FreshPrompts, progress: Progress
 ) -> tuple[PlanScores, PlanScores]:
     """The profile's plan and the baseline on fresh prompts, measured against each other for the guards.
 
@@ -296,7 +267,15 @@ def score(
         settings = profile.generation
         judge = judge_for(loaded.card, fresh.prompts, loaded.device)
         evaluator = ImageEvaluator(
-            loaded.pipe, scorer, fresh.prompts, fresh.seed, settings, progress.advance, kept, judge
+            loaded.pipe,
+            scorers[0],
+            fresh.prompts,
+            fresh.seed,
+            settings,
+            progress.advance,
+            kept,
+            judge,
+            also=scorers[1:],
         )
         book = ScoreBook(evaluator, n, baseline, MemoryStore())
         for knobs in (baseline, profile.knobs):  # in this order: the second is measured against the first

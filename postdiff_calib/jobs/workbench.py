@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.prompts import PromptSet
-    from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.metrics import Metric
+    from postdiff_calib.quality.scorer import Scorer
     from postdiff_calib.scores.evaluator import ImageEvaluator
     from postdiff_calib.search.space import SearchSpace
 
@@ -49,10 +49,11 @@ class Workbench:
         restrictions: of the search.
         batch: how many images turned out to fit into memory at a time.
         compile: how the denoiser is compiled inside ``compiled``.
+        also: scorers that judge beside the one that is searched on.
     """
 
     loaded: LoadedModel
-    scorer: ClipScorer
+    scorer: Scorer
     calibration: PromptSet
     held_out: PromptSet
     seed: int
@@ -61,6 +62,7 @@ class Workbench:
     restrictions: tuple[Restriction, ...] = ()
     batch: BatchSize = field(default_factory=BatchSize)
     compile: CompileMode = "off"
+    also: tuple[Scorer, ...] = ()
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -87,7 +89,16 @@ class Workbench:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Quality metrics that are measured, the score first; names of ``quality.METRICS``."""
-        return tuple(m.name for m in metrics_of(self.loaded.card) if self.judge is not None or not m.judged)
+        listed = [m.name for m in metrics_of(self.loaded.card) if self.judge is not None or not m.judged]
+        score, *judged = listed
+        return (getattr(self.scorer, "metric", score), *judged, *(one.metric for one in self.also))
+
+    @property
+    def unembedded(self) -> str:
+        """Why images are not compared as a set, as a line; empty where the scorer has embeddings."""
+        if hasattr(self.scorer, "image_features"):
+            return ""
+        return f"CMMD is not measured: scorer {self.scorer.name} has no embeddings"
 
     @property
     def held_out_seed(self) -> int:
@@ -131,6 +142,7 @@ class Workbench:
             self.judge,
             note,
             self.batch,
+            self.also,
         )
 
     @cached_property
@@ -152,7 +164,8 @@ class Workbench:
             **self._pipeline,
             "prompts": self.calibration.sha256,
             "held_out": self.held_out.sha256,
-            "scorer": self.scorer.weights_sha256,
+            "scorer": self.scorer.fingerprint,
+            **({"also": {one.metric: one.fingerprint for one in self.also}} if self.also else {}),
             **({"judge": self.judge.weights_sha256} if self.judge is not None else {}),
             "seed": self.seed,
             "dtype": self.loaded.dtype,

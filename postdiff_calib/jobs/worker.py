@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.errors import StudyError
 from postdiff_calib.jobs.calibrate import run_stage
+from postdiff_calib.jobs.materials import scorer_of, scorers_of
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.profile.match import other_settings
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import PromptSet, content_hash
+from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.study.record import Study, StudyRecord
 
@@ -92,7 +95,9 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
 
     # The baseline's images, which others are measured against; shared by all workers of this host.
     folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
-    with bench.compiled(progress.note):
+    with ExitStack() as stack:
+        stack.callback(close_scorers, (bench.scorer, *bench.also))
+        stack.enter_context(bench.compiled(progress.note))
         result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
     return WorkerResult(
         study=job.study_name,
@@ -113,12 +118,12 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
         ModelError: the model cannot be loaded on this host.
     """
     from postdiff_calib.models.load import load_pipeline
-    from postdiff_calib.quality.clip import ClipScorer
 
     dtype = record.model.dtype if job.dtype == "auto" else job.dtype
     deployment = record.asked.deployment
     loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype, settings=deployment)
-    scorer = ClipScorer(loaded.card.scorer, device=loaded.device)
+    scorer = scorer_of(record.asked.scorer, loaded.card.scorer, loaded.device)
+    also = scorers_of(record.asked.also, loaded.device)
 
     def prompt_set(prompts: Sequence[str]) -> PromptSet:
         return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
@@ -135,6 +140,7 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
         deployment,
         record.asked.restrictions,
         compile=mode,
+        also=also,
     )
 
 

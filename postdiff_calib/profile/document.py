@@ -29,6 +29,7 @@ from postdiff_calib.profile.sections import (
     Section,
     TradeoffSection,
 )
+from postdiff_calib.quality.metrics import metrics
 
 
 class Profile(Section):
@@ -112,6 +113,17 @@ class Profile(Section):
         stated = (self.plan.plan_id, self.plan.n_low, self.plan.gate_step, tuple(self.plan.refresh_steps))
         if stated != plan_facts(compiled):
             raise ValueError("the plan section does not follow from the knobs section; export the profile again")
+        return self
+
+    @model_validator(mode="after")
+    def _of_known_metrics(self) -> Profile:
+        """Guards and categories are of metrics of the list, or of those that the profile states."""
+        known = {m.name for m in metrics()} | {result.metric for result in self.expected.metrics}
+        named = [guard.metric for guard in self.budget.guards]
+        for row in () if self.categories is None else self.categories.rows:
+            named += [*row.metrics, *row.loses]
+        if unknown := [name for name in named if name not in known]:
+            raise ValueError(f"it states no metric {unknown[0]}; metrics are {', '.join(sorted(known))}")
         return self
 
     def to_dict(self) -> dict[str, Any]:

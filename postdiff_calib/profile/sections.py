@@ -19,7 +19,7 @@ from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.backends import MemoryFormat
 from postdiff_calib.models.card import MAX_SIDE
-from postdiff_calib.quality.metrics import comparisons, metrics
+from postdiff_calib.quality.metrics import SCORER_NAME, comparisons, metrics
 from postdiff_calib.techniques.noise import Noise
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
@@ -67,24 +67,28 @@ class ModelSection(Section):
 
 
 class _OfMetrics:
-    """Lets a name be checked against the list of metrics as it is when a file is read."""
+    """Lets a name be checked against the list of metrics as it is when a file is read.
+
+    A name that may be a scorer's passes here; the whole profile knows whether it states that scorer.
+    """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(_known_metric, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> Any:
-        return {"enum": [m.name for m in metrics()], "type": "string"}
+        listed = {"enum": [m.name for m in metrics()], "type": "string"}
+        return {"anyOf": [listed, {"pattern": f"^{SCORER_NAME.pattern}$", "type": "string"}]}
 
 
 def _known_metric(name: str) -> str:
     names = [m.name for m in metrics()]
-    if name not in names:
+    if name not in names and not SCORER_NAME.fullmatch(name):
         expected = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
         raise PydanticKnownError("literal_error", {"expected": expected})
     return name
 
 
-#: The name of a metric of the list.
+#: The name of a metric of the list, or of a scorer's.
 MetricName = Annotated[str, _OfMetrics()]
 
 
@@ -194,7 +198,8 @@ class MetricResult(Section):
     """One quality metric of the plan, in the metric's unit.
 
     ``spread`` is how much the baseline's own value moves with the seed alone (standard deviation), ``weight`` counts in
-    what the search improves, ``delta`` is the difference that ``equivalent`` means to stay within.
+    what the search improves (0 for a scorer that only judges), ``delta`` is the difference that ``equivalent`` means to
+    stay within.
     """
 
     metric: str
@@ -202,7 +207,7 @@ class MetricResult(Section):
     baseline_score: float
     difference: Comparison
     spread: Annotated[float, Field(gt=0)]
-    weight: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(ge=0)]
     delta: Annotated[float, Field(gt=0)]
     verdict: Verdict
 
@@ -300,13 +305,21 @@ class TradeoffSection(Section):
     crossover: str | None
 
 
+class ScorerEntry(Section):
+    """A scorer that judges beside the one that was searched on: its metric, how it is written, its fingerprint."""
+
+    metric: Annotated[str, Field(pattern=f"^{SCORER_NAME.pattern}$")]
+    scorer: str
+    scorer_sha256: str
+
+
 class EvidenceSection(Section):
     """What the figures rest on; ``study`` is the folder or address of the study, ``notes`` say what is thin.
 
     ``num_prompts`` is the number that was asked for; the search used half as many, and ``num_held_out`` judged the plan
-    (0 where none did). ``restrictions`` are knobs that the search held to some values.
-    ``minimum_detectable_difference`` is the smallest true difference of the score that is found in four such studies
-    of five.
+    (0 where none did). ``scorer`` was searched on, ``also`` judged beside it. ``restrictions`` are knobs that the
+    search held to some values. ``minimum_detectable_difference`` is the smallest true difference of the score that is
+    found in four such studies of five.
     """
 
     prompt_set: Address
@@ -324,6 +337,7 @@ class EvidenceSection(Section):
     study: Address
     notes: list[str]
     restrictions: list[str] = Field(default_factory=list)
+    also: list[ScorerEntry] = Field(default_factory=list)
 
 
 class EnvironmentSection(Section):

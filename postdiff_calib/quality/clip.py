@@ -13,11 +13,12 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
 from postdiff_calib.files.pixels import levels
+from postdiff_calib.quality.metrics import SCORE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,22 +38,38 @@ class ClipScorer:
         name: ``ARCH::pretrained_tag``, e.g. ``ViT-B-32::laion2b_s34b_b79k``, or ``local-dir:/path``.
         device: a torch device; weights are used in float32 everywhere, so scores compare between machines.
         batch_size: images and prompts per call of the network.
+        metric: name of the metric that its scores are.
 
     Attributes:
         name: as given.
+        direction: more is better.
+        scale: of the cosine.
         weights_sha256: hash of the weights file, for the record.
 
     Raises:
         ModelError: unknown backbone, or weights that are missing, damaged or not safetensors.
     """
 
-    def __init__(self, name: str, device: str = "cpu", *, batch_size: int = 64) -> None:
+    direction: Literal["higher"] = "higher"
+    scale: float = 100.0
+
+    def __init__(self, name: str, device: str = "cpu", *, batch_size: int = 64, metric: str = SCORE) -> None:
         self.name = name
+        self.metric = metric
         self.device = device
         self.batch_size = batch_size
-        self._model, self._preprocess, self._tokenizer, weights = _load(name, device)
+        self._model, self._preprocess, self._tokenizer, weights = self._read(name, device)
         self.weights_sha256 = file_sha256(weights)
         self._texts: dict[str, torch.Tensor] = {}
+
+    def _read(self, name: str, device: str) -> tuple[Any, Any, Any, Path]:
+        """(network with ``encode_image`` and ``encode_text``, preprocessing, tokenizer, file of the weights)."""
+        return _load(name, device)
+
+    @property
+    def fingerprint(self) -> str:
+        """What its scores depend on: the hash of its weights."""
+        return self.weights_sha256
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
         """100 × cosine similarity of each image with its own prompt.
@@ -72,7 +89,7 @@ class ClipScorer:
 
     def score_features(self, features: torch.Tensor, prompts: Sequence[str]) -> list[float]:
         """``score`` from the images' embeddings, (B, D) as ``image_features`` gives them."""
-        scores = 100 * (features * self.text_features(prompts)).sum(-1)
+        scores = self.scale * (features * self.text_features(prompts)).sum(-1)
         return [float(score) for score in scores]
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:

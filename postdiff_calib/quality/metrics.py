@@ -9,14 +9,19 @@ number for all images. Images are (B, 3, H, W) float, values in [0, 1].
 
 Evaluator, guards, objective, profile, report and terminal walk this list; none of them names a metric. Importing this
 module imports neither torch nor numpy.
+
+A scorer that a user brings along (``quality.scorers``) is a quality metric beside the list: its name says all that is
+to be known of it, so a file that names it can be read where the scorer is not.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,10 +33,20 @@ if TYPE_CHECKING:
     import torch
 
     from postdiff_calib.models.shapes.judge import SceneJudge
-    from postdiff_calib.quality.clip import ClipScorer
+    from postdiff_calib.quality.scorer import Scorer
 
-#: The quality metric that every model has and that a search maximises.
+#: The quality metric of an open_clip scorer, which a search maximises where no other scorer is named.
 SCORE = "clip"
+#: What the metric of a user's scorer may be called.
+SCORER_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+#: What the metrics of well-known scorers are called in text; that of any other is called by its name.
+SCORER_LABELS = {
+    "pickscore": "PickScore",
+    "hpsv2": "HPSv2.1",
+    "imagereward": "ImageReward",
+    "hpsv3": "HPSv3",
+    "vqascore": "VQAScore",
+}
 
 
 @dataclass(frozen=True)
@@ -42,14 +57,14 @@ class Images:
         images: (B, 3, H, W) float, values in [0, 1].
         reference: the baseline's images of the same prompts and seeds, shaped alike; None leaves out fidelity.
         prompts: B prompts.
-        scorer: of the CLIP score.
+        scorer: of images against prompts.
         judge: of scenes; None where the model has none.
     """
 
     images: torch.Tensor
     reference: torch.Tensor | None
     prompts: Sequence[str]
-    scorer: ClipScorer
+    scorer: Scorer
     judge: SceneJudge | None = None
 
     @property
@@ -160,7 +175,7 @@ class Metric:
         return f"{round(value, self.digits) + 0.0:{'+' if signed else ''}.{self.digits}f}".replace("-", "−")
 
 
-def _clip(images: Images) -> list[float]:
+def _score(images: Images) -> list[float]:
     return images.scorer.score(images.images, images.prompts)
 
 
@@ -173,7 +188,10 @@ def _scene(images: Images) -> list[float]:
 
 
 def _cmmd(images: Images) -> list[float]:
-    first, second = (images.scorer.image_features(part).numpy() for part in images.pair)
+    embed = getattr(images.scorer, "image_features", None)
+    if embed is None:
+        raise ModelError("metric cmmd", f"{images.scorer.name} has no embeddings", "take an open_clip scorer")
+    first, second = (embed(part).numpy() for part in images.pair)
     return [_cmmd_of_set(first, second)[0]]
 
 
@@ -196,7 +214,7 @@ def _lpips_weights() -> object:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric(SCORE, "CLIP score", "higher", "100 × cosine", _clip, difference_unit="points", example=0.3),
+    Metric(SCORE, "CLIP score", "higher", "100 × cosine", _score, difference_unit="points", example=0.3),
     Metric(
         "scene",
         "scenes right",
@@ -286,15 +304,23 @@ def registered(*more: Metric) -> Iterator[None]:
             _REGISTERED.remove(one)
 
 
+@lru_cache(maxsize=64)
+def scorer_metric(name: str) -> Metric:
+    """The quality metric of a user's scorer; its values are the scorer's own, turned round where lower is better."""
+    return Metric(name, SCORER_LABELS.get(name, name), "higher", "score", _score, digits=3, example=0.05)
+
+
 def metric(name: str) -> Metric:
-    """The metric of that name.
+    """The metric of that name; one that is not in the list is a scorer's.
 
     Raises:
-        KeyError: there is none; the message lists the names.
+        KeyError: no metric can be called so; the message lists the names.
     """
     for candidate in metrics():
         if candidate.name == name:
             return candidate
+    if SCORER_NAME.fullmatch(name):
+        return scorer_metric(name)
     raise KeyError(f"no metric {name!r}; metrics are {', '.join(m.name for m in metrics())}")
 
 

@@ -56,12 +56,18 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
         ("image sizes", (first.model.height, first.model.width), (second.model.height, second.model.width)),
         ("prompt sets", first.evidence.prompt_set_sha256, second.evidence.prompt_set_sha256),
         ("scoring models", first.evidence.scorer_sha256, second.evidence.scorer_sha256),
+        ("further scorers", _also(first), _also(second)),
         ("seeds", first.evidence.seed, second.evidence.seed),
         ("prompts (held-out and calibration)", first.expected.confirmed, second.expected.confirmed),
     ):
         if one != other:
             warnings.append(f"the profiles are of different {what}: their scores cannot be compared")
     return warnings
+
+
+def _also(profile: Profile) -> dict[str, str]:
+    """Fingerprints of the scorers that judged beside, by metric."""
+    return {one.metric: one.scorer_sha256 for one in profile.evidence.also}
 
 
 def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]]:

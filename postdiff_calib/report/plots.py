@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import save_figure
+from postdiff_calib.quality import Metric, metric
 from postdiff_calib.report.plot_data import ArmMarks, arm_marks, tradeoff_caption, tradeoff_range
 from postdiff_calib.scores.select import ARM_NAMES
 
@@ -91,7 +92,7 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     cheapest = min((p.share for p in tradeoff.points["combined"]), default=0.0)
     axes.set(
         xlabel=f"{tradeoff.unit} per image, in % of the baseline's",
-        ylabel="CLIP score minus the baseline's, in points",
+        ylabel=_difference_of(metric(tradeoff.metrics[0])),
         xlim=(max(0.0, 100 * cheapest - 4), 104),
         ylim=(low, high),
     )
@@ -109,6 +110,12 @@ def draw_tradeoff(tradeoff: Tradeoff) -> Any:
     caption = "\n".join(textwrap.wrap(tradeoff_caption(tradeoff), 130))
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=_GREY)
     return figure
+
+
+def _difference_of(score: Metric) -> str:
+    """What the vertical axis shows, with its unit where it has one."""
+    unit = f", in {score.difference_unit}" if score.difference_unit else ""
+    return f"{score.label} minus the baseline's{unit}"
 
 
 def _title(model: str) -> str:

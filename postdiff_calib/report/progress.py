@@ -6,7 +6,7 @@ Everything goes to standard error, so that standard output holds the result alon
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -107,3 +107,33 @@ class _Plain:
 
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}", highlight=False, markup=False)
+
+
+class _Lines:
+    """A ``Progress`` that gives lines to a function."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._say(name if total is None else f"{name} ({total})")
+
+    def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
+        """Too many for lines."""
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+
+@contextmanager
+def told_progress(progress: Progress | Callable[[str], None] | bool | None) -> Iterator[Progress]:
+    """What a Python program is told by: a progress bar (True), lines to a function, or an object of its own."""
+    if progress is True:
+        with console_progress(quiet=False) as told:
+            yield told
+    elif progress is None or progress is False:
+        yield Silent()
+    elif isinstance(progress, bool) or not callable(progress):
+        yield progress
+    else:
+        yield _Lines(progress)

@@ -17,6 +17,7 @@ from rich.text import Text
 from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection
+from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.wording import (
     arm_difference,
@@ -117,6 +118,7 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",
+        **_scorers(profile),
         **({"restricted to": ", ".join(profile.evidence.restrictions)} if profile.evidence.restrictions else {}),
         "plan": profile.knobs.describe(),
         "cost per image": saving,
@@ -124,6 +126,15 @@ def profile_facts(profile: Profile) -> dict[str, str]:
         **_kept(profile),
         "detectable": minimum_detectable_difference(profile),
     }
+
+
+def _scorers(profile: Profile) -> dict[str, str]:
+    """The scorers as they are written, the one that was searched on first; nothing where CLIP judges alone."""
+    evidence, first = profile.evidence, results(profile)[0].metric
+    if first == SCORE and not evidence.also:
+        return {}
+    named = [(first, evidence.scorer), *((one.metric, one.scorer) for one in evidence.also)]
+    return {"judged by": ", ".join(f"{shown(metric).label} ({scorer})" for metric, scorer in named)}
 
 
 def metric_facts(profile: Profile) -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection, CategoryRow
-from postdiff_calib.quality.metrics import SCORE, Metric, in_words, metrics
+from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.quality.metrics import SCORE, Metric, in_words
 from postdiff_calib.scores.objective import DELTA_SHARE
 from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
 
@@ -28,11 +29,11 @@ class Interval(Protocol):
 
 
 def shown(name: str) -> Metric:
-    """The metric of that name; one that this postdiff does not know is shown by its name, with two digits."""
-    for known in metrics():
-        if known.name == name:
-            return known
-    return Metric(name, name, "higher", "", lambda _: [])
+    """The metric of that name, a scorer's too; what no metric can be called is shown as it is, with two digits."""
+    try:
+        return find_metric(name)
+    except KeyError:
+        return Metric(name, name, "higher", "", lambda _: [])
 
 
 def signed(value: float, metric: str = SCORE) -> str:
@@ -121,7 +122,7 @@ def arm_results(row: TradeoffRow) -> dict[Arm, ArmResult]:
 def row_metrics(rows: Sequence[TradeoffRow]) -> tuple[str, ...]:
     """Names of the metrics that the rows state, the score first."""
     names = (name for row in rows for result in arm_results(row).values() for name in result.metrics)
-    return tuple(dict.fromkeys((SCORE, *names)))
+    return tuple(dict.fromkeys(names)) or (SCORE,)
 
 
 def arm_difference(result: ArmResult, metric: str) -> Comparison | None:
@@ -153,7 +154,7 @@ def row_difference(row: TradeoffRow) -> str:
     if c is None:
         return ""
     if row.unit == "points":
-        return interval(c)
+        return interval(c, next(iter(row.metrics), SCORE))
     low, mean, high = (f"{end:+.3f}".replace("-", "−") for end in (c.low, c.mean, c.high))
     return f"{mean} [{low}, {high}] spreads"
 

@@ -1,4 +1,4 @@
-"""The real evaluator: images by the attached pipeline that a deployment runs, checked, then scored by CLIP.
+"""The real evaluator: images by the attached pipeline that a deployment runs, checked, then scored.
 
 The seed of prompt i is the base seed + i in every plan (common random numbers), so scores are paired. The same images
 are compared with the baseline's of the same prompt and seed, whose images are kept as PNG files; both are
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.errors import PlanError, PostdiffError, one_line, reason_of
 from postdiff_calib.files import replacing
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.quality.clip import ClipScorer
     from postdiff_calib.quality.metrics import Metric
+    from postdiff_calib.quality.scorer import Scorer
 
 
 class BaselineImages:
@@ -85,7 +86,7 @@ class ImageEvaluator:
 
     Args:
         pipe: the stock pipeline.
-        scorer: the CLIP scorer.
+        scorer: of images against prompts.
         prompts: the prompt set.
         base_seed: seed of prompt 0.
         settings: how images are made, whatever the plan.
@@ -94,12 +95,13 @@ class ImageEvaluator:
         judge: of scenes; where there is one, every image of every plan is judged, the baseline's own included.
         note: hears in a line each what a person should know.
         batch: how many images fit into memory at a time; found here where a batch does not fit.
+        also: further scorers, which judge every image too.
     """
 
     def __init__(
         self,
         pipe: Any,
-        scorer: ClipScorer,
+        scorer: Scorer,
         prompts: Sequence[str],
         base_seed: int,
         settings: GenerationSettings,
@@ -108,13 +110,14 @@ class ImageEvaluator:
         judge: SceneJudge | None = None,
         note: Callable[[str], None] = lambda _: None,
         batch: BatchSize | None = None,
+        also: Sequence[Scorer] = (),
     ) -> None:
         self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
         self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
-        self.note, self.batch = note, batch or BatchSize()
+        self.note, self.batch, self.also = note, batch or BatchSize(), tuple(also)
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
-        """One CLIP score (100 × cosine) per index.
+        """One score per index.
 
         Raises:
             HealthError: images are constant, saturated or not finite.
@@ -134,15 +137,13 @@ class ImageEvaluator:
         """
         import numpy as np
 
-        from postdiff_calib.generate.images import generate
-
         prompts = [self.prompts[i] for i in indices]
         seeds = [self.base_seed + i for i in indices]
         parts: list[Measured] = []
         done = 0
         while done < len(prompts):
             try:
-                for images in generate(self.pipe, knobs, prompts[done:], seeds[done:], self._now):
+                for images in self.make(knobs, prompts[done:], seeds[done:]):
                     batch = slice(done, done + len(images))
                     parts.append(self._measure(knobs, images, prompts[batch], seeds[batch]))
                     done += len(images)
@@ -154,11 +155,18 @@ class ImageEvaluator:
                 self._halve(knobs)
             if done < len(prompts):
                 release_memory()
+        features = [part.features for part in parts if part.features is not None]
         return Measured(
             [score for part in parts for score in part.scores],
             {name: [value for part in parts for value in part.measures[name]] for name in self._measure_names},
-            np.concatenate([part.features for part in parts if part.features is not None]) if parts else None,
+            np.concatenate(features) if features else None,
         )
+
+    def make(self, knobs: Knobs, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Images (b, 3, H, W) in [0, 1] of prompts and their seeds, a batch at a time."""
+        from postdiff_calib.generate.images import generate
+
+        return generate(self.pipe, knobs, prompts, seeds, self._now)
 
     @property
     def _now(self) -> GenerationSettings:
@@ -179,7 +187,14 @@ class ImageEvaluator:
 
     @property
     def _measure_names(self) -> list[str]:
-        return [m.name for m in (*self._judged, *self._fidelity)]
+        return [m.name for m in (*self._judged, *self._fidelity)] + [one.metric for one in self._by_name]
+
+    @property
+    def _by_name(self) -> tuple[Scorer, ...]:
+        """The scorers whose scores are measures of their own name: all but one whose metric is the score itself."""
+        from postdiff_calib.quality.metrics import SCORE
+
+        return (*((self.scorer,) if getattr(self.scorer, "metric", SCORE) != SCORE else ()), *self.also)
 
     @property
     def _judged(self) -> tuple[Metric, ...]:
@@ -219,11 +234,19 @@ class ImageEvaluator:
         """The scores, the other measures and the embeddings of one batch."""
         import numpy as np
 
-        embedded = self.scorer.image_features(images)
-        scores = self.scorer.score_features(embedded, prompts)
+        features = None
+        embed = getattr(self.scorer, "image_features", None)
+        if embed is None:
+            scores = self.scorer.score(images, prompts)
+        else:
+            embedded = embed(images)
+            scores = cast("ClipScorer", self.scorer).score_features(embedded, prompts)
+            features = embedded.numpy().astype(np.float16)
         measured = self._judge(self._judged, images, prompts)
         measured |= self._compare(self._fidelity, knobs, images, prompts, seeds)
-        return Measured(scores, measured, embedded.numpy().astype(np.float16))
+        for one in self._by_name:
+            measured[one.metric] = scores if one is self.scorer else one.score(images, prompts)
+        return Measured(scores, measured, features)
 
     @cached_property
     def _fidelity(self) -> tuple[Metric, ...]:
@@ -252,11 +275,15 @@ class ImageEvaluator:
 
         if self.baseline is None:
             return {}
-        if compile_plan(knobs).plan_id == self.baseline.plan_id:
+        if self.is_baseline(knobs):
             self.baseline.save(images, prompts, seeds)
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
         batch = Images(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
         return {m.name: m.function(batch) for m in metrics}
+
+    def is_baseline(self, knobs: Knobs) -> bool:
+        """Whether the images are the baseline's own."""
+        return self.baseline is not None and compile_plan(knobs).plan_id == self.baseline.plan_id
 
     def _reference(self, baseline: BaselineImages, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """The baseline's images; those that this host does not have are made anew, with the same seed."""

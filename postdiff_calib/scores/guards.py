@@ -10,6 +10,7 @@ quality metrics, ``--guard`` for fidelity metrics:
 | ``--guard ssim=0.8``, ``psnr=25`` | mean over prompts | at least |
 | ``--guard lpips=0.2`` | mean over prompts | at most |
 | ``--guard cmmd=0.05`` | unbiased CMMD of all images; noisy with few prompts | at most |
+| ``--guard imagereward=-0.05`` | as ``--max-drop imagereward=0.05``: any quality metric's difference | at least |
 
 Names, directions and deviations are those of the metrics' entries (``quality.metrics``). A guard judges the *reading
 itself*, not its interval: it is the figure that the profile states, so a profile never contradicts its own guards. Who
@@ -36,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.errors import GuardError
-from postdiff_calib.quality.metrics import SCORE, OfSet, comparisons, quality_metrics
+from postdiff_calib.quality.metrics import SCORE, Metric, OfSet, comparisons, quality_metrics
 from postdiff_calib.quality.metrics import metric as find_metric
 from postdiff_calib.scores.select import PlanScores
 
@@ -46,7 +47,7 @@ _SLACK = 1e-9
 
 Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
 
-_SYNTAX = re.compile(r"\s*([A-Za-z_]+)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII)
+_SYNTAX = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,20 @@ def deviation_error(metric: str, reading: Reading) -> float:
     return find_metric(metric).deviation.slope(reading.value) * reading.error
 
 
-def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tuple[Guard, ...]:
+def parse_guards(
+    max_drop: Iterable[str] = (), guards: Iterable[str] = (), quality: Sequence[Metric] | None = None
+) -> tuple[Guard, ...]:
     """Read ``--max-drop`` and ``--guard`` options, e.g. ``("clip=0.3", "scene=2")`` and ``("cmmd=0.05", "ssim=0.8")``.
+
+    Args:
+        max_drop, guards: as given.
+        quality: the quality metrics that are measured; those of the list by default.
 
     Raises:
         GuardError: nonsense, an unknown or repeated name, or a bound that says nothing; the line lists what exists.
     """
     found: dict[str, Guard] = {}
-    known = {"--max-drop": quality_metrics(), "--guard": comparisons()}
+    known = {"--max-drop": quality_metrics() if quality is None else tuple(quality), "--guard": comparisons()}
     knows = {option: [m.name for m in those] for option, those in known.items()}
     for option, texts in (("--max-drop", max_drop), ("--guard", guards)):
         names = knows[option]
@@ -131,7 +138,9 @@ def parse_guards(max_drop: Iterable[str] = (), guards: Iterable[str] = ()) -> tu
             if match is None:
                 raise GuardError(shown, f"it is NAME=NUMBER, with NAME one of {', '.join(names)}", example)
             name, number = match[1].lower(), float(match[2])
-            if name not in names:
+            if option == "--guard" and name in knows["--max-drop"] and number <= 0:
+                number = 0.0 - number  # a quality metric's difference: at least so much
+            elif name not in names:
                 elsewhere = next((other for other, those in knows.items() if name in those), None)
                 hint = "" if elsewhere is None else f"; {name} is guarded by {elsewhere}"
                 raise GuardError(shown, f"{option} knows {', '.join(names)}{hint}", example)

@@ -36,7 +36,7 @@ class Term:
     Args:
         metric: its name, of ``quality.METRICS``; higher is better.
         spread: σ > 0, in the metric's unit.
-        weight: w > 0.
+        weight: w ≥ 0; a metric of weight 0 judges a plan and is not improved.
         delta: δ > 0, the difference that is cared about, in the metric's unit.
     """
 
@@ -46,15 +46,20 @@ class Term:
     delta: float = DELTA_SHARE
 
     def __post_init__(self) -> None:
-        if not (self.spread > 0 and self.weight > 0 and self.delta > 0):
-            raise ValueError(f"{self}: spread, weight and delta must be above 0")
+        if not (self.spread > 0 and self.weight >= 0 and self.delta > 0):
+            raise ValueError(f"{self}: spread and delta must be above 0, weight not below")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The metrics that the search improves, the first of them being the score."""
+    """The metrics that the search improves, the first of them being the score, and those that judge beside it."""
 
     terms: tuple[Term, ...] = (Term(),)
+
+    @property
+    def improved(self) -> tuple[Term, ...]:
+        """The metrics that count in what the search improves."""
+        return tuple(term for term in self.terms if term.weight > 0)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -64,18 +69,18 @@ class Objective:
     @property
     def unit(self) -> Literal["points", "spreads"]:
         """What differences of the objective are shown in: points of the one metric, or spreads of several."""
-        return "points" if len(self.terms) == 1 else "spreads"
+        return "points" if len(self.improved) == 1 else "spreads"
 
     @property
     def shown(self) -> float:
         """Factor from the objective to the unit in which it is shown."""
-        return self.terms[0].spread if len(self.terms) == 1 else 1.0
+        return self.improved[0].spread if len(self.improved) == 1 else 1.0
 
     def values(self, scores: Array, measures: Mapping[str, Array]) -> Array:
         """The objective's value on each prompt, (N,), NaN where a metric is unknown; differences of it are compared."""
         total = sum(term.weight for term in self.terms)
         value = np.zeros(len(scores))
-        for term in self.terms:
+        for term in self.improved:
             row = scores if term.metric == SCORE else measures.get(term.metric)
             value = value + (np.nan if row is None else (term.weight / total / term.spread) * row)
         return value
@@ -113,7 +118,7 @@ def make_objective(
 
     Args:
         spreads: σ of each metric, by name, the score first.
-        deltas, weights: where given; else ``DELTA_SHARE`` of the spread, and 1.
+        deltas, weights: where given; else ``DELTA_SHARE`` of the spread, and 1. A weight may be 0 here.
     """
     return Objective(tuple(Term(m, s, weights.get(m, 1.0), deltas.get(m, DELTA_SHARE * s)) for m, s in spreads.items()))
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
+from postdiff_calib.quality.scorers import measured_by
 from postdiff_calib.scores.guards import Guard, parse_guards
 from postdiff_calib.search.restrict import Restriction, parse_restriction
 
-_LISTS = ("delta", "weight", "max_drop", "guards")
+_LISTS = ("delta", "weight", "max_drop", "guards", "also")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Asked:
         max_drop, guards: as ``scores.guards.parse_guards`` reads them.
         restrictions: knobs that the search held to some values.
         deployment: how images are made, as far as it is not the model's own.
+        scorer: that is searched on, as ``quality.scorers`` reads it; None is the model's own.
+        also: scorers that judge beside it.
     """
 
     model: str
@@ -46,11 +49,13 @@ class Asked:
     guards: tuple[str, ...] = ()
     deployment: DeploymentSettings = MODELS_OWN
     restrictions: tuple[Restriction, ...] = ()
+    scorer: str | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def rails(self) -> tuple[Guard, ...]:
         """What a chosen plan must meet beside the budget."""
-        return parse_guards(self.max_drop, self.guards)
+        return parse_guards(self.max_drop, self.guards, measured_by(self.scorer, self.also))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the inverse of ``from_dict``."""
@@ -64,7 +69,7 @@ class Asked:
         """Rebuild from ``as_dict``'s data.
 
         Raises:
-            BudgetError, GuardError, KnobError: the budget, a guard or a restriction is nonsense.
+            BudgetError, GuardError, KnobError, UsageError: the budget, a guard, a restriction or a scorer is nonsense.
             TypeError: a key is missing or unknown.
         """
         lists = {name: tuple(data.get(name, ())) for name in _LISTS}

@@ -37,6 +37,8 @@ class _Asked(_Part):
     guards: list[str]
     deployment: dict[str, Any] = {}
     restrictions: list[str] = []
+    scorer: str | None = None
+    also: list[str] = []
 
 
 class _Settings(_Part):
@@ -52,7 +54,7 @@ class _Settings(_Part):
 class _Term(_Part):
     metric: str
     spread: _Positive
-    weight: _Positive
+    weight: Annotated[float, Field(ge=0)]
     delta: _Positive
 
 

@@ -16,7 +16,8 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.plan import plan_facts
 from postdiff_calib.profile import SCHEMA_VERSION, ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.quality.metrics import in_words
+from postdiff_calib.quality import metric as find_metric
+from postdiff_calib.quality.metrics import SCORE, in_words
 from postdiff_calib.scores import guards as rails
 from postdiff_calib.scores import paired as stats
 from postdiff_calib.scores.guards import Guard
@@ -38,7 +39,6 @@ class Facts:
         evidence: the profile's section but for ``minimum_detectable_difference`` and ``notes``, which follow
             from scores.
         settings: how images are made; the batch size is the one at which seconds are meant.
-        metric: name of the score.
         categories: of the held-out prompts; empty where the prompt set has none.
         notes: those that do not follow from scores.
     """
@@ -47,7 +47,6 @@ class Facts:
     evidence: EvidenceSection
     environment: EnvironmentSection
     settings: GenerationSettings
-    metric: str = "clip_score"
     categories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -103,7 +102,7 @@ def conclude(
             "baseline_cost": _cost(baseline.cost),
             "relative_macs": winner.cost.macs / baseline.cost.macs,
             "relative_seconds": _ratio(winner.cost.seconds, baseline.cost.seconds),
-            "metric": facts.metric,
+            "metric": "clip_score" if first.metric == SCORE else first.metric,
             "score": first.score,
             "baseline_score": first.baseline_score,
             "difference": first.difference,
@@ -191,17 +190,18 @@ def _notes(choice: Choice, limit: Limit, evidence: Evidence) -> list[str]:
         notes.append(f"No plan within the budget that may be chosen is shown to keep {lost} within delta.")
     notes += [f"A plan of a higher score was passed over: {guard}." for guard in choice.bound]
     if len(evidence.objective.terms) == 1 and not winner.plan.is_identity:
-        notes.append(_one_score(winner, choice.field.baseline))
+        label = find_metric(evidence.objective.terms[0].metric).label
+        notes.append(_one_score(label, winner, choice.field.baseline))
     return notes
 
 
-def _one_score(winner: PlanScores, baseline: PlanScores) -> str:
+def _one_score(label: str, winner: PlanScores, baseline: PlanScores) -> str:
     """That one score is not enough, with what else is known of the images."""
     shown = in_words({name: _reading(name, winner, baseline) for name in rails.measures()})
     near = f" They are this near to the baseline's: {shown}." if shown else ""
     return (
-        "Quality is judged by the CLIP score alone, and one score is not enough. Until a preference metric is at "
-        f"hand, look at the images as well.{near}"
+        f"Quality is judged by the {label} alone, and one score is not enough. Let another scorer judge beside it "
+        f"(--also), or look at the images as well.{near}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.calibrate import run_calibrate, spread_stage
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.profile import load_profile
@@ -56,7 +58,8 @@ def test_further_budgets_are_shares_of_the_baseline_and_never_the_own_one():
 class Bench:
     """Two values a prompt that are ``apart`` from each other; scenes that are right with one seed in two."""
 
-    metrics = ("clip", "scene")
+    metrics, also, seed = ("clip", "scene"), (), 0
+    loaded = SimpleNamespace(card=get_card("shapes"))
 
     def __init__(self, apart=4.0, broken=(), size=12):
         self.calibration = PromptSet(tuple(f"prompt {i}" for i in range(size)), "c", name="some")

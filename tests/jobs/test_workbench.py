@@ -27,7 +27,7 @@ def prompt_set(*prompts):
 def bench(card="shapes", calibration=CAPTIONS, held_out=CAPTIONS[:1]):
     pipe = SimpleNamespace(scheduler=DDIMScheduler())
     loaded = SimpleNamespace(card=get_card(card), device="cpu", pipe=pipe, fingerprint="f", dtype="float32")
-    scorer = SimpleNamespace(weights_sha256="s")
+    scorer = SimpleNamespace(fingerprint="s")
     sets = prompt_set(*calibration), prompt_set(*held_out)
     return Workbench(loaded, scorer, *sets, 0, GenerationSettings(64, 64, 4.0, 10, latent_multiple=2))
 

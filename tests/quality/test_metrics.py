@@ -107,7 +107,7 @@ def test_the_list_of_metrics_is_complete_and_uniform():
         assert all(isinstance(v, float) for v in values)
     assert metric("cmmd").direction == "lower"
     with pytest.raises(KeyError, match="psnr"):
-        metric("fid")
+        metric("no metric")
 
 
 def test_quality_judges_an_image_and_fidelity_compares_it():

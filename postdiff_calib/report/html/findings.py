@@ -16,7 +16,7 @@ from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
-from postdiff_calib.quality.metrics import SCORE
+from postdiff_calib.quality.metrics import Metric
 from postdiff_calib.report.plot_data import Point
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import Interval, interval, own_row, results, shown, signed
@@ -53,7 +53,7 @@ class PlanRow:
     @property
     def shown(self) -> Comparison | None:
         """The difference of the score that counts: on held-out prompts where there are any."""
-        return self.held_out.get(SCORE, self.difference)
+        return next(iter(self.held_out.values()), self.difference)
 
     @property
     def knobs(self) -> Knobs:
@@ -156,8 +156,19 @@ class Findings:
         """Names of the quality metrics, the score first."""
         return self.study.record.objective.metrics
 
-    def differences(self, metric: str = SCORE) -> npt.NDArray[np.float64]:
-        """The winner's metric minus the baseline's, prompt by prompt; NaN where unknown."""
+    @property
+    def score(self) -> str:
+        """Name of the score, the first of the quality metrics."""
+        return self.metrics[0]
+
+    @property
+    def score_shown(self) -> Metric:
+        """The score."""
+        return shown(self.score)
+
+    def differences(self, metric: str | None = None) -> npt.NDArray[np.float64]:
+        """The winner's metric, the score by default, minus the baseline's, by prompt; NaN where unknown."""
+        metric = metric or self.score
         return self.winner.metric(metric) - self.judged.baseline.metric(metric)
 
     @cached_property
@@ -178,7 +189,7 @@ class Findings:
                     arm=either.arms(steps)[0],
                     relative=self.limit.measure(either.cost) / self.limit.baseline,
                     relative_macs=either.cost.macs / self.calibration.baseline.cost.macs,
-                    difference=_compare(plan, self.calibration.baseline, SCORE),
+                    difference=_compare(plan, self.calibration.baseline, self.score),
                     prompts=0 if plan is None else plan.n,
                     held_out=self._judged(held_out),
                     thin=held_out is None and either.n < self.calibration.least,
@@ -204,7 +215,7 @@ class Findings:
         lines += [f"{shown(m).label} {interval(c, m)} over {c.n} held-out prompts" for m, c in row.held_out.items()]
         if row.difference is not None:
             c = row.difference
-            lines.append(f"{shown(SCORE).label} {interval(c)} over {c.n} calibration prompts")
+            lines.append(f"{self.score_shown.label} {interval(c, self.score)} over {c.n} calibration prompts")
         return Point(row.relative, d.mean, d.low, d.high, row.arm, "\n".join(lines), row.thin, bool(row.held_out))
 
     def winner_point(self) -> Point:

@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 
 from postdiff_calib.cost.budget import Limit
-from postdiff_calib.errors import OutputError, PostdiffError, StudyError
+from postdiff_calib.errors import OutputError, PostdiffError, ScorerError, StudyError
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.search.backend.proposer import Proposer, fit, suggest
 from postdiff_calib.search.problem import Problem
@@ -87,7 +87,11 @@ class TrialRunner:
         wanted = self._wanted(trial, chosen, role)
         try:
             self._look(chosen, role, wanted)
-        except (OutputError, StudyError) as error:  # not this plan's fault: no other plan would fare better
+        except (
+            OutputError,
+            ScorerError,
+            StudyError,
+        ) as error:  # not this plan's fault: another would not fare better
             self.fatal = error
             trial.study.stop()
             raise
