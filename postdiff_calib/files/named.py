@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,13 +75,13 @@ def fingerprint_of(function: Callable[..., Any], module: ModuleType | None = Non
     module = module or sys.modules.get(getattr(function, "__module__", "") or "")
     source = getattr(module, "__file__", None)
     digest = hashlib.sha256(str(getattr(function, "__qualname__", type(function).__qualname__)).encode())
-    if source and Path(source).is_file():
+    if source and os.path.isfile(source):
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()
 
 
 def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(path)
     spec = importlib.util.spec_from_file_location(f"_postdiff_named_{path.stem}", path)
     if spec is None or spec.loader is None:

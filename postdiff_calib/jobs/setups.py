@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def parse_setup(given: Any, option: str = "--with") -> SetUp:
     if not isinstance(given, (str, Path)):
         raise UsageError(f"{option} {given!r}", "it is no profile, no knobs and no function", _EXAMPLES)
     text = str(given).strip()
-    if text.lower().endswith((".yaml", ".yml")) or Path(text).is_file():
+    if text.lower().endswith((".yaml", ".yml")) or os.path.isfile(text):
         return SetUp(text, profile=load_profile(text))
     if text and all("=" in part for part in text.split()):
         return SetUp(text, values=_values(text, option))

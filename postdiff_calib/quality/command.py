@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import queue
 import shlex
 import subprocess
@@ -69,7 +70,7 @@ class CommandScorer:
             raise ModelError(self._given, str(error), "run the command by hand; see docs/scorers.md") from error
         self.direction: Literal["higher", "lower"] = said["direction"]
         self._limit = said["timeout"]
-        files = [file_sha256(part) for part in self._command[1:] if Path(part).is_file()]
+        files = [file_sha256(part) for part in self._command[1:] if os.path.isfile(part)]
         about = json.dumps([said["fingerprint"], said["direction"], files])
         self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
 

@@ -10,6 +10,7 @@ with them.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def hps_weights(name: str) -> Path:
     """
     _, _, place = name.partition(":")
     if place:
-        if not Path(place).is_file():
+        if not os.path.isfile(place):
             raise ModelError(f"scorer {name!r}", f"there is no file {place}", f"take {HPSV2_WEIGHTS} of {HPSV2}")
         return Path(place)
     from huggingface_hub import hf_hub_download
@@ -152,7 +153,7 @@ def hps_weights(name: str) -> Path:
 def _folder(name: str) -> Path:
     """The folder of a ``CLIPModel``: one that is named, or the hub's snapshot of a repository."""
     _, _, place = name.partition(":")
-    if place and Path(place).is_dir():
+    if place and os.path.isdir(place):
         return Path(place)
     repository, _, revision = (place or PICKSCORE).partition("@")
     from huggingface_hub import snapshot_download
