@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -81,6 +82,7 @@ class BaselineImages:
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
+@dataclass(eq=False)
 class ImageEvaluator:
     """Makes and scores the images of a prompt set.
 
@@ -98,23 +100,17 @@ class ImageEvaluator:
         also: further scorers, which judge every image too.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        scorer: Scorer,
-        prompts: Sequence[str],
-        base_seed: int,
-        settings: GenerationSettings,
-        on_images: Callable[[int], None] | None = None,
-        baseline: BaselineImages | None = None,
-        judge: SceneJudge | None = None,
-        note: Callable[[str], None] = lambda _: None,
-        batch: BatchSize | None = None,
-        also: Sequence[Scorer] = (),
-    ) -> None:
-        self.pipe, self.scorer, self.prompts, self.base_seed = pipe, scorer, prompts, base_seed
-        self.settings, self.on_images, self.baseline, self.judge = settings, on_images, baseline, judge
-        self.note, self.batch, self.also = note, batch or BatchSize(), tuple(also)
+    pipe: Any
+    scorer: Scorer
+    prompts: Sequence[str]
+    base_seed: int
+    settings: GenerationSettings
+    on_images: Callable[[int], None] | None = None
+    baseline: BaselineImages | None = None
+    judge: SceneJudge | None = None
+    note: Callable[[str], None] = lambda _: None
+    batch: BatchSize = field(default_factory=BatchSize)
+    also: Sequence[Scorer] = ()
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """One score per index.
