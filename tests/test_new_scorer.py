@@ -12,7 +12,7 @@ from rich.console import Console
 from test_new_metric import BUDGET, generate
 
 from postdiff_calib.cli.main import main
-from postdiff_calib.errors import GuardError, ProfileError, StudyError
+from postdiff_calib.errors import GuardError, ProfileError, StudyError, UsageError
 from postdiff_calib.jobs.checks import quality
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.preflight import check_guards, check_job
@@ -132,13 +132,15 @@ def test_they_are_shown_in_report_and_terminal(tmp_path):
 
 def test_verify_takes_the_profiles_own_scorers_and_no_others(tmp_path):
     profile = judged_study(tmp_path / "study").conclude(BUDGET)
-    assert [(one.metric, one.kind) for one in scorer_names(profile, None, ())] == [
+    with pytest.raises(UsageError, match="it is code, which does not run because a file names it; look at it, then"):
+        scorer_names(profile, None, ())
+    assert [(one.metric, one.kind) for one in scorer_names(profile, None, ALSO)] == [
         ("hpsv2", "hpsv2"),
         ("imagereward", "command"),
     ]
     moved = scorer_names(profile, "hpsv2:/other.pt", ["imagereward=command: /elsewhere/python ir.py"])
     assert [one.source for one in moved] == ["hpsv2:/other.pt", "command: /elsewhere/python ir.py"]
-    with pytest.raises(Exception, match="beside its own scorer the profile has imagereward"):
+    with pytest.raises(UsageError, match="beside the scorer itself there is imagereward"):
         scorer_names(profile, None, ["a:bright"])
     same = [
         FunctionScorer(bright, "h", "hpsv2", profile.evidence.scorer_sha256),
@@ -178,13 +180,18 @@ def test_a_calibration_on_a_function_that_a_process_judges_beside(tmp_path, caps
     assert profile["expected"]["cmmd"] is None
     assert profile["budget"]["guards"][0]["metric"] == "contrast"
     assert profile["evidence"]["also"][0]["scorer"] == also
+    verify = ["verify", str(out), "--prompts", "10", "--quiet", "--json", "--scorer", f"{tmp_path / 'mine.py'}:bright"]
     with pytest.raises(SystemExit) as left:
-        main(["verify", str(out), "--prompts", "10", "--quiet", "--json"])
+        main(verify)
+    assert left.value.code == 2  # a profile alone does not make code run
+    assert "it is code, which does not run because a file names it" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([*verify, "--also", also])
     found = {check["name"]: check["outcome"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert found["scorer"] == found["scorer contrast"] == "passed"
     assert {"quality bright", "quality contrast", "guard contrast"} <= set(found)
     (tmp_path / "mine.py").write_text("def bright(images, prompts):\n    return 2 * images.mean((1, 2, 3))\n")
     with pytest.raises(SystemExit) as left:
-        main(["verify", str(out), "--prompts", "10", "--quiet", "--json"])
+        main([*verify, "--also", also])
     found = {check["name"]: check["outcome"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert (left.value.code, found["scorer"], found["quality"]) == (3, "failed", "not judged")

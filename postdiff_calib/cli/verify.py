@@ -34,7 +34,8 @@ def verify_command(
     *,
     deployment: Any,
     scorer: Annotated[
-        str | None, typer.Option("--scorer", help="Where the profile's scorer is on this machine; another one fails.")
+        str | None,
+        typer.Option("--scorer", help="The profile's scorer again, where it is code or lies elsewhere here."),
     ] = None,
     also: Annotated[
         list[str] | None,

@@ -19,6 +19,13 @@ def worker_command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="float32, float16, bfloat16; auto is the study's own.")
     ] = "auto",
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="The study's scorer again, where it is code or lies elsewhere here.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="SCORER", help="The same of one that judges beside it; repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
@@ -33,7 +40,15 @@ def worker_command(
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.terminal import print_worker
 
-    job = WorkerJob(storage=storage, study_name=name, model=model, device=device, dtype=dtype)
+    job = WorkerJob(
+        storage=storage,
+        study_name=name,
+        model=model,
+        device=device,
+        dtype=dtype,
+        scorer=scorer,
+        also=tuple(also or ()),
+    )
     with console_progress(quiet=quiet or as_json) as progress:
         result = run_worker(job, progress)
     print_worker(result, as_json=as_json)

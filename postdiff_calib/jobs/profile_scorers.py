@@ -1,51 +1,92 @@
-"""The scorers that a profile was judged by: found again, loaded, and compared with what the profile states."""
+"""The scorers that a profile or a study states: named again, loaded, and compared with what is stated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.checks import Check
-from postdiff_calib.jobs.given import Given
+from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.profile import Profile
-from postdiff_calib.quality.scorers import ScorerName, load_scorer, parse_scorer
+from postdiff_calib.quality.scorers import EMBEDDED, ScorerName, close_scorers, load_scorer, parse_scorer
 
 if TYPE_CHECKING:
     from postdiff_calib.quality.scorer import Scorer
 
 
-def scorer_names(profile: Profile, scorer: str | None, also: Sequence[str]) -> tuple[ScorerName, ...]:
+def scorer_names(
+    profile: Profile, scorer: str | None, also: Sequence[str], given: Given = NOTHING
+) -> tuple[ScorerName, ...]:
     """The scorers of a profile as they are written, the one that was searched on first.
 
     Args:
         profile: whose they are.
-        scorer, also: where they are on this machine, where that is elsewhere.
+        scorer, also: where they are on this machine, where that is elsewhere, or where they are code.
+        given: scorers that the caller brings along in their place.
 
     Raises:
-        UsageError: one has no such form, or is none of the profile's.
+        UsageError: as ``named_again``.
     """
     evidence = profile.evidence
-    texts = {one.metric: one.scorer for one in evidence.also}
+    stated = {one.metric: one.scorer for one in evidence.also}
+    if given.scorer is not None:
+        scorer = EMBEDDED  # any name: it is not loaded
+    if given.also is not None:
+        stated = {}
+    first, *others = named_again(evidence.scorer, stated, scorer, also)
+    return (replace(first, metric=profile.expected.metrics[0].metric), *others)
+
+
+def named_again(
+    stated: str, others: Mapping[str, str], scorer: str | None, also: Sequence[str]
+) -> tuple[ScorerName, ...]:
+    """The scorers that a file states, where a person may have named them again: those that are code must be.
+
+    Args:
+        stated: the one that is searched on, as the file has it.
+        others: those that judge beside it, by metric.
+        scorer, also: as a person names them here; None and empty where the file's words do.
+
+    Raises:
+        UsageError: one has no such form, is none of the file's, or is code that only the file names.
+    """
+    own: dict[str, ScorerName] = {}
     for text in also:
         named = parse_scorer(text, "--also")
-        if named.metric not in texts:
-            known = ", ".join(texts) or "no others"
+        if named.metric not in others:
+            known = ", ".join(others) or "no others"
             remedy = "leave it out, or write NAME= with one of these"
-            raise UsageError(f"--also {text}", f"beside its own scorer the profile has {known}", remedy)
-        texts[named.metric] = text
-    others = [replace(parse_scorer(text, "--also"), metric=metric) for metric, text in texts.items()]
-    first = replace(parse_scorer(scorer or evidence.scorer), metric=profile.expected.metrics[0].metric)
-    return (first, *others)
+            raise UsageError(f"--also {text}", f"beside the scorer itself there is {known}", remedy)
+        own[named.metric] = named
+    first = parse_scorer(scorer) if scorer else parse_scorer(stated).of_a_file("--scorer")
+    found = [
+        own[metric] if metric in own else replace(parse_scorer(text, "--also").of_a_file("--also"), metric=metric)
+        for metric, text in others.items()
+    ]
+    return (first, *found)
 
 
-def loaded_scorers(named: Sequence[ScorerName], device: str, given: Given) -> tuple[Scorer, ...]:
-    """The scorers, loaded where the caller did not bring them along."""
-    first = given.scorer or load_scorer(named[0], device)
-    others = given.also if given.also is not None else [load_scorer(one, device) for one in named[1:]]
-    return (first, *others)
+def loaded_scorers(named: Sequence[ScorerName], device: str, given: Given = NOTHING) -> tuple[Scorer, ...]:
+    """The scorers, loaded where the caller did not bring them along.
+
+    Raises:
+        ModelError, UsageError: one cannot be loaded; those that were started are ended.
+    """
+    loaded: list[Scorer] = []
+    try:
+        if given.scorer is None:
+            loaded.append(load_scorer(named[0], device))
+        if given.also is None:
+            for one in named[1:]:
+                loaded.append(load_scorer(one, device))
+    except BaseException:
+        close_scorers(loaded)
+        raise
+    first = [] if given.scorer is None else [given.scorer]
+    return (*first, *loaded, *(given.also or ()))
 
 
 def scorer_checks(profile: Profile, scorers: Sequence[Scorer]) -> list[Check]:

@@ -121,7 +121,7 @@ def run_verify(
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
     fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
-    named = scorer_names(profile, job.scorer, job.also)
+    named = scorer_names(profile, job.scorer, job.also, given)
 
     loaded = given.loaded or _load(job, profile, progress)
     baseline = baseline_with(profile, job.deployment)

@@ -17,12 +17,12 @@ from typing import Any
 from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.errors import StudyError
 from postdiff_calib.jobs.calibrate import run_stage
-from postdiff_calib.jobs.materials import scorer_of, scorers_of
+from postdiff_calib.jobs.profile_scorers import loaded_scorers, named_again
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.profile.match import other_settings
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.prompts import PromptSet, content_hash
-from postdiff_calib.quality.scorers import close_scorers
+from postdiff_calib.quality.scorers import EMBEDDED, close_scorers, parse_scorer
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.study.record import Study, StudyRecord
 
@@ -32,7 +32,8 @@ class WorkerJob:
     """What ``postdiff worker`` was asked for.
 
     ``storage`` and ``study_name`` are those of the leader. ``model`` stands in for the record's where the model lies in
-    another place on this host; ``dtype`` ``auto`` is the study's own.
+    another place on this host; ``dtype`` ``auto`` is the study's own. ``scorer`` and ``also`` name the study's scorers
+    again, where they are code or lie in another place.
     """
 
     storage: str
@@ -40,6 +41,8 @@ class WorkerJob:
     model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    scorer: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,20 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
     """Load the study's model and scorer, with its prompts and settings.
 
     Raises:
-        ModelError: the model cannot be loaded on this host.
+        ModelError: the model or a scorer cannot be loaded on this host.
+        UsageError: a scorer is code that the study alone names.
     """
     from postdiff_calib.models.load import load_pipeline
 
     dtype = record.model.dtype if job.dtype == "auto" else job.dtype
     deployment = record.asked.deployment
+    stated = record.asked.scorer
+    others = {parse_scorer(text, "--also").metric: text for text in record.asked.also}
+    named = named_again(stated or EMBEDDED, others, job.scorer, job.also)
     loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype, settings=deployment)
-    scorer = scorer_of(record.asked.scorer, loaded.card.scorer, loaded.device)
-    also = scorers_of(record.asked.also, loaded.device)
+    if stated is None and job.scorer is None:
+        named = (parse_scorer(loaded.card.scorer), *named[1:])
+    scorer, *also = loaded_scorers(named, loaded.device)
 
     def prompt_set(prompts: Sequence[str]) -> PromptSet:
         return PromptSet(tuple(prompts), content_hash(prompts), name=record.evidence.prompt_set)
@@ -140,7 +148,7 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
         deployment,
         record.asked.restrictions,
         compile=mode,
-        also=also,
+        also=tuple(also),
     )
 
 

@@ -77,6 +77,20 @@ class ScorerName:
         """Its metric."""
         return metric(self.metric)
 
+    def of_a_file(self, option: str) -> ScorerName:
+        """The scorer itself, where its name comes from a file and not from a person, and loading it runs no code.
+
+        Args:
+            option: by which a person names it.
+
+        Raises:
+            UsageError: it is a function or a command, which only a person's own word lets run.
+        """
+        if self.kind in ("function", "command"):
+            rule = "it is code, which does not run because a file names it"
+            raise UsageError(f"scorer {self.text}", rule, f"look at it, then name it yourself: {option} '{self.text}'")
+        return self
+
 
 def parse_scorer(text: str, option: str = "--scorer") -> ScorerName:
     """Read one scorer; see the module for the forms.
