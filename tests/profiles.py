@@ -131,6 +131,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "study": "studies/shapes",
             "notes": [],
             "restrictions": [],
+            "also": [],
         },
         "environment": {
             "device": "cpu",

@@ -88,7 +88,7 @@ def test_durations_are_for_people():
     [
         ({"prompts": "none.txt"}, {}, PromptError, "none.txt"),
         ({"num_prompts": 10**6}, {}, PromptError, "1000000"),
-        ({}, {"scorer": "local-dir:/nowhere"}, ModelError, "/nowhere"),
+        ({"scorer": "local-dir:/nowhere"}, {}, ModelError, "/nowhere"),
         ({"device": "nothing"}, {}, ModelError, "device 'nothing'"),
     ],
 )

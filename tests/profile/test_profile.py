@@ -188,7 +188,7 @@ def test_delta_of_another_size_is_not_called_a_tenth(data):
 def test_a_metric_that_is_not_known_here_is_shown_by_its_name(data):
     data["expected"]["metrics"][1]["metric"] = "taste"
     facts = profile_facts(Profile.model_validate(data))
-    assert facts["taste"] == "87.60, baseline 88.00: −0.40 [−1.90, +1.10] equivalent"
+    assert facts["taste"] == "87.600, baseline 88.000: −0.400 [−1.900, +1.100] equivalent"
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", "- a list", "", "!!python/object/apply:os.system ['true']"])

@@ -118,6 +118,9 @@ def test_a_guard_on_scenes_can_pass_over_a_better_score():
 def test_a_profile_knows_every_metric_that_can_be_guarded():
     entry = {"rule": "at least", "limit": 0.5, "value": None, "bound": False}
     assert [GuardEntry(metric=m.name, **entry).metric for m in METRICS] == [m.name for m in METRICS]
-    assert GuardEntry.model_json_schema()["properties"]["metric"]["enum"] == [m.name for m in METRICS]
+    listed, scorers = GuardEntry.model_json_schema()["properties"]["metric"]["anyOf"]
+    assert listed["enum"] == [m.name for m in METRICS]
+    assert GuardEntry(metric="hpsv2", **entry).metric == "hpsv2"
+    assert scorers["type"] == "string"
     with pytest.raises(ValueError, match="should be 'clip', 'scene', 'cmmd', 'ssim', 'psnr' or 'lpips'"):
-        GuardEntry(metric="fid", **entry)
+        GuardEntry(metric="No name", **entry)
