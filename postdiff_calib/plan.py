@@ -76,6 +76,21 @@ class StepPlan:
         """How many steps there are of each kind; a plan's cost is the sum over these."""
         return Counter(step.kind for step in self.steps)
 
+    def words(self, guides: bool = True) -> str:
+        """What the plan does, for people, e.g. ``20 steps, the first 6 at 0.5 of the side, guidance on the first 15``.
+
+        Counts are those of the compiled steps; each technique that acts says its own part. The short form, for tables,
+        is ``Knobs.describe``.
+
+        Args:
+            guides: the model uses classifier-free guidance at all.
+        """
+        total = f"{len(self)} step{'s' * (len(self) != 1)}"
+        if self.is_identity:
+            return f"{len(self)} full step{'s' * (len(self) != 1)}"
+        parts = (technique.words(self.knobs, self.steps, guides) for technique in techniques())
+        return ", ".join([total, *(part for part in parts if part)])
+
     @cached_property
     def plan_id(self) -> str:
         """Short hash of what the plan makes the sampler do; equal for knobs that compile to the same run.

@@ -5,7 +5,7 @@ The stages of a job call a ``Progress``; the command line draws it (``report/ter
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
@@ -25,6 +25,26 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Say something once that a person should know."""
+
+
+@runtime_checkable
+class TimedProgress(Protocol):
+    """A ``Progress`` that is told, too, how long the work should take."""
+
+    def work(self, made: float, left: float, later: float = 0.0) -> None:
+        """Hear how long the job expects to take, for stages whose units do not all take equally long.
+
+        Args:
+            made: seconds expected of what was done since the last call.
+            left: seconds expected of the rest of this stage.
+            later: seconds expected of all stages after it.
+        """
+
+
+def tell_work(progress: Progress, made: float, left: float, later: float = 0.0) -> None:
+    """``TimedProgress.work``, where the progress has it."""
+    if isinstance(progress, TimedProgress):
+        progress.work(made, left, later)
 
 
 class Silent:

@@ -50,8 +50,9 @@ def imported(folder):
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module]
             found |= {name.partition(".")[0] for name in names}
-    # _typeshed exists for the type checker alone, tomli is Python 3.11's tomllib under its older name
-    return found - own - set(sys.stdlib_module_names) - {"_typeshed", "tomli"}
+    # _typeshed exists for the type checker alone, tomli is Python 3.11's tomllib under its older name, comfy is what
+    # the node in docs/comfyui runs in
+    return found - own - set(sys.stdlib_module_names) - {"_typeshed", "tomli", "comfy"}
 
 
 def import_names(packages):

@@ -25,7 +25,7 @@ from postdiff_calib.knobs import Knob, Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import json_schema, load_profile, parse_profile
-from postdiff_calib.report.html.findings import Findings, plan_words
+from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.page import render
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.search.backend.proposer import distributions, parameters, snap
@@ -276,9 +276,7 @@ def test_a_profile_with_it_is_refused_where_it_is_unknown(tmp_path):
 
 def test_it_is_shown_in_report_and_help(toy, tmp_path):
     knobs = Knobs(20, cache_interval=2, scale_interval=4)
-    assert plan_words(knobs) == (
-        "20 steps: deep blocks run on 10 of them and are reused on the others, and the output halved on 5 of them."
-    )
+    assert compile_plan(knobs).words() == "20 steps, deep blocks on 10 of them, the output halved on 5 of them"
     found = Findings(make_study(tmp_path / "study", scored=[Knobs(10), knobs]), parse_budget("60%"))
     page = render(found)
     assert "n=4" in page

@@ -38,13 +38,16 @@ def compare_command(
     from postdiff_calib.cost.budget import parse_budgets
     from postdiff_calib.files import refuse_output
     from postdiff_calib.study.arms import compare_arms
+    from postdiff_calib.study.kept import kept_studies
     from postdiff_calib.study.record import Study
 
     if plot is not None:
         refuse_output(plot, study=what[0], what="plot")
-    tradeoff = compare_arms(Study.load(what[0]), parse_budgets(budgets) if budgets is not None else ())
+    study = Study.load(what[0])
+    tradeoff = compare_arms(study, parse_budgets(budgets) if budgets is not None else ())
     if plot is not None:
         from postdiff_calib.report.plots import plot_tradeoff
 
         plot_tradeoff(tradeoff, plot)
-    print_tradeoff(tradeoff, plot, as_json=as_json)
+    kept = kept_studies(study.folder, study.record.asked.model, study.record.model.id)
+    print_tradeoff(tradeoff, plot, kept, as_json=as_json)

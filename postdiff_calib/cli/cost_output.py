@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import typer
 from rich.table import Table
 
 from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cli.say import say
 from postdiff_calib.cost import CostTable
-from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost.budget import PlanCost, format_flops, format_macs, format_seconds, parse_budget
 from postdiff_calib.cost.grid import binding_knob, reachable, show
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.jobs.price import Priced
@@ -21,7 +19,9 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.plan import StepPlan, compile_plan
-from postdiff_calib.report.console import make_console
+from postdiff_calib.report.console import make_console, print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.wording import factor
 
 
 @dataclass
@@ -76,7 +76,7 @@ class CostView:
         """The plan's price."""
         facts = self.priced.facts()
         if self.as_json:
-            typer.echo(json.dumps({"baseline": self.baseline_text, **facts}, indent=2))
+            print_json("cost", {"baseline": self.baseline_text, **facts})
             return
         say(self.baseline_text)
         counted = (
@@ -84,12 +84,12 @@ class CostView:
             if self.priced.convention == "full"
             else "convolutions and linear layers only"
         )
-        say(f"{facts['model']} {facts['height']}×{facts['width']}  {self.knobs.describe()}")
-        share = f"{100 * facts['relative_to_baseline']:.1f}% of the baseline ({self.baseline.describe()})"
-        say(
-            f"denoising   {format_macs(facts['macs_total'])} per image = {share}; "
-            f"convention {self.priced.convention}: {counted}, 1 MAC = 2 FLOPs"
-        )
+        words = compile_plan(self.knobs).words(self.costs.guides)
+        say(f"{facts['model']} {facts['height']}×{facts['width']}: {words} ({self.knobs.describe()})")
+        macs, share = facts["macs_total"], facts["relative_to_baseline"]
+        say(f"denoising   {format_macs(macs)} ({format_flops(macs)}) per image")
+        say(f"            = {100 * share:.1f}% of the baseline ({self.baseline.describe()}), speed-up {factor(share)}")
+        say(f"            convention {self.priced.convention}: {counted}")
         say(
             f"outside     text {format_macs(facts['macs_text_encoder'])}, decoding "
             f"{format_macs(facts['macs_vae_decoder'])}"
@@ -142,7 +142,7 @@ class CostView:
                 shown[name] = full._replace(**technique.key(kind, self.knobs, deployment))
         counted = {name: breakdown(self.costs.meter, key) for name, key in shown.items()}
         if self.as_json:
-            typer.echo(json.dumps({name: blocks for name, (blocks, _) in counted.items()}, indent=2))
+            print_json("cost-modules", {"steps": {name: blocks for name, (blocks, _) in counted.items()}})
             return
         say(self.baseline_text)
         for name, (blocks, counter) in counted.items():
@@ -171,7 +171,7 @@ class CostView:
         if self.as_json:
             facts = [{**vars(row), "cheapest_knobs": row.cheapest_knobs.as_dict()} for row in rows]
             data = {"baseline": self.baseline_text, "budget": limit.value if limit else None, "rows": facts}
-            typer.echo(json.dumps(data, indent=2))
+            print_json("cost-grid", data)
         else:
             say(self.baseline_text)
             table = _table("T", "plans", "cheapest", "most expensive", "cheapest plan", "within budget")
@@ -220,4 +220,4 @@ def _table(*headings: str, title: str | None = None) -> Table:
 
 def _print(table: Table) -> None:
     # Piped output has no width of its own; rows must stay whole.
-    make_console(200).print(table)
+    print_table(make_console(200), table)

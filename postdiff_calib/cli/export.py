@@ -29,6 +29,7 @@ def export_command(
         list[str] | None,
         typer.Option("--delta", metavar="NAME=NUMBER", help="Difference you care about.  [default: the study's]"),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that no export of this study wrote.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write the profile of another budget or machine from a study's scores; no image is made.
@@ -46,5 +47,6 @@ def export_command(
         format=file_format,
         latency_table=latency_table,
         delta=tuple(delta or ()),
+        force=force,
     )
     print_exported(run_export(job), as_json=as_json)

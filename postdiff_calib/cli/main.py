@@ -14,6 +14,7 @@ from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.ending import run
 from postdiff_calib.cli.export import export_command
 from postdiff_calib.cli.generate import generate_command
+from postdiff_calib.cli.grid import grid_command
 from postdiff_calib.cli.judge import judge_command
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cli.profile import schema_command, show_command
@@ -37,6 +38,7 @@ app.command("worker")(worker_command)
 app.command("export")(export_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
+app.command("grid")(grid_command)
 app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("judge")(judge_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from typing import Annotated
 
@@ -23,16 +22,18 @@ def models_command(
 
     cards = [card for card in CARDS if card.available]
     if as_json:
+        from postdiff_calib.report.json_output import print_json
+
         left_out = ("networks", "text_lengths", "train")
         rows = [{f.name: getattr(card, f.name) for f in fields(card) if f.name not in left_out} for card in cards]
         for row, card in zip(rows, cards, strict=True):
             row["knobs"] = sorted(card.knobs)
-        typer.echo(json.dumps(rows, indent=2))
+        print_json("models", {"models": rows})
         return
     from rich.table import Table
 
     from postdiff_calib.knobs import table as knob_table
-    from postdiff_calib.report.console import make_console
+    from postdiff_calib.report.console import make_console, print_table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "T", "w", "scheduler", "knobs", "licence", "from"):
@@ -51,4 +52,4 @@ def models_command(
             source,
         )
     # Piped output has no width of its own; rows must stay whole for grep.
-    make_console(200).print(table)
+    print_table(make_console(200), table)

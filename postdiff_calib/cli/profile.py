@@ -14,9 +14,9 @@ def schema_command() -> None:
     Example: postdiff profile schema > profile.schema.json
     """
     from postdiff_calib.profile import json_schema
-    from postdiff_calib.report.terminal import print_json
+    from postdiff_calib.report.json_output import print_document
 
-    print_json(json_schema())
+    print_document(json_schema())
 
 
 def show_command(

@@ -246,6 +246,11 @@ def format_macs(macs: float) -> str:
     return f"{macs:.4g} MACs"
 
 
+def format_flops(macs: float) -> str:
+    """The FLOPs of so many MACs (1 MAC = 2 FLOPs), e.g. ``60.84 TFLOPs``."""
+    return format_macs(2 * macs).replace("MACs", "FLOPs")
+
+
 def format_seconds(seconds: float) -> str:
     """Seconds with three significant digits, in milliseconds below one, e.g. ``850 ms``."""
     # Rounded before printing, so that 999.9 is 1000 and not 1e+03.

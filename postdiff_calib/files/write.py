@@ -21,9 +21,11 @@ from typing import Any
 from postdiff_calib.errors import OutputError, reason_of
 
 #: Names of the files in a study's folder, and what shows that a folder is one.
-STUDY_FILES = frozenset(
-    {"study.json", "study.db", "study.damaged.db", "study.lock", "scores.jsonl", "held_out.jsonl", "other_seeds.jsonl"}
-)
+STUDY_FILES = frozenset({"study.json", "study.db", "study.damaged.db", "study.lock", "exported.json"}) | {
+    "scores.jsonl",
+    "held_out.jsonl",
+    "other_seeds.jsonl",
+}
 _STUDY_SIGNS = ("study.json", "study.db")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
 _NAME_BYTES = 120

@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING
 from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock, remove_leftovers
+from postdiff_calib.jobs.expected import EvenUnits, Followed, ImagesInTurn
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.materials import Materials, materials_of
 from postdiff_calib.jobs.new_record import record_of
+from postdiff_calib.jobs.outlook import outlook
 from postdiff_calib.jobs.preflight import check_guards, check_job, check_metrics, refuse_other_study, refuse_unreachable
 from postdiff_calib.jobs.spread import measure_objective
 from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
-from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.progress import Progress, Silent, tell_work
 from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import BASELINE, STUDY_NAME
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
@@ -94,9 +96,13 @@ def _calibrate(
         study = with_earlier_searches(study)
         if job.deployment.batch_size is None:
             recall_batch(study, bench, progress)
-    study = spread_stage(study, bench, progress, fresh=job.fresh).with_batch(bench.batch)
+    expected = outlook(job, bench, table)
+    each = expected.reference.cost.seconds or 0.0
+    study = spread_stage(study, bench, EvenUnits(progress, each, expected.after_spread), fresh=job.fresh)
+    study = study.with_batch(bench.batch)
     bench.batch.found = lambda: study.with_batch(bench.batch).save()
-    search = run_stage(study, bench, progress, fresh=job.fresh, storage=job.storage, name=job.study_name)
+    searching = Followed(progress, expected.after_search)
+    search = run_stage(study, bench, searching, fresh=job.fresh, storage=job.storage, name=job.study_name)
     study = saved(study, bench, search, search.searched)
     interrupted = search.interrupted
     if not interrupted:
@@ -218,15 +224,17 @@ def run_stage(
     from postdiff_calib.search.backend.run import Progress as SearchProgress
     from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
 
-    record, last = study.record, 0
+    record, last, worked = study.record, 0, 0.0
     limit = record.resolve()
 
     def show(state: SearchProgress) -> None:
-        nonlocal last
+        nonlocal last, worked
         best = "" if state.best is None else f", best {state.best.knobs.describe()} {state.best_difference:+.2f}"
         detail = f"trial {state.trials_done}/{state.trials_total}{best}"
+        if state.seconds_made > worked:
+            tell_work(progress, state.seconds_made - worked, state.seconds_left)
         progress.advance(state.images_made - last, detail, total=state.images_at_most)
-        last = state.images_made
+        last, worked = state.images_made, state.seconds_made
 
     problem = Problem(
         space=bench.space,
@@ -276,12 +284,15 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
     """
     from postdiff_calib.search.confirm import confirm
 
-    evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, progress.advance, study.folder, progress.note)
+    record = study.record
     broken: dict[str, tuple[str, str]] = {}
     for _ in range(1 + REPLACEMENTS):
         chosen = {f.candidate.plan_id: f.candidate.knobs for s in search.searched for f in s.finalists}
         progress.stage("judging the finalists", len(bench.held_out) * (1 + len(chosen)))
-        found = confirm(evaluator, len(bench.held_out), list(chosen.values()), study.record.baseline, study.folder)
+        plans = list(chosen.values())
+        made = ImagesInTurn(progress, record.cost.price, [record.baseline, *plans], len(bench.held_out))
+        evaluator = bench.evaluator(bench.held_out, bench.held_out_seed, made, study.folder, progress.note)
+        found = confirm(evaluator, len(bench.held_out), plans, record.baseline, study.folder, begin=made.begin)
         if not found:
             break
         broken |= {plan: (chosen[plan].describe(), reason) for plan, reason in found.items()}

@@ -6,33 +6,20 @@ and nothing is written but the machine's table of measured steps.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.cost.budget import Limit
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.calibrate import load_stage, price
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.spread import SPREAD_PROMPTS
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.jobs.outlook import outlook
 from postdiff_calib.models.deployment import describe_baseline
-from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.quality.scorers import close_scorers
-from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.scores.select import ARMS, Arm
-from postdiff_calib.scores.store import MemoryStore
-from postdiff_calib.search.finalists import FURTHER_FINALISTS, OWN_FINALISTS
-from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
-from postdiff_calib.search.space import Candidate, candidate, within
-from postdiff_calib.search.strategies import default_trials, find_strategy
-from postdiff_calib.search.strategy import Strategy, enqueued
-from postdiff_calib.study.evidence import NoImages
-from postdiff_calib.study.searched import further_limits
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
@@ -113,54 +100,17 @@ def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable) -> DryRun:
     Raises:
         BudgetError: no plan is within the budget.
     """
-    reference = candidate(compile_plan(Knobs(bench.loaded.card.num_inference_steps)), table.price)
-    limit = job.budget.resolve(reference.cost)
-    limits = (limit, *further_limits(limit))
-    candidates = bench.space.candidates(table.price)
-    allowed = within(candidates, limit, bench.space.restrictions)
-    n, held_out, spread = len(bench.calibration), len(bench.held_out), min(SPREAD_PROMPTS, len(bench.calibration))
-    settings = SearchSettings(
-        n_trials=job.trials if job.trials is not None else default_trials(held_out, job.search),
-        strategy=job.search,
-        seed=job.seed,
-        explore_prompts=default_explore_prompts(held_out),
-    )
-    book = ScoreBook(NoImages(), n, reference.knobs, MemoryStore())
-    strategy = find_strategy(job.search)(candidates, limits, reference, book, settings)
-    first = enqueued(strategy, None)
-    others = sum(proposal.arm != "step_reduction" for proposal in first)
-    trials = len(first) + sum(strategy.planned(budget, others) for budget in range(len(limits)))
-    each = min(n, settings.explore_prompts) if strategy.role == "explore" else n
-    judged = _finalists(strategy, limits)
-    stock, mean = _seconds([reference]), _seconds(allowed)
+    found = outlook(job, bench, table)
     return DryRun(
-        baseline=describe_baseline(len(reference.plan), bench.loaded.card, bench.settings.negative_prompt),
+        baseline=describe_baseline(len(found.reference.plan), bench.loaded.card, bench.settings.negative_prompt),
         restrictions=tuple(one.text for one in bench.space.restrictions),
         values=bench.space.as_dict(),
-        plans=len(candidates),
+        plans=found.plans,
         budgets=tuple(
-            BudgetSpace(at.text, at.value / at.baseline, {arm: len(strategy.members(arm, i)) for arm in ARMS})
-            for i, at in enumerate(limits)
+            BudgetSpace(at.text, at.value / at.baseline, {arm: len(found.strategy.members(arm, i)) for arm in ARMS})
+            for i, at in enumerate(found.limits)
         ),
-        trials=trials,
-        images={"spread": 2 * spread, "search": n + each * (trials - 1), "held-out": held_out * (1 + judged)},
-        seconds={
-            "spread": 2 * spread * stock,
-            "search": n * stock + each * (trials - 1) * mean,
-            "held-out": held_out * (stock + judged * mean),
-        },
+        trials=found.trials,
+        images=found.images,
+        seconds=found.seconds,
     )
-
-
-def _finalists(strategy: Strategy, limits: Sequence[Limit]) -> int:
-    """Plans that are judged on held-out prompts at most."""
-    total = 0
-    for budget in range(len(limits)) if strategy.by_arm else range(1):
-        wanted = OWN_FINALISTS if budget == 0 else FURTHER_FINALISTS
-        total += sum(min(count, len(strategy.members(arm, budget))) for arm, count in wanted.items())
-    return total
-
-
-def _seconds(candidates: Sequence[Candidate]) -> float:
-    """Mean seconds per image of plans; 0 where nothing was timed."""
-    return statistics.fmean(c.cost.seconds or 0.0 for c in candidates)

@@ -20,6 +20,7 @@ from postdiff_calib.cost.store import read_table
 from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import ModelError, OutputError, ProfileError, StudyError, UsageError
 from postdiff_calib.files import refuse_output, write_atomically
+from postdiff_calib.jobs.overwrite import refuse_overwrite, remember
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.study.record import Study
@@ -40,6 +41,7 @@ class ExportJob:
         format: a key of ``FORMATS``.
         latency_table: a file that ``postdiff cost --measure --out`` wrote on another machine.
         delta: differences that are cared about, as ``--delta`` gives them; the study's own where empty.
+        force: files that no export of this study wrote are replaced too.
     """
 
     study: Path
@@ -49,6 +51,7 @@ class ExportJob:
     format: str = "yaml"
     latency_table: Path | None = None
     delta: tuple[str, ...] = ()
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,14 @@ def run_export(job: ExportJob) -> list[Exported]:
     inputs = [job.latency_table] if job.latency_table is not None else []
     for path in (out, *paths):
         refuse_output(path, inputs=inputs, study=job.study)
-    profiles = [study.conclude(budget, table, job.delta) for budget in budgets]
-    texts = [render(profile) for profile in profiles]
-    return [
-        Exported(write_atomically(path, text), profile)
-        for path, text, profile in zip(paths, texts, profiles, strict=True)
-    ]
+    evidence = study.evidence(table, job.delta)
+    profiles = [study.conclude(budget, table, job.delta, evidence) for budget in budgets]
+    texts = {path: render(profile) for path, profile in zip(paths, profiles, strict=True)}
+    if not job.force:
+        refuse_overwrite(texts, job.study)
+    written = [write_atomically(path, text) for path, text in texts.items()]
+    remember(texts, job.study)
+    return [Exported(path, profile) for path, profile in zip(written, profiles, strict=True)]
 
 
 def _path_for(out: Path, budget: Budget, ending: str) -> Path:

@@ -59,10 +59,15 @@ _COMMENTS: dict[str, str] = {
 }
 
 
-def comment(section: str) -> str:
-    """The lines above a section, without their ``#``; that of the knobs says what each of them is."""
+def comment(section: str, plan: str) -> str:
+    """The lines above a section, without their ``#``; that of the knobs says what each of them is.
+
+    Args:
+        section: the section's name.
+        plan: what the profile's plan does, in words.
+    """
     if section == "knobs":
-        return textwrap.fill(_knobs_comment(), 110)
+        return "\n".join(textwrap.fill(text, 110) for text in (f"In words: {plan}.", _knobs_comment()))
     if section == "expected":
         *above, last = _COMMENTS[section].splitlines()
         # the lines above stay as they are; the last one is filled up

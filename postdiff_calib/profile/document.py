@@ -13,6 +13,7 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS
 from postdiff_calib.models.deployment import DeploymentSettings, describe_baseline
+from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.profile.comments import comment
@@ -50,6 +51,14 @@ class Profile(Section):
     def knobs(self) -> Knobs:
         """The settings as ``Knobs``, ready for ``enable``."""
         return Knobs.from_dict(self.settings.model_dump())
+
+    @property
+    def words(self) -> str:
+        """What the settings do, for people, e.g. ``13 steps, guidance on the first 10``; see ``StepPlan.words``."""
+        family = family_named(self.model.pipeline_class)
+        network = family.network if family is not None else None
+        guides = network is None or (network.guides_by_default and self.model.guidance_scale > network.guided_above)
+        return compile_plan(self.knobs).words(guides and (family is None or family.guides))
 
     @property
     def noise(self) -> str:
@@ -136,7 +145,7 @@ class Profile(Section):
         parts = []
         for key, value in self.to_dict().items():
             body = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110)
-            above = "".join(f"# {line}\n" for line in comment(key).splitlines())
+            above = "".join(f"# {line}\n" for line in comment(key, self.words).splitlines())
             parts.append(above + body)
         return "\n".join(parts)
 

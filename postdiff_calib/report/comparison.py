@@ -13,9 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from postdiff_calib.profile import Profile
-from postdiff_calib.report.terminal import arms_table, metric_facts, print_json, profile_facts, wide_console
-from postdiff_calib.report.wording import result_text, results, shown, signed, verdict
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.kept import print_views, view
+from postdiff_calib.report.terminal import ARM_COLUMNS, arms_table, metric_facts, profile_facts, wide_console
+from postdiff_calib.report.wording import arm_results, result_text, results, shown, signed, verdict
 from postdiff_calib.study.answers import crossover_text
+from postdiff_calib.study.kept import KeptStudy
 
 if TYPE_CHECKING:
     from postdiff_calib.jobs.export import Exported
@@ -23,27 +27,37 @@ if TYPE_CHECKING:
 
 
 def print_tradeoff(
-    tradeoff: Tradeoff, plot: Path | None = None, *, as_json: bool, console: Console | None = None
+    tradeoff: Tradeoff,
+    plot: Path | None = None,
+    kept: Sequence[KeptStudy] = (),
+    *,
+    as_json: bool,
+    console: Console | None = None,
 ) -> None:
-    """The answer, the three arms at every budget, and where the better one changes."""
+    """The answer, the three arms at every budget, where the better one changes, and the paper's studies there are."""
+    views = [view(study) for study in kept]
     if as_json:
-        print_json(tradeoff.as_dict())
+        studies = [{"path": str(study.path), "data": study.data} for study in kept]
+        print_json("compare", {**tradeoff.as_dict(), "studies": studies})
         return
     console = console or wide_console()
     console.print(f"[bold]Step reduction or cheaper steps?[/bold] {escape(tradeoff.answer)}", highlight=False)
     if tradeoff.crossover:
         console.print(crossover_text(tradeoff.crossover), highlight=False, markup=False)
     console.print()
-    console.print(tradeoff_table(tradeoff), highlight=False)
+    print_table(console, tradeoff_table(tradeoff), plain=ARM_COLUMNS)
     if plot is not None:
         console.print(f"drawn into {plot}", highlight=False, markup=False)
+    print_views(views, console)
 
 
 def tradeoff_table(tradeoff: Tradeoff) -> Table:
     """A line per budget and arm, with the winner under each budget."""
+    # those whose baseline image was broken are not compared on
+    found = [result.difference.num_prompts for row in tradeoff.rows for result in arm_results(row).values()]
     title = (
         f"{tradeoff.model} {tradeoff.height}×{tradeoff.width}: best plan found of each arm, difference to the baseline "
-        f"on {tradeoff.num_held_out} held-out prompts, 95 % interval; scores by {tradeoff.scorer}"
+        f"on {max(found, default=tradeoff.num_held_out)} held-out prompts, 95 % interval; scores by {tradeoff.scorer}"
     )
     return arms_table(tradeoff.rows, title, tradeoff.baseline.seconds if tradeoff.kind == "seconds" else None)
 
@@ -82,8 +96,11 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
             "weights": profile.model.fingerprint,
             "prompts": f"{profile.evidence.prompt_set} {profile.evidence.prompt_set_sha256[:12]}",
             "budget": known["budget"],
+            "plan": known["plan"],
             **{f"  {name}": str(value) for name, value in knobs.items()},
+            "speed-up": known["speed-up"],
             "cost per image": known["cost per image"],
+            "time per image": known.get("time per image", "–"),
             "share of MACs": f"{e.relative_macs:.0%}",
             "share of time": relative,
             **metrics(profile),
@@ -107,6 +124,7 @@ def print_profiles(
     facts, warnings = compared_facts(first, second), profile_warnings(first, second)
     if as_json:
         print_json(
+            "compare-profiles",
             {
                 "profiles": [
                     {"path": str(path), "profile": profile.to_dict()}
@@ -114,16 +132,16 @@ def print_profiles(
                 ],
                 "differs": [name.strip() for name, (one, other) in facts.items() if one != other],
                 "warnings": warnings,
-            }
+            },
         )
         return
     console = console or wide_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", *(escape(str(path)) for path in paths), "differs"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=not name or name == "differs")
     for name, (one, other) in facts.items():
         table.add_row(name, Text(one), Text(other), "≠" if one != other else "")
-    console.print(table, highlight=False)
+    print_table(console, table, most=2.5)
     if not warnings:
         console.print(
             f"Second minus first: {_gaps(first, second)}; {second.expected.relative_macs:.0%} against "
@@ -148,7 +166,7 @@ def _gaps(first: Profile, second: Profile) -> str:
 def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console | None = None) -> None:
     """What was written, what it promises, and what is thin about it."""
     if as_json:
-        print_json([{"path": str(file.path), "profile": file.profile.to_dict()} for file in files])
+        print_json("export", {"files": [{"path": str(file.path), "profile": file.profile.to_dict()} for file in files]})
         return
     console = console or wide_console()
     for file in files:
@@ -156,8 +174,9 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         facts = Table(box=None, show_header=False, pad_edge=False)
         facts.add_column(style="bold")
         facts.add_column(overflow="fold")
-        for name in ("budget", "plan", "cost per image", *metric_facts(file.profile)):
-            facts.add_row(name, Text(known[name]))
+        for name in ("budget", "plan", "speed-up", "cost per image", "time per image", *metric_facts(file.profile)):
+            if name in known:
+                facts.add_row(name, Text(known[name]))
         console.print(facts, highlight=False)
         for note in notes:
             console.print(f"note: {note}", highlight=False, markup=False)

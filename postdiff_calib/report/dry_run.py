@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from postdiff_calib.knobs import searched
-from postdiff_calib.report.terminal import print_json, wide_console
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.terminal import wide_console
+from postdiff_calib.report.wording import duration
 from postdiff_calib.scores.select import ARM_NAMES, ARMS
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 def print_dry_run(plan: DryRun, *, as_json: bool, console: Console | None = None) -> None:
     """What a calibration would do."""
     if as_json:
-        print_json(plan.as_dict())
+        print_json("calibrate-dry-run", plan.as_dict())
         return
     console = console or wide_console()
 
@@ -36,15 +39,7 @@ def print_dry_run(plan: DryRun, *, as_json: bool, console: Console | None = None
         table.add_column(ARM_NAMES[arm], justify="right")
     for budget in plan.budgets:
         table.add_row(f"{budget.budget} ({budget.share:.0%})", *(str(budget.plans[arm]) for arm in ARMS))
-    console.print(table, highlight=False)
+    print_table(console, table)
     stages = ", ".join(f"{name} {count}" for name, count in plan.images.items())
     say(f"at most {plan.images_at_most} images in {plan.trials} trials ({stages})")
     say(f"making them takes about {duration(plan.seconds_expected)} on this device, scoring comes on top")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text for people, e.g. ``5 min`` or ``2 h 10 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,7 +17,9 @@ from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.files import replacing
 from postdiff_calib.files.pixels import to_array
 from postdiff_calib.quality.metrics import in_words
-from postdiff_calib.report.terminal import print_json, wide_console
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.terminal import wide_console
 from postdiff_calib.report.wording import interval, shown, value
 
 if TYPE_CHECKING:
@@ -34,11 +36,11 @@ def print_judgement(
 ) -> None:
     """Every set-up against the baseline: cost, each metric's paired difference with its interval, the verdict."""
     if as_json:
-        print_json({**judgement.as_dict(), "grid": None if grid is None else str(grid)})
+        print_json("judge", {**judgement.as_dict(), "grid": None if grid is None else str(grid)})
         return
     console = console or wide_console()
     console.print(judgement.baseline, highlight=False, markup=False, soft_wrap=True)
-    console.print(_table(judgement), highlight=False)
+    print_table(console, _table(judgement))
     for one in judgement.setups:
         console.print(verdict_line(one, judgement.num_prompts), highlight=False, markup=False, soft_wrap=True)
     for note in judgement.notes:

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.report.terminal import print_json, wide_console
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.terminal import wide_console
 
 if TYPE_CHECKING:
     from postdiff_calib.quality.scorers import Listed
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 def print_scorers(scorers: Sequence[Listed], *, as_json: bool, console: Console | None = None) -> None:
     """How each is written, what it is, and why it is missing where it is."""
     if as_json:
-        print_json([{**asdict(one), "available": not one.missing} for one in scorers])
+        print_json("scorers", {"scorers": [{**asdict(one), "available": not one.missing} for one in scorers]})
         return
     console = console or wide_console()
     table = Table(box=None, pad_edge=False)
@@ -27,4 +29,4 @@ def print_scorers(scorers: Sequence[Listed], *, as_json: bool, console: Console 
         table.add_column(name, overflow="fold")
     for one in scorers:
         table.add_row(*(Text(cell) for cell in (one.name, one.about, one.missing or "✓")))
-    console.print(table, highlight=False)
+    print_table(console, table)

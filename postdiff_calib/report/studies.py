@@ -12,7 +12,9 @@ from rich.table import Table
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs.paper_study import Price, write_result
-from postdiff_calib.report.terminal import print_json, seconds, wide_console
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json, with_schema
+from postdiff_calib.report.terminal import seconds, wide_console
 from postdiff_calib.report.wording import interval, shown, value
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 def print_price(price: Price, *, as_json: bool, console: Console | None = None) -> None:
     """What a study would cost."""
     if as_json:
-        print_json(asdict(price))
+        print_json("study-price", asdict(price))
         return
     (console or wide_console()).print(f"{price}; nothing was made", highlight=False, markup=False)
 
@@ -52,10 +54,10 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
     """Mean distances of blocks and layers, which are the cheapest to reuse, and what the paper saw."""
     from postdiff_calib.report.study_plots import plot_redundancy
 
-    data = result.as_dict()
+    data = with_schema("redundancy", result.as_dict())
     lines = keep(data, path, lambda plot: plot_redundancy(result, plot))
     if as_json:
-        print_json(data)
+        print_json("redundancy", data)
         return
     console, found = console or wide_console(), result.distances
     title = f"{result.model}, T={result.steps}: change from step to step, {found.num_prompts} prompts, 95 % intervals"
@@ -64,13 +66,13 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
         table.add_column(name, justify="left" if name == "block" else "right")
     for name, mean in found.block_means().items():
         table.add_row(name, f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
-    console.print(table, highlight=False)
+    print_table(console, table)
     layers = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("layers", "number", "L2", "relative L2"):
         layers.add_column(name, justify="left" if name == "layers" else "right")
     for kind, (absolute, relative) in found.kind_means().items():
         layers.add_row(kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
-    console.print(layers, highlight=False)
+    print_table(console, layers)
     for line in (*found.summary(), f"The paper, {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)
 
@@ -79,14 +81,14 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
     """Cost and every metric of each setting, and what the paper saw."""
     from postdiff_calib.report.ablation_plots import plot_ablation, plot_traces
 
-    data = result.as_dict()
+    data = with_schema("ablate", result.as_dict())
     lines = keep(data, path, lambda plot: plot_ablation(result, plot))
     if result.traces and path.with_suffix(".png").exists():
         traced = path.with_name(f"{path.stem}-trace.png")
         plot_traces(result, traced)
         lines.append(f"traces drawn into {traced}")
     if as_json:
-        print_json(data)
+        print_json("ablate", data)
         return
     console = console or wide_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -97,13 +99,16 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
         table.add_column(name, justify="right")
     for row in (result.baseline, *result.rows):
         cells = [f"{row.share:.0%}", *([seconds(row.cost.seconds)] if timed else [])]
-        table.add_row(row.label, *cells, *([row.failed[:60]] if row.failed else [_cell(row, name) for name in names]))
+        table.add_row(row.label, *cells, *(["failed"] if row.failed else [_cell(row, name) for name in names]))
     console.print(
         f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
         highlight=False,
         markup=False,
     )
-    console.print(table, highlight=False)
+    print_table(console, table)
+    for row in result.rows:
+        if row.failed:
+            console.print(f"{row.label} failed: {row.failed}", highlight=False, markup=False)
     saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
     for line in (*saw, *lines):
         console.print(line, highlight=False, markup=False)
@@ -121,10 +126,10 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
     """How well sets of each size rank the settings, the recommended size, and what the paper saw."""
     from postdiff_calib.report.study_plots import plot_prompt_sizes
 
-    data = result.as_dict()
+    data = with_schema("prompt-sizes", result.as_dict())
     lines = keep(data, path, lambda plot: plot_prompt_sizes(result, plot))
     if as_json:
-        print_json(data)
+        print_json("prompt-sizes", data)
         return
     console, label = console or wide_console(), shown(result.metric).label
     console.print(
@@ -138,6 +143,6 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
     for row in result.rows:
         tau = f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]"
         table.add_row(str(row.size), tau, f"{row.chance:.1%}", shown(result.metric).show(row.loss))
-    console.print(table, highlight=False)
+    print_table(console, table)
     for line in (result.answer(), f"The paper (SD1.5), {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -18,7 +16,8 @@ from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.report.console import make_console
+from postdiff_calib.report.console import make_console, print_table
+from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.wording import (
     arm_difference,
     arm_results,
@@ -27,6 +26,7 @@ from postdiff_calib.report.wording import (
     category_note,
     fidelity,
     interval,
+    macs_text,
     minimum_detectable_difference,
     own_row,
     prompts,
@@ -35,6 +35,7 @@ from postdiff_calib.report.wording import (
     row_difference,
     row_metrics,
     shown,
+    speed_up,
     verdict,
     winner,
 )
@@ -44,20 +45,14 @@ if TYPE_CHECKING:
     from postdiff_calib.jobs.generate import GenerateResult
     from postdiff_calib.jobs.worker import WorkerResult
 
-#: What steers a terminal, beside what JSON escapes by itself.
-_UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: Columns of the table of arms whose cells need no heading.
+ARM_COLUMNS = ("arm", "plan")
 
 
 def seconds(value: float | None) -> str:
     """Seconds as text, or a dash where nothing was timed."""
     return "–" if value is None else format_seconds(value)
-
-
-def print_json(data: Any) -> None:
-    """Data on standard output, for scripts."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    # json itself escapes what lies below a blank, and no more than that.
-    print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def wide_console() -> Console:
@@ -68,7 +63,7 @@ def wide_console() -> Console:
 def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: Console | None = None) -> None:
     """The outcome of a calibration: what to run, what it costs, what it loses, and the answer."""
     if as_json:
-        print_json({"profile": str(path), "baseline": profile.baseline_text, **profile.to_dict()})
+        print_json("calibrate", {"profile": str(path), "baseline": profile.baseline_text, **profile.to_dict()})
         return
     console = console or wide_console()
     print_profile(profile, as_json=False, console=console)
@@ -78,7 +73,7 @@ def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: C
 def print_profile(profile: Profile, *, as_json: bool, console: Console | None = None) -> None:
     """A profile, readably; or as JSON."""
     if as_json:
-        print_json(profile.to_dict())
+        print_json("profile", profile.to_dict())
         return
     console = console or wide_console()
     console.print(profile.baseline_text, highlight=False, markup=False, soft_wrap=True)
@@ -89,7 +84,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         facts.add_row(name, Text(text))
     console.print(facts, highlight=False)
     console.print()
-    console.print(arms_table(profile.tradeoff.rows), highlight=False)
+    print_table(console, arms_table(profile.tradeoff.rows), plain=ARM_COLUMNS)
     row = own_row(profile)
     if row is not None:
         console.print(f"\n[bold]Step reduction or cheaper steps?[/bold] {escape(row.answer)}", highlight=False)
@@ -98,7 +93,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
     if profile.categories is not None:
         heading = "\nby category of held-out prompt: difference to the baseline, 95 % interval"
         console.print(heading, style="italic", highlight=False)
-        console.print(categories_table(profile.categories), highlight=False)
+        print_table(console, categories_table(profile.categories))
         console.print(category_note(profile.categories), style="dim italic", highlight=False, markup=False)
     for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
         console.print(f"note: {note}", highlight=False, markup=False)
@@ -109,19 +104,21 @@ def profile_facts(profile: Profile) -> dict[str, str]:
     model, budget, e = profile.model, profile.budget, profile.expected
     cost, base = e.cost, e.baseline_cost
     limit = format_macs(budget.limit) if budget.kind == "macs" else format_seconds(budget.limit)
-    saving = f"{format_macs(cost.macs)} of {format_macs(base.macs)} ({e.relative_macs:.0%})"
+    time = ""
     if cost.seconds is not None:
-        saving += f", {seconds(cost.seconds)} of {seconds(base.seconds)}"
-        saving += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
+        time = f"{seconds(cost.seconds)} of {seconds(base.seconds)}"
+        time += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
         how = profile.environment.compile
-        saving += f", compiled ({how})" if how not in (None, "off") else ""
+        time += f", compiled ({how})" if how not in (None, "off") else ""
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
         "budget": f"{budget.text}: at most {limit} per image",
         **_scorers(profile),
         **({"restricted to": ", ".join(profile.evidence.restrictions)} if profile.evidence.restrictions else {}),
-        "plan": profile.knobs.describe(),
-        "cost per image": saving,
+        "plan": f"{profile.words} ({profile.knobs.describe()})",
+        "speed-up": speed_up(profile),
+        "cost per image": macs_text(profile),
+        **({"time per image": time} if time else {}),
         **metric_facts(profile),
         **_kept(profile),
         "detectable": minimum_detectable_difference(profile),
@@ -182,7 +179,7 @@ def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_s
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("budget", "arm", "plan"):
+    for name in ("budget", *ARM_COLUMNS):
         table.add_column(name)
     for name in ("MACs", "time", *(shown(metric).label for metric in metrics)):
         table.add_column(escape(name), justify="right", no_wrap=True)
@@ -233,7 +230,7 @@ def _better_line(row: TradeoffRow, metrics: Sequence[str]) -> list[str]:
 def print_generated(result: GenerateResult, *, as_json: bool, console: Console | None = None) -> None:
     """What was generated, where it is, and how long it took."""
     if as_json:
-        print_json(result.as_dict())
+        print_json("generate", result.as_dict())
         return
     console = console or make_console()
     if result.baseline:
@@ -253,14 +250,14 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
 def print_worker(result: WorkerResult, *, as_json: bool, console: Console | None = None) -> None:
     """What a worker did for its study, and whose seconds the study carries."""
     if as_json:
-        print_json(result.as_dict())
+        print_json("worker", result.as_dict())
         return
     console = console or make_console()
-    whose = f"measured on {result.latency_of}" if result.latency_of else "not measured"
+    whose = f"measured on {result.latency_of}, never on a worker" if result.latency_of else "none"
     lines = [
         f"study {result.study} in {result.storage}",
         f"this worker: {result.trials} trials, {result.images} images; the study: {result.study_trials} trials",
-        f"seconds in the study: {whose}, never on a worker",
+        f"seconds in the study: {whose}",
         *(f"failed: {knobs}: {reason}" for knobs, reason in result.failed),
     ]
     for line in lines:

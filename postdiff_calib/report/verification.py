@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.report.terminal import print_json, wide_console
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.terminal import wide_console
 
 if TYPE_CHECKING:
     from postdiff_calib.jobs.verify import VerifyResult
@@ -20,7 +22,7 @@ SIGNS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "warning": ("!", 
 def print_verification(result: VerifyResult, *, as_json: bool, console: Console | None = None) -> None:
     """Every check with what was wanted and found, then reasons and notes, then one sentence."""
     if as_json:
-        print_json(result.as_dict())
+        print_json("verify", result.as_dict())
         return
     console = console or wide_console()
     if result.baseline:
@@ -32,7 +34,7 @@ def print_verification(result: VerifyResult, *, as_json: bool, console: Console 
         sign, colour = SIGNS[check.outcome]
         cells = [Text(text) for text in (check.name, check.wanted, check.found)]
         table.add_row(*cells, Text(f"{sign} {check.outcome}", style=colour))
-    console.print(table, highlight=False)
+    print_table(console, table)
     reasons = [f"{check.name}: {check.reason}" for check in result.checks if check.reason]
     if reasons or result.notes:
         console.print()
@@ -40,5 +42,7 @@ def print_verification(result: VerifyResult, *, as_json: bool, console: Console 
         console.print(line, highlight=False, markup=False)
     warnings = sum(check.outcome == "warning" for check in result.checks)
     said = f", with {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
+    open_ones = [check.name for check in result.checks if check.outcome == "not judged"]
+    said += f"; not judged: {', '.join(open_ones)}" if open_ones else ""
     outcome = f"failed: {', '.join(result.failed)}" if result.failed else "holds on this machine"
-    console.print(f"\nprofile {result.profile} {outcome}{said}", highlight=False, markup=False)
+    console.print(f"\nprofile {result.profile} {outcome}{said}", highlight=False, markup=False, soft_wrap=True)

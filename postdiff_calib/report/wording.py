@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from postdiff_calib.cost.budget import format_flops, format_macs
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection, CategoryRow
 from postdiff_calib.quality import metric as find_metric
@@ -50,6 +51,26 @@ def value(amount: float, metric: str) -> str:
     """A metric's value, e.g. ``86.70`` or ``88.0 %``."""
     m = shown(metric)
     return f"{m.show(amount)} %" if m.unit.startswith("%") else m.show(amount)
+
+
+def factor(share: float) -> str:
+    """How many times less than all a share is, e.g. ``1.67×`` for 0.6."""
+    return f"{1 / share:.2f}×"
+
+
+def speed_up(profile: Profile) -> str:
+    """How much faster the plan is than the baseline, in time where that was measured and in compute."""
+    e = profile.expected
+    said = f"{factor(e.relative_macs)} in compute"
+    return said if e.relative_seconds is None else f"{factor(e.relative_seconds)} in time, {said}"
+
+
+def macs_text(profile: Profile) -> str:
+    """The plan's MACs and FLOPs per image beside the baseline's."""
+    e = profile.expected
+    macs, base = e.cost.macs, e.baseline_cost.macs
+    flops = f"{format_flops(macs)} of {format_flops(base)}"
+    return f"{format_macs(macs)} of {format_macs(base)} ({e.relative_macs:.0%}; {flops})"
 
 
 def results(profile: Profile) -> tuple[MetricResult, ...]:
@@ -179,3 +200,11 @@ def category_note(section: CategoriesSection) -> str:
         f"{100 * section.level:.0f} % after {section.correction}'s correction for all {section.comparisons} "
         "comparisons, and not surely by less than delta."
     )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text for people, e.g. ``5 min`` or ``2 h 10 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -5,7 +5,7 @@ The best of many noisy means is flattered by its noise; held-out prompts are not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff_calib.errors import PlanError
@@ -17,7 +17,14 @@ from postdiff_calib.scores.store import FileStore
 
 
 def confirm(
-    evaluator: Evaluator, num_prompts: int, plans: Sequence[Knobs], baseline: Knobs, folder: Path, *, block: int = 10
+    evaluator: Evaluator,
+    num_prompts: int,
+    plans: Sequence[Knobs],
+    baseline: Knobs,
+    folder: Path,
+    *,
+    block: int = 10,
+    begin: Callable[[Knobs], None] = lambda _: None,
 ) -> dict[str, str]:
     """Score the finalists and the baseline on the held-out prompts; resumable like the search.
 
@@ -28,6 +35,7 @@ def confirm(
         baseline: the baseline.
         folder: the study's folder; scores are kept in ``held_out.jsonl``.
         block: prompts stored at once.
+        begin: hears of each plan, the baseline first, before its images.
 
     Returns:
         Plans whose images are broken or cannot be scored, with the reason, by plan id; the others are scored on
@@ -42,6 +50,7 @@ def confirm(
     broken: dict[str, str] = {}
     for knobs in [baseline, *plans]:
         plan = compile_plan(knobs).plan_id
+        begin(knobs)
         try:
             for indices in blocks:
                 book.scores(knobs, indices)

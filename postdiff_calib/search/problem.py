@@ -50,7 +50,8 @@ class Progress:
     ones where there are any, else the one believed best.
 
     ``images_made`` counts images since this call began, other workers' included; ``images_at_most`` bounds them when
-    the search ends, and falls with every race that ends early.
+    the search ends, and falls with every race that ends early. ``seconds_made`` and ``seconds_left`` are what these
+    images and their trials were expected to take, and what is left is; 0 where no plan was timed.
     """
 
     stage: Role
@@ -61,6 +62,8 @@ class Progress:
     trying: Candidate
     best: Candidate | None
     best_difference: float | None
+    seconds_made: float = 0.0
+    seconds_left: float = 0.0
 
 
 @dataclass(frozen=True)

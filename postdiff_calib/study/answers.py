@@ -17,8 +17,14 @@ from postdiff_calib.study.rows import Row
 _RIVALS: tuple[Arm, Arm] = ("step_reduction", "cheaper_steps")
 
 
-def row_answer(row: Row, objective: Objective) -> str:
-    """Step reduction or cheaper steps, at this budget: one sentence, or two where there are several metrics."""
+def row_answer(row: Row, objective: Objective, guides: bool = True) -> str:
+    """Step reduction or cheaper steps, at this budget: one sentence, or two where there are several metrics.
+
+    Args:
+        row: of the budget.
+        objective: the metrics.
+        guides: the model uses classifier-free guidance at all.
+    """
     where = f"At {100 * row.share:.3g}% of the baseline's cost"
     if not row.searched:
         return f"{where}, the arms were not searched, so neither is known to be better."
@@ -27,10 +33,12 @@ def row_answer(row: Row, objective: Objective) -> str:
             plan = row.step_reduction if row.winner == "step_reduction" else row.cheaper_steps
             other = ARM_NAMES["cheaper_steps" if row.winner == "step_reduction" else "step_reduction"]
             assert plan is not None
-            return f"{where}, {ARM_NAMES[row.winner]} ({plan.knobs.describe()}): no plan of {other} fits the budget."
+            words = plan.plan.words(guides)
+            return f"{where}, {ARM_NAMES[row.winner]} ({words}): no plan of {other} fits the budget."
         return f"{where}, the arms were not compared."
     d = row.in_points(objective)
-    pair = f"best found: {row.cheaper_steps.knobs.describe()} against {row.step_reduction.knobs.describe()}"
+    cheaper, fewer = row.cheaper_steps.plan.words(guides), row.step_reduction.plan.words(guides)
+    pair = f"best found: {cheaper}; against {fewer}"
     unit = "points" if objective.unit == "points" else "of the baseline's spread"
     if row.winner == "tie" or row.winner == "undecided":
         gap = f"cheaper steps minus step reduction is {interval(d)} {unit}"

@@ -220,7 +220,7 @@ def tradeoff_row(row: Row, evidence: Evidence) -> TradeoffRow:
         unit=objective.unit,
         metrics={name: comparison_section(c) for name, c in row.metrics.items()},
         winner=row.winner,
-        answer=row_answer(row, objective),
+        answer=row_answer(row, objective, evidence.guides),
     )
 
 

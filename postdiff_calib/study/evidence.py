@@ -60,12 +60,14 @@ class Evidence:
         held_out: the finalists on held-out prompts; no plan where nothing was confirmed yet.
         searched: the budgets that were searched.
         objective: the metrics with their spreads, weights and δ.
+        guides: the model uses classifier-free guidance at all.
     """
 
     calibration: Scored
     held_out: Scored
     searched: Sequence[SearchedBudget]
     objective: Objective
+    guides: bool = True
 
     def at(self, limit: Limit) -> SearchedBudget | None:
         """What was searched at a limit; None where it was not."""
@@ -110,10 +112,18 @@ class Evidence:
 
     def row(self, limit: Limit) -> Row:
         """The arms compared at a limit; a budget whose finalists are not all judged counts as not searched."""
-        found = None if self.unjudged(limit) else self.at(limit)
-        fits: Mapping[Arm, bool | None] = dict.fromkeys(ARMS) if found is None else found.fits
-        unfound = None if found is None else found.unfound
-        return make_row(self.judged(limit), limit.value / limit.baseline, unfound=unfound, fits=fits)
+        if limit not in self._rows:
+            found = None if self.unjudged(limit) else self.at(limit)
+            fits: Mapping[Arm, bool | None] = dict.fromkeys(ARMS) if found is None else found.fits
+            unfound = None if found is None else found.unfound
+            share = limit.value / limit.baseline
+            self._rows[limit] = make_row(self.judged(limit), share, unfound=unfound, fits=fits)
+        return self._rows[limit]
+
+    @cached_property
+    def _rows(self) -> dict[Limit, Row]:
+        """Rows that were asked for before: their intervals take a while."""
+        return {}
 
 
 class NoImages:

@@ -83,7 +83,7 @@ class PromptSizes:
         if self.recommended is None:
             most = self.rows[-1]
             return f"None of these sizes picks {what}: {most.size} prompts do with {most.chance:.0%}."
-        return f"{self.recommended} prompts pick {what}."
+        return f"{self.recommended} prompts pick {what} or more."
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

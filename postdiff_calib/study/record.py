@@ -252,10 +252,14 @@ class Study:
         searched = self.record.searched
         if cost is not None:  # seconds of another machine: what was searched here was searched in other terms
             searched = tuple(budget for budget in searched if budget.limit.kind == "macs")
-        return Evidence(calibration, held_out, searched, objective)
+        return Evidence(calibration, held_out, searched, objective, self.record.cost.guides)
 
     def conclude(
-        self, budget: Budget | None = None, cost: CostTable | None = None, deltas: Sequence[str] = ()
+        self,
+        budget: Budget | None = None,
+        cost: CostTable | None = None,
+        deltas: Sequence[str] = (),
+        evidence: Evidence | None = None,
     ) -> Profile:
         """The profile of the best scored plan within a budget; no image is made.
 
@@ -266,6 +270,7 @@ class Study:
             budget: any budget; the study's own by default.
             cost: prices of another machine; this study's own by default.
             deltas: ``--delta`` options that stand in for the study's own.
+            evidence: of these prices and deltas, where it is at hand.
 
         Raises:
             BudgetError: the budget needs seconds and none were measured, or no scored plan is within it.
@@ -273,7 +278,7 @@ class Study:
         """
         record, table = self.record, cost or self.record.cost
         limit = record.resolve(budget, cost)
-        evidence = self.evidence(cost, deltas)
+        evidence = evidence or self.evidence(cost, deltas)
         images = sum(plan.n for plan in (*evidence.calibration.plans, *evidence.held_out.plans))
         facts = self._facts(images, evidence.judged(limit) is not None, table)
         return conclude(limit, evidence, evidence.rows_beside(limit), facts, record.asked.rails)

@@ -53,7 +53,9 @@ def notes_of_seconds(
     if latency is own:
         return tuple(notes)
     facts = latency.environment
-    notes += [f"Seconds were measured on {facts.get('device_name', 'another machine')}, scores were not."]
+    device = facts.get("device_name", "another machine")
+    same = f"Seconds are of a table of their own, measured on hardware of the scores' kind ({device})."
+    notes += [same if device == environment.device else f"Seconds were measured on {device}, scores were not."]
     if facts.get("dtype", dtype) != dtype:
         notes.append(f"The seconds are of {facts['dtype']}, the scores of {dtype}.")
     ours, theirs = environment, environment_of_seconds(environment, latency)

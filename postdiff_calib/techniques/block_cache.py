@@ -65,7 +65,7 @@ class BlockCaching(Technique):
 
     def words(self, knobs: Knobs, steps: Steps, guides: bool) -> str:  # noqa: D102
         refreshes = sum(step.refresh for step in steps)
-        return f"deep blocks run on {refreshes} of them and are reused on the others" if self.acts(steps) else ""
+        return f"deep blocks on {refreshes} of them" if self.acts(steps) else ""
 
     def attach(self, network: Any, knobs: Knobs, steps: Steps, name: str) -> Part:
         """Hooks on the part of the network that cached steps skip, and one that keeps what goes out of it."""

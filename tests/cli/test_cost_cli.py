@@ -13,6 +13,7 @@ from postdiff_calib.cli.cost_output import CostView
 from postdiff_calib.cli.main import main
 from postdiff_calib.cli.models import models_command
 from postdiff_calib.cost import Latency, table_for_card
+from postdiff_calib.cost.budget import format_flops, format_macs
 from postdiff_calib.cost.grid import GridRow, binding_knob, reachable
 from postdiff_calib.cost.latency import timing
 from postdiff_calib.cost.meter import StepKey
@@ -24,7 +25,18 @@ from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.report.plots import plot_reachable
 
-KEYS = ["baseline", "model", "height", "width", "knobs", "convention", "macs_total", "macs_per_step", "flops_total"]
+KEYS = [
+    "schema",
+    "baseline",
+    "model",
+    "height",
+    "width",
+    "knobs",
+    "convention",
+    "macs_total",
+    "macs_per_step",
+    "flops_total",
+]
 KEYS += ["relative_to_baseline", "macs_text_encoder", "macs_vae_decoder"]
 TINY = ("--model", "bk-sdm-tiny", "--height", "128", "--width", "128")
 
@@ -85,7 +97,10 @@ def test_the_plan_in_words() -> None:
     text = run("cost", *TINY, "-T", "20", "-k", "2")
     assert "T=20 k=2" in text
     assert "% of the baseline (T=20)" in text
-    assert "1 MAC = 2 FLOPs" in text
+    assert "20 steps, deep blocks on 10 of them" in text
+    macs = priced(*TINY, "-T", "20", "-k", "2")
+    assert f"{format_macs(macs['macs_total'])} ({format_flops(macs['macs_total'])}) per image" in text
+    assert f"speed-up {1 / macs['relative_to_baseline']:.2f}×" in text
     assert "seconds" not in text
 
 
@@ -93,7 +108,7 @@ def test_by_module_shows_full_and_cached_steps() -> None:
     text = run("cost", *TINY, "--by-module")
     for part in ("full step (counted with fvcore)", "cached step", "cross-attention", "down_blocks.2", "total"):
         assert part in text
-    facts = priced(*TINY, "--by-module")
+    facts = priced(*TINY, "--by-module")["steps"]
     total = sum(sum(kinds.values()) for kinds in facts["full step"].values())
     assert total == priced(*TINY, "-T", "1")["macs_total"]
     assert set(facts["cached step"]) < set(facts["full step"])
@@ -186,7 +201,7 @@ def test_models_lists_every_card() -> None:
     for card in CARDS:
         assert card.name in text
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe1" in text
-    rows = json.loads(run("models", "--json"))
+    rows = json.loads(run("models", "--json"))["models"]
     assert [row["name"] for row in rows] == [card.name for card in CARDS]
 
 

@@ -54,12 +54,43 @@ def test_export_without_held_out_scores_promises_nothing(capsys, here):
     assert load_profile("profile.yaml").expected.verdict in ("undecided", "worse")
 
 
+def test_export_replaces_only_what_it_wrote(capsys, here):
+    other = here / "mine.yaml"
+    other.write_text("my own notes")
+    code, out, err = run(capsys, "export", "study", "--out", "mine.yaml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "output mine.yaml: it is there already" in err
+    assert "--force" in err
+    assert other.read_text() == "my own notes"
+    # one of several is enough: nothing is written
+    (here / "p-60pct.yaml").write_text("mine too")
+    code, _, err = run(capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.yaml")
+    assert (code, "p-60pct.yaml" in err) == (2, True)
+    assert not (here / "p-40pct.yaml").exists()
+    assert run(capsys, "export", "study", "--out", "mine.yaml", "--force")[0] == 0
+    written = other.read_text()
+    assert load_profile("mine.yaml").budget.text == "60%"
+    # its own file is replaced by another budget's, from wherever it is named
+    assert run(capsys, "export", "study", "--out", str(other), "--budget", "40%")[0] == 0
+    assert load_profile("mine.yaml").budget.text == "40%"
+    # one that was edited since is not
+    other.write_text(other.read_text() + "# edited\n")
+    assert run(capsys, "export", "study", "--out", "mine.yaml")[0] == 2
+    # what would stay as it is may be there, whoever wrote it
+    other.write_text(written)
+    assert run(capsys, "export", "study", "--out", "mine.yaml")[0] == 0
+    # the list of what was written is the study's own file, and a damaged one is none
+    assert run(capsys, "export", "study", "--out", "study/exported.json")[0] == 2
+    (here / "study" / "exported.json").write_text("{")
+    assert run(capsys, "export", "study", "--out", "mine.yaml", "--budget", "40%")[0] == 2
+
+
 def test_export_for_a_script(capsys, here):
     code, out, _ = run(
         capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.py", "--format", "python", "--json"
     )
     assert code == 0
-    files = json.loads(out)
+    files = json.loads(out)["files"]
     assert [file["path"] for file in files] == ["p-40pct.py", "p-60pct.py"]
     assert files[0]["profile"]["budget"]["text"] == "40%"
     for file in files:
@@ -108,7 +139,7 @@ def test_profile_show_and_schema(capsys, here):
     assert "Step reduction or cheaper steps?" in out
     assert "minimum detectable difference" in out
     code, out, _ = run(capsys, "profile", "show", "p.yaml", "--json")
-    assert json.loads(out) == load_profile("p.yaml").to_dict()
+    assert json.loads(out) == {"schema": "postdiff.profile/1", **load_profile("p.yaml").to_dict()}
     code, out, _ = run(capsys, "profile", "schema")
     assert code == 0
     assert json.loads(out) == json_schema()

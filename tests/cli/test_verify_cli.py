@@ -62,7 +62,7 @@ def test_a_profile_that_holds_leaves_with_zero(capsys, monkeypatch, path):
         "note: a remark",
     ):
         assert text in out
-    assert out.splitlines()[-1] == f"profile {path} holds on this machine, with 1 warning"
+    assert out.splitlines()[-1] == f"profile {path} holds on this machine, with 1 warning; not judged: quality scene"
     assert (asked[0].num_prompts, asked[0].model, asked[0].prompt_set) == (30, "here", "there.txt")
 
 

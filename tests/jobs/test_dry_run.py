@@ -13,7 +13,8 @@ from postdiff_calib.jobs.dry_run import plan_of, run_dry
 from postdiff_calib.jobs.given import Given
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.models.cards import get_card
-from postdiff_calib.report.dry_run import duration, print_dry_run
+from postdiff_calib.report.dry_run import print_dry_run
+from postdiff_calib.report.wording import duration
 from postdiff_calib.search.restrict import parse_restrictions
 from postdiff_calib.search.space import SearchSpace
 

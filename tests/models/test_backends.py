@@ -97,6 +97,9 @@ def test_a_table_of_another_machine_says_what_it_computes_with():
         "The seconds are of attention by unet XFormersAttnProcessor, the scores by unet AttnProcessor2_0.",
         "The seconds are of channels_last weights, the scores of contiguous ones.",
     )
+    # hardware of the same name is no other machine
+    (said, *_) = notes_of_seconds(section.model_copy(update={"device": "there"}), "float32", None, other)
+    assert said == "Seconds are of a table of their own, measured on hardware of the scores' kind (there)."
     for damaged in ({}, {"attention": {"unet": 3}, "memory_format": 7}, {"attention": "x"}):
         stated = environment_of_seconds(section, latency(**damaged))
         assert (stated.attention, stated.memory_format) == (None, None)

@@ -37,9 +37,17 @@ def test_round_trip(data, tmp_path):
     assert again == profile
     assert again.to_dict() == data
     text = path.read_text()
-    for line in "\n".join(comment(section) for section in profile.to_dict()).splitlines():
+    for line in "\n".join(comment(section, profile.words) for section in profile.to_dict()).splitlines():
         assert f"# {line}" in text
+    words = "20 steps, the first 6 at 0.5 of the side, deep blocks on 10 of them, guidance on the first 15"
+    assert profile.words == words
+    assert f"# In words: {words}.\n" in text
     assert [p.name for p in path.parent.iterdir()] == ["p.yaml"]
+
+
+def test_the_words_of_a_model_without_guidance_do_not_speak_of_it(data):
+    data["model"]["guidance_scale"] = 1.0
+    assert "guidance" not in parse_profile(as_text(data)).words
 
 
 def damaged(data, change):

@@ -235,7 +235,7 @@ def test_the_list_says_what_is_missing_and_why(capsys):
     with pytest.raises(SystemExit) as left:
         main(["scorers", "--json"])
     assert not left.value.code
-    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["scorers"]}
     assert found["shapes"]["available"]
     assert "process of its own" in found["imagereward"]["missing"]
     assert not found["imagereward"]["available"]

@@ -19,6 +19,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
+from postdiff_calib.report.html.choices import PROMPTS, choices, plans_of
 from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.images import Album, choose
 from postdiff_calib.scores.names import HELD_OUT, SCORES
@@ -161,6 +162,11 @@ def paint(study: Study, budget: str = "60%") -> None:
     """The images that the report would otherwise make, each of a single colour."""
     found = Findings(study, parse_budget(budget))
     album = Album(study, found.confirmed)
+    for index in range(PROMPTS):
+        for knobs in plans_of(choices(found), study.record.baseline):
+            path = album.path(knobs, index)
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (64, 64), (99, index, 200)).save(path)
     for example in choose(found.differences()):
         for knobs in (
             study.record.baseline,

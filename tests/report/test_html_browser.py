@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from report_study import ATTACKS, make_study, paint
 
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.report.html.page import ReportJob, write_report
+from postdiff_calib.study.record import Study
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,6 +22,9 @@ pytestmark = [
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     study = make_study(folder / "study", seconds=True)
+    categories = tuple(("<u>odd</u>", "even")[i % 2] for i in range(60))
+    study = replace(study, record=replace(study.record, held_out_categories=categories))
+    study.save()
     paint(study)
     return write_report(ReportJob(study.folder, folder / "report.html"))
 
@@ -106,8 +112,12 @@ def test_it_loads_alone_and_draws_everything(view, page, width):
     images = driver.execute_script(
         "return [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width])"
     )
-    assert len(images) == 27
-    assert all(complete and natural == 64 and shown > 40 for complete, natural, shown in images)
+    places = driver.execute_script("return document.querySelectorAll('.choice').length")
+    assert places > 4
+    assert len(images) == 27 + 6 * places
+    assert all(complete and natural == 64 for complete, natural, _ in images)
+    # nine examples of three, and the images of one place of the slider
+    assert sum(shown > 40 for _, _, shown in images) == 27 + 6
 
 
 def test_hostile_prompts_are_text(view):
@@ -175,17 +185,83 @@ def test_arms_are_switched_off_and_on(view):
 
 def test_tables_sort_by_a_click(view):
     driver = view()
-    column = "return [...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[2].dataset.v).map(Number)"
-    head = driver.find_element("css selector", ".sortable thead th:nth-child(3) button")
+    rows = "[...document.querySelectorAll('#h-plans ~ * .sortable tbody tr')]"
+    column = f"return {rows}.map(r => r.cells[2].dataset.v).map(Number)"
+    head = driver.find_element("css selector", "#h-plans ~ * .sortable thead th:nth-child(3) button")
     for order, name in ((False, "ascending"), (True, "descending")):
         driver.execute_script("arguments[0].click()", head)
         values = driver.execute_script(column)
         assert values == sorted(values, reverse=order)
-        sorted_by = driver.find_elements("css selector", ".sortable th[aria-sort]")
+        sorted_by = driver.find_elements("css selector", "#h-plans ~ * .sortable th[aria-sort]")
         assert [th.get_attribute("aria-sort") for th in sorted_by] == [name]
 
 
-@pytest.mark.parametrize("width", [360, 620, 800, 1200])
+def test_the_slider_shows_one_budget_at_a_time(view):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = view()
+    visible = (
+        "return [...document.querySelectorAll('.choice')].filter(c => c.checkVisibility()).map(c => c.dataset.label)"
+    )
+    label = "return document.getElementById('budget-label').value"
+    slider = driver.find_element("id", "budget-slider")
+    labels = driver.execute_script("return [...document.querySelectorAll('.choice')].map(c => c.dataset.label)")
+    # it begins at the plan of the report
+    (first,) = driver.execute_script(visible)
+    assert driver.execute_script(label) == first
+    assert "the plan of this report" in driver.find_element("css selector", ".choice:not([hidden])").text
+    slider.send_keys(Keys.HOME)
+    for place in labels:
+        assert driver.execute_script(visible) == [place] == [driver.execute_script(label)]
+        assert slider.get_attribute("aria-valuetext") == place
+        slider.send_keys(Keys.ARROW_RIGHT)
+    assert driver.execute_script(visible) == labels[-1:]
+
+
+def test_a_profile_is_copied_as_it_is_exported(view, page):
+    driver = view()
+    driver.execute_script(
+        "window.copied = null;"
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+    )
+    study = Study.load(page.parent / "study")
+    for place in driver.find_elements("css selector", ".choice"):
+        driver.execute_script("arguments[0].querySelector('details').open = true", place)
+        driver.execute_script("arguments[0].querySelector('.copy').click()", place)
+        text = driver.execute_script("return window.copied")
+        budget = place.get_attribute("data-label").split(":")[0]
+        assert text == study.conclude(parse_budget(budget)).to_yaml()
+        assert driver.execute_script("return arguments[0].querySelector('.copied').textContent", place) == "copied"
+    # without a clipboard the text is marked, so that the keyboard copies it
+    driver.execute_script("navigator.clipboard.writeText = async () => { throw new Error('no') }")
+    place = driver.find_element("css selector", ".choice:not([hidden])")
+    driver.execute_script("arguments[0].querySelector('.copy').click()", place)
+    assert driver.execute_script("return getSelection().toString()").startswith("# A profile of postdiff")
+
+
+def test_prompts_are_filtered_by_difference_and_category(view):
+    from selenium.webdriver.support.select import Select
+
+    driver = view()
+    rows = (
+        "return [...document.querySelectorAll('#every-prompt tbody tr')].filter(r => r.checkVisibility())"
+        ".map(r => [r.dataset.difference, r.dataset.category])"
+    )
+    every = driver.execute_script(rows)
+    assert len(every) == 60
+    assert {category for _, category in every} == {"<u>odd</u>", "even"}
+    Select(driver.find_element("id", "by-difference")).select_by_value("lost")
+    lost = driver.execute_script(rows)
+    assert lost == [row for row in every if row[0] == "lost"]
+    Select(driver.find_element("id", "by-category")).select_by_visible_text("<u>odd</u>")
+    found = driver.execute_script(rows)
+    assert found == [row for row in lost if row[1] == "<u>odd</u>"]
+    assert 0 < len(found) < len(lost) < 60
+    shown = driver.execute_script("return document.getElementById('prompts-shown').value")
+    assert shown == f"{len(found)} of 60 prompts"
+
+
+@pytest.mark.parametrize("width", [360, 390, 620, 800, 1200])
 def test_nothing_is_wider_than_the_screen(view, width):
     driver = view(width)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
@@ -194,6 +270,13 @@ def test_nothing_is_wider_than_the_screen(view, width):
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
+    # What does not scroll is not cut either: no text is longer than its own box.
+    cut = driver.execute_script(
+        "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .skip, #tip, .yaml, svg'))"
+        ".filter(e => e.checkVisibility() && e.clientWidth && e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert cut == []
     # Text in plots keeps a readable size.
     sizes = driver.execute_script(
         "return [...document.querySelectorAll('.plot text')].map(t => t.getBoundingClientRect().height).filter(h => h)"

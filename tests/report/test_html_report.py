@@ -1,16 +1,19 @@
 """The report page: its figures are the profile's, its text is escaped, it is one file, and faults are one line."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from outputs import ablation, prompt_sizes, redundancy
 from PIL import Image
 from report_study import ATTACKS, STEP_REDUCTION, WINNER, judged, make_study, paint, plans
 
 from postdiff_calib.cli.main import main
-from postdiff_calib.cost.budget import parse_budget
+from postdiff_calib.cost.budget import format_flops, format_seconds, parse_budget
 from postdiff_calib.errors import BudgetError, OutputError, StudyError
 from postdiff_calib.generate.images import generate
 from postdiff_calib.jobs.calibrate import run_calibrate
@@ -18,18 +21,24 @@ from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.report.html.findings import Findings, plan_words
+from postdiff_calib.report.html.choices import choices
+from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.images import Album, choose
 from postdiff_calib.report.html.page import ReportJob, render, write_report
 from postdiff_calib.report.html.plots import WIDE, frontier_plot, histogram, ticks
+from postdiff_calib.report.html.prompts import prompt_rows
+from postdiff_calib.report.html.shares import parts, whole_percents
 from postdiff_calib.report.plot_data import Point, nice_step
 from postdiff_calib.report.wording import interval, result_text, results, row_difference, signed, verdict, winner
+from postdiff_calib.search.importance import Importance
 from postdiff_calib.study.record import Study
 
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "input"}
+SECTIONS = ("frontier", "budgets", "question", "steps", "knobs", "prompts", "every", "plans", "provenance")
 
 
 class Page(HTMLParser):
@@ -84,7 +93,7 @@ def test_the_page_is_well_formed_and_in_order(text):
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     sections = [name for name in ids if name.startswith("h-")]
-    assert sections == ["h-frontier", "h-question", "h-steps", "h-knobs", "h-prompts", "h-plans", "h-provenance"]
+    assert sections == [f"h-{name}" for name in SECTIONS]
     assert [tag for tag, _ in page.tags if tag == "h1"] == ["h1"]
     for _, attributes in page.tags:
         if "aria-labelledby" in attributes:
@@ -99,7 +108,9 @@ def test_figures_are_those_of_the_profile(text, findings):
     body = page.text[None]
     for figure in (
         profile.knobs.describe(),
-        f"{expected.relative_macs:.0%}",
+        f"{1 / expected.relative_macs:.2f}× less compute",
+        f"({expected.relative_macs:.0%}; {format_flops(expected.cost.macs)} of",
+        profile.words,
         f"{expected.difference.num_prompts} held-out prompts",
         verdict(profile),
         profile.evidence.scorer_sha256,
@@ -224,7 +235,7 @@ def test_images_have_their_prompt_and_scores(study, findings, tmp_path):
     paint(study)
     out = write_report(ReportJob(study.folder, tmp_path / "r.html"))
     page = Page(out.read_text(encoding="utf-8"))
-    assert len(page.of("img")) == 9 * 3
+    assert len(page.of("img")) == 9 * 3 + 2 * 3 * len(choices(findings))
     differences = findings.differences()
     worst = int(np.nanargmin(differences))
     assert findings.prompts[worst] in ATTACKS
@@ -260,7 +271,10 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path):
     study = make_study(tmp_path / "s", seconds=True)
     found = Findings(study, parse_budget("60% time"))
     body = Page(render(found)).text[None]
-    assert f"{found.profile.expected.relative_seconds:.0%} of the time" in body
+    expected = found.profile.expected
+    assert f"{1 / expected.relative_seconds:.2f}× faster" in body
+    assert f"{expected.relative_seconds:.0%} of the time: {format_seconds(expected.cost.seconds)}" in body
+    assert f"p95 {format_seconds(expected.cost.seconds_p95)}" in body
     assert "test processor" in body
     assert found.winner_point().cost == pytest.approx(found.profile.expected.relative_seconds)
 
@@ -298,12 +312,96 @@ def test_verdicts_in_words(study):
 
 
 def test_plans_in_words():
-    assert plan_words(Knobs(20)) == "20 full steps."
-    assert plan_words(Knobs(8)) == "8 full steps."
-    assert plan_words(Knobs(10, 0.3, 0.5, 2, 0.8)) == (
-        "10 steps: the first 3 at 0.5 of the side, deep blocks run on 6 of them and are reused on the others, "
-        "and guidance on the first 8."
+    assert compile_plan(Knobs(20)).words() == "20 full steps"
+    assert compile_plan(Knobs(1)).words() == "1 full step"
+    assert compile_plan(Knobs(13, guidance_fraction=0.75)).words() == "13 steps, guidance on the first 10"
+    everything = compile_plan(Knobs(10, 0.3, 0.5, 2, 0.8))
+    assert everything.words() == (
+        "10 steps, the first 3 at 0.5 of the side, deep blocks on 6 of them, guidance on the first 8"
     )
+    # a model without guidance is not said to have any
+    assert everything.words(guides=False) == "10 steps, the first 3 at 0.5 of the side, deep blocks on 6 of them"
+
+
+def test_shares_of_the_knobs_add_up_to_100():
+    assert whole_percents([1, 1, 1]) == [34, 33, 33]
+    assert whole_percents([0.335, 0.335, 0.33]) == [34, 33, 33]
+    assert whole_percents([0.0, 1.0]) == [0, 100]
+    # noise is shown as far as the knobs leave room for it
+    found = parts(Importance({"T": 0.616, "k": 0.124}, noise=0.4, plans=20))
+    assert [(p.symbol, p.percent) for p in found] == [("T", 62), ("k", 12), ("", 0), ("", 26)]
+    assert sum(p.percent for p in found) == 100
+    found = parts(Importance({"T": 0.5}, noise=0.1, plans=20))
+    assert [(p.meaning.split(" ")[0], p.percent) for p in found[1:]] == [("interactions", 40), ("noise", 10)]
+
+
+def test_every_plan_of_the_slider_has_the_profile_that_an_export_writes(study, findings, text):
+    offered = choices(findings)
+    plans = [choice.profile.plan.plan_id for choice in offered]
+    assert len(set(plans)) == len(plans) >= 5
+    assert findings.profile in [choice.profile for choice in offered]
+    costs = [choice.profile.expected.cost.macs for choice in offered]
+    assert costs == sorted(costs)
+    frontier = {row.scores.plan.plan_id for row in findings.frontiers()["combined"]}
+    assert set(plans) <= frontier | {findings.profile.plan.plan_id}
+    page = Page(text)
+    assert len(page.of("pre", "yaml")) == len(offered)
+    for choice in offered:
+        assert choice.profile == study.conclude(parse_budget(choice.profile.budget.text))
+        assert choice.yaml in page.text[None]
+
+
+def test_every_prompt_is_a_row_with_its_group_and_category(tmp_path):
+    study = make_study(tmp_path / "s")
+    names = ("<b>odd</b>", "even")
+    study = replace(study, record=replace(study.record, held_out_categories=tuple(names[i % 2] for i in range(60))))
+    found = Findings(study, parse_budget("60%"))
+    rows = prompt_rows(found)
+    assert [row.prompt for row in rows] == list(study.record.held_out)
+    assert [row.seed for row in rows][:2] == [found.first_seed, found.first_seed + 1]
+    delta, differences = found.profile.expected.delta, found.differences()
+    for row, difference in zip(rows, differences, strict=True):
+        assert row.group == ("lost" if difference < -delta else "gained" if difference > delta else "within")
+    assert {row.group for row in rows} >= {"lost", "within"}
+    page = Page(render(found))
+    cells = [a for a in page.of("tr") if a.get("data-category")]
+    assert [a["data-category"] for a in cells] == [names[i % 2] for i in range(60)]
+    assert [a["data-difference"] for a in cells] == [row.group for row in rows]
+    assert [a.get("value", "x") for a in page.of("option")].count("") == 2
+
+
+def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
+    study = make_study(tmp_path / "shapes")
+    kept = {
+        "shapes/prompt_sizes.json": {**prompt_sizes().as_dict(), "answer": "<i>100</i> prompts do."},
+        "shapes/redundancy.json": redundancy(tmp_path).as_dict(),
+        "shapes-ablation/ablation.json": ablation().as_dict(),
+        # of another model, of no study, and no JSON at all
+        "shapes-flow-ablation/ablation.json": {**ablation().as_dict(), "model": "shapes-flow"},
+        "shapes/other.json": {"study": "else"},
+    }
+    for name, data in kept.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(data))
+    (tmp_path / "shapes" / "broken.json").write_text("{")
+    Image.new("RGB", (40, 30)).save(tmp_path / "shapes" / "redundancy.png")
+    text = render(Findings(study, parse_budget("60%")))
+    page = Page(text)
+    assert [a["src"][:22] for a in page.of("img", "study")] == ["data:image/png;base64,"]
+    assert "<i>100</i>" not in text
+    with pytest.raises(SystemExit):
+        main(["compare", str(study.folder)])
+    for shown in (page.text[None], capsys.readouterr().out):
+        shown = " ".join(shown.split())
+        assert "<i>100</i> prompts do." in shown
+        assert "ablation of shapes, 40 prompts" in shown
+        assert "T=20 s=0.5 β=0.25 failed: its images" in shown
+        assert all(sentence in shown for sentence in redundancy(tmp_path).distances.summary())
+        assert "shapes-flow" not in shown
+    (tmp_path / "shapes" / "broken.json").write_text(json.dumps({"study": "ablation", "model": "shapes"}))
+    with pytest.raises(StudyError, match="not as postdiff writes it"):
+        render(Findings(study, parse_budget("60%")))
 
 
 def test_choice_of_prompts():

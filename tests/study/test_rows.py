@@ -204,7 +204,7 @@ def test_the_change_is_one_sentence():
 def test_one_row_is_one_sentence():
     assert row_answer(decided(0.4, "cheaper_steps"), CLIP) == (
         "At 40% of the baseline's cost, cheaper steps win by 1.000 points [1.000, 1.000] "
-        "(best found: T=20 k=2 against T=8)."
+        "(best found: 20 steps, deep blocks on 10 of them; against 8 full steps)."
     )
     assert (
         "neither is shown to be better: cheaper steps minus step reduction is +1.000 [-1.000, +1.000] points"

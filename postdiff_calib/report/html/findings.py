@@ -5,7 +5,7 @@ Every figure is the profile's own (``Study.conclude``) or is computed from the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from postdiff_calib.scores.paired import Comparison, compare
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
 from postdiff_calib.study.evidence import Scored
 from postdiff_calib.study.record import Study
-from postdiff_calib.techniques import states, techniques
+from postdiff_calib.techniques import states
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Findings:
 
     def __init__(self, study: Study, budget: Budget) -> None:
         self.study, self.budget = study, budget
-        self.profile: Profile = study.conclude(budget)
+        self.evidence = study.evidence()
+        self.profile: Profile = study.conclude(budget, evidence=self.evidence)
         self.limit: Limit = study.record.resolve(budget)
         self.calibration, self.held_out = study.scored()
 
@@ -295,7 +296,7 @@ class Findings:
                 )
             )
         relative = table.price(plan).macs / table.price(baseline).macs
-        return Strip(title, knobs.describe(), relative, plan_words(knobs, table.guides), tuple(cells))
+        return Strip(title, knobs.describe(), relative, plan.words(table.guides), tuple(cells))
 
 
 def _compare(plan: PlanScores | None, baseline: PlanScores, metric: str) -> Comparison | None:
@@ -311,22 +312,3 @@ def _range(c: Interval, metric: str) -> str:
 def _with_unit(metric: str, amount: str) -> str:
     """A metric with an amount of its difference, e.g. ``CLIP score +0.62 points``."""
     return f"{shown(metric).label} {amount} {shown(metric).difference_unit}".rstrip()
-
-
-def plan_words(knobs: Knobs, guides: bool = True) -> str:
-    """What a plan does, in one sentence.
-
-    Args:
-        knobs: the plan's knobs.
-        guides: the model uses classifier-free guidance at all.
-    """
-    plan = compile_plan(knobs)
-    total = len(plan)
-    if plan.is_identity:
-        return f"{total} full steps."
-    parts = [words for t in techniques() if (words := t.words(knobs, plan.steps, guides))]
-    return f"{total} steps: {_and(parts)}." if parts else f"{total} steps."
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,8 +130,8 @@ class Album:
                     _save(image, self.path(knobs, next(left)))
                 progress.advance(len(images))
 
-    def data_uri(self, knobs: Knobs, index: int) -> tuple[str, int, int]:
-        """A kept image for embedding in a page, and its width and height there.
+    def image(self, knobs: Knobs, index: int) -> Any:
+        """A kept image, as Pillow reads it.
 
         Raises:
             StudyError: the file is not an image.
@@ -141,9 +141,19 @@ class Album:
         path = self.path(knobs, index)
         try:
             with Image.open(path) as opened:
-                shown = opened.convert("RGB")
+                return opened.convert("RGB")
         except OSError as error:
             raise StudyError(f"image {path}", "it cannot be read", "delete it; it is made again") from error
+
+    def data_uri(self, knobs: Knobs, index: int) -> tuple[str, int, int]:
+        """A kept image for embedding in a page, and its width and height there.
+
+        Raises:
+            StudyError: the file is not an image.
+        """
+        from PIL import Image
+
+        shown = self.image(knobs, index)
         buffer, kind = io.BytesIO(), "png"
         if max(shown.size) <= _SMALL_SIDE:
             shown.save(buffer, "PNG", optimize=True)

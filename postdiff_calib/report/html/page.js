@@ -1,4 +1,5 @@
-// The report's behaviour: tooltips, walking through a plot by arrow keys, arms on and off, tables sorted by a click.
+// The report's behaviour: tooltips, walking through a plot by arrow keys, arms on and off, tables sorted by a click, one
+// budget at a time, profiles copied, prompts filtered.
 // It only reads the page; without it everything but these is still there.
 (() => {
   "use strict";
@@ -86,6 +87,50 @@
       const rows = [...body.rows].sort((a, b) => empty(a) - empty(b) || (descending ? -1 : 1) * compare(a, b));
       body.append(...rows);
     }));
+  }
+
+  // One plan of the frontier at a time, by the slider; without the script all of them are there.
+  const slider = document.getElementById("budget-slider");
+  if (slider) {
+    const places = [...document.querySelectorAll(".choice")];
+    const choose = () => {
+      places.forEach((place, i) => { place.hidden = i !== Number(slider.value); });
+      document.getElementById("budget-label").value = places[slider.value].dataset.label;
+      slider.setAttribute("aria-valuetext", places[slider.value].dataset.label);
+    };
+    slider.closest(".slider").hidden = false;
+    slider.addEventListener("input", choose);
+    choose();
+  }
+
+  for (const button of document.querySelectorAll(".copy")) {
+    const box = button.closest("details");
+    const text = box.querySelector(".yaml");
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      let done = "copied";
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+      } catch {
+        getSelection().selectAllChildren(text);
+        done = "marked: copy it with the keyboard";
+      }
+      box.querySelector(".copied").textContent = done;
+    });
+  }
+
+  const filters = document.querySelector(".filters");
+  if (filters) {
+    const rows = [...document.querySelectorAll("#every-prompt tbody tr")];
+    const filter = () => {
+      const wanted = Object.fromEntries(["difference", "category"].map((by) => [by, document.getElementById(`by-${by}`)?.value ?? ""]));
+      for (const row of rows) row.hidden = Object.entries(wanted).some(([by, value]) => value && row.dataset[by] !== value);
+      const shown = rows.filter((row) => !row.hidden).length;
+      document.getElementById("prompts-shown").value = `${shown} of ${rows.length} prompts`;
+    };
+    filters.hidden = false;
+    filters.addEventListener("change", filter);
+    filter();
   }
 
   const closed = [];

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from postdiff_calib.cost.budget import format_macs, parse_budget
+from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import refuse_output, write_atomically
-from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.report.html.findings import Findings, plan_words
-from postdiff_calib.report.html.images import Album, Group, choose
+from postdiff_calib.report.html.choices import Choice, choices
+from postdiff_calib.report.html.findings import Findings
+from postdiff_calib.report.html.pictures import Pictures, pictures_of
 from postdiff_calib.report.html.plots import (
     HISTOGRAM_NARROW,
     HISTOGRAM_WIDE,
@@ -32,13 +32,18 @@ from postdiff_calib.report.html.plots import (
     frontier_plot,
     histogram,
 )
+from postdiff_calib.report.html.prompts import prompt_rows
+from postdiff_calib.report.html.shares import parts
+from postdiff_calib.report.kept import view
 from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import (
     arm_difference,
     category_cell,
     category_metrics,
     category_note,
+    factor,
     interval,
+    macs_text,
     minimum_detectable_difference,
     missing,
     prompts,
@@ -50,20 +55,13 @@ from postdiff_calib.report.wording import (
     verdict,
     winner,
 )
-from postdiff_calib.scores.select import ARM_NAMES, PlanScores
+from postdiff_calib.scores.select import ARM_NAMES
 from postdiff_calib.search.importance import importance
+from postdiff_calib.study.kept import kept_studies
 from postdiff_calib.study.record import Study
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
-
-GROUP_LABELS: dict[Group, str] = {
-    "best": "Where the plan gains most",
-    "median": "In the middle",
-    "worst": "Where it loses most",
-}
-#: Images smaller than this are shown enlarged with sharp pixels.
-_PIXELATED = 128
 
 
 @dataclass(frozen=True)
@@ -75,28 +73,6 @@ class ReportJob:
     budget: str | None = None
     images: bool = True
     device: str = "auto"
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """One image of the grid with its score; ``difference`` to the baseline's, None for that one itself."""
-
-    label: str
-    uri: str
-    width: int
-    height: int
-    score: float
-    difference: float | None
-    pixelated: bool
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt of the grid with its images."""
-
-    prompt: str
-    seed: int
-    images: tuple[ShownImage, ...]
 
 
 def write_report(job: ReportJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Path:
@@ -116,17 +92,20 @@ def write_report(job: ReportJob, progress: Progress | None = None, loaded: Loade
     study = Study.load(job.study).require_scores()
     findings = Findings(study, parse_budget(job.budget) if job.budget else study.record.asked.budget)
     refuse_output(job.out, study=job.study)
-    examples = _examples(findings, job.device, progress, loaded) if job.images else None
-    return write_atomically(job.out, render(findings, examples))
+    offered = choices(findings)
+    pictures = pictures_of(findings, offered, job.device, progress, loaded) if job.images else None
+    return write_atomically(job.out, render(findings, pictures, offered))
 
 
-def render(findings: Findings, examples: dict[str, list[Example]] | None = None) -> str:
+def render(findings: Findings, pictures: Pictures | None = None, offered: Sequence[Choice] | None = None) -> str:
     """The page's text.
 
     Args:
         findings: what it says.
-        examples: the image grid by group's label; None leaves it out.
+        pictures: the images; None leaves them out.
+        offered: the plans of the budget slider; those of ``choices`` by default.
     """
+    offered = choices(findings) if offered is None else offered
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -144,7 +123,7 @@ def render(findings: Findings, examples: dict[str, list[Example]] | None = None)
         interval=interval,
         value=value,
         label=lambda name: shown(name).label,
-        macs=format_macs,
+        factor=factor,
         seconds=seconds,
         percent=_percent,
     )
@@ -163,7 +142,10 @@ def render(findings: Findings, examples: dict[str, list[Example]] | None = None)
         style=_own_file("page.css"),
         script=script,
         script_hash=f"sha256-{digest}",
-        examples=examples,
+        examples=None if pictures is None else pictures.examples,
+        choice_images=None if pictures is None else pictures.choices,
+        choices=offered,
+        own_choice=[choice.knobs for choice in offered].index(findings.profile.knobs),
         **_context(findings),
     )
     return text
@@ -182,12 +164,14 @@ def _context(findings: Findings) -> dict[str, Any]:
     differences = findings.differences()
     known = differences[np.isfinite(differences)]
     delta = profile.expected.delta
+    found = importance(findings.calibration.plans, findings.calibration.baseline)
+    views = [view(kept) for kept in kept_studies(study.folder, study.record.asked.model, profile.model.id)]
     return {
         "f": findings,
         "profile": profile,
         "record": study.record,
         "knobs": profile.knobs.describe(),
-        "words": plan_words(profile.knobs, study.record.cost.guides),
+        "words": profile.words,
         "verdict": findings.verdict,
         "verdict_short": verdict(profile),
         "judged_on": prompts(profile),
@@ -201,7 +185,13 @@ def _context(findings: Findings) -> dict[str, Any]:
         "within": float(np.mean(np.abs(known) <= delta)),
         "lost": float(np.mean(known < -delta)),
         "gained": float(np.mean(known > delta)),
-        "importance": importance(findings.calibration.plans, findings.calibration.baseline),
+        "importance": found,
+        "parts": [] if found is None else parts(found),
+        "prompt_rows": prompt_rows(findings),
+        "prompt_categories": sorted({row.category for row in prompt_rows(findings)} - {""}),
+        "macs_text": macs_text(profile),
+        "views": views,
+        "plots": [None if found.plot is None else _png(found.plot) for found in views],
         "strips": findings.strips(),
         "arms": ARM_NAMES,
         "crossover": _crossover(findings),
@@ -250,37 +240,5 @@ def _moved(findings: Findings) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _examples(
-    findings: Findings, device: str, progress: Progress, loaded: LoadedModel | None
-) -> dict[str, list[Example]]:
-    """The grid of images: baseline, winner, step reduction, on the best, median and worst prompts."""
-    chosen = choose(findings.differences())
-    columns: list[tuple[str, PlanScores]] = [("baseline", findings.judged.baseline)]
-    if not findings.stock:
-        columns.append(("winner", findings.winner))
-    if findings.step_reduction is not None:
-        columns.append(("step reduction", findings.step_reduction))
-    album = Album(findings.study, findings.confirmed, device, loaded)
-    album.make([plan.knobs for _, plan in columns], [example.index for example in chosen], progress)
-    grid: dict[str, list[Example]] = {}
-    for example in chosen:
-        images = _images(album, columns, example.index)
-        seed = findings.first_seed + example.index
-        grid.setdefault(GROUP_LABELS[example.group], []).append(Example(findings.prompts[example.index], seed, images))
-    return grid
-
-
-def _images(album: Album, columns: Sequence[tuple[str, PlanScores]], index: int) -> tuple[ShownImage, ...]:
-    baseline = columns[0][1]
-    images = []
-    for label, plan in columns:
-        uri, width, height = album.data_uri(plan.knobs, index)
-        score = float(plan.scores[index])
-        difference = None if plan is baseline else score - float(baseline.scores[index])
-        name = f"{label} {_short(plan.knobs)}" if label == "step reduction" else label
-        images.append(ShownImage(name, uri, width, height, score, difference, max(width, height) <= _PIXELATED))
-    return tuple(images)
-
-
-def _short(knobs: Knobs) -> str:
-    return f"T={knobs.num_inference_steps}"
+def _png(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -9,6 +9,7 @@ from the study anew each time, so that all workers see the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from postdiff_calib.search.backend.proposer import fit, parameters
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem
 from postdiff_calib.search.proposals import Proposal
+from postdiff_calib.search.settings import TRIAL_SECONDS
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.strategy import Strategy, enqueued
 
@@ -147,15 +149,36 @@ class TrialQueue:
 
     def images_left(self, trials: Sequence[FrozenTrial]) -> int:
         """Images still to be made at most: for the trials in hand, for those queued and for those to be proposed."""
+        return self.work_left(trials)[0]
+
+    def work_left(self, trials: Sequence[FrozenTrial]) -> tuple[int, float]:
+        """Those images, and the seconds that they and their trials may take; 0 where no plan was timed.
+
+        A plan that is yet to be proposed is taken to cost what the plans within its budget cost on average.
+        """
         settings, n, base = self.strategy.settings, self.problem.num_prompts, self.book.baseline
         left: int = n - self.book.count(base)
+        seconds = left * (self.strategy.reference.cost.seconds or 0.0)
         for t in trials:
             role, plan = t.user_attrs.get("role"), t.user_attrs.get("plan")
             if t.state in (TrialState.RUNNING, TrialState.WAITING) and role is not None and plan not in (None, base):
                 wanted = int(t.user_attrs.get("wanted") or self.runner.prompts_for(role, plan))
-                left += max(0, wanted - self.book.count(plan))
+                images = max(0, wanted - self.book.count(plan))
+                left += images
+                if plan in self.runner.by_plan_id:
+                    seconds += images * (self.runner.by_plan_id[plan].cost.seconds or 0.0)
         begun = self.begun(trials)
         queued = sum(t.state == TrialState.WAITING for t in trials)
         open_trials = max(0, self.total - len(begun) - queued)
         each = min(n, settings.explore_prompts) if self.strategy.role == "explore" else n
-        return int(left + open_trials * each)
+        return int(left + open_trials * each), seconds + open_trials * (each * self._usual_seconds + TRIAL_SECONDS)
+
+    @cached_property
+    def _usual_seconds(self) -> float:
+        """Seconds of an image that a trial yet to be proposed makes."""
+        means = [self._mean_seconds(budget) for budget in range(len(self.planned))]
+        return sum(n * mean for n, mean in zip(self.planned, means, strict=True)) / max(1, sum(self.planned))
+
+    def _mean_seconds(self, budget: int) -> float:
+        found = [c.cost.seconds or 0.0 for c in self.strategy.members("combined", budget)]
+        return sum(found) / len(found) if found else 0.0

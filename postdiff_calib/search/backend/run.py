@@ -36,7 +36,7 @@ from postdiff_calib.search.backend.storage import StudyPlace, StudyStore, open_s
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem, Progress, SearchResult
 from postdiff_calib.search.proposals import Role
-from postdiff_calib.search.settings import SearchSettings
+from postdiff_calib.search.settings import TRIAL_SECONDS, SearchSettings
 from postdiff_calib.search.space import Candidate, candidate, within
 from postdiff_calib.search.strategies import find_strategy
 
@@ -113,6 +113,7 @@ class Search:
         self._own_trials = 0
         self._listed: tuple[int, int, list[FrozenTrial]] | None = None
         self._at_most = math.inf
+        self._made, self._counted, self._seconds_made = 0, 0, 0.0
         self.study, self._backend = open_study(
             self.place,
             {**self.fingerprint, "num_prompts": self.problem.num_prompts},
@@ -245,9 +246,12 @@ class Search:
         if self.progress is None:
             return
         best = self.strategy.choice()
-        done, left = self._standing()
+        done, left, seconds_left = self._standing()
         made = self.book.images_known - self._known_before
         self._at_most = min(self._at_most, made + left)
+        proposed = max(0, self._own_trials - self._counted) if self._own_trials >= len(self.queue.first) else 0
+        self._seconds_made += (made - self._made) * (trying.cost.seconds or 0.0) + proposed * TRIAL_SECONDS
+        self._made, self._counted = made, self._own_trials
         self.progress(
             Progress(
                 stage=role,
@@ -258,6 +262,8 @@ class Search:
                 trying=trying,
                 best=None if best is None else self.runner.by_plan_id[best],
                 best_difference=None if best is None else self._mean_score(best),
+                seconds_made=self._seconds_made,
+                seconds_left=seconds_left,
             )
         )
 
@@ -265,8 +271,8 @@ class Search:
         """Mean paired difference of a plan's score, in points."""
         return float(np.nanmean(self.book.known(plan) - self.book.known(self.book.baseline)))
 
-    def _standing(self) -> tuple[int, int]:
-        """Trials begun, and images still to be made at most.
+    def _standing(self) -> tuple[int, int, float]:
+        """Trials begun, images still to be made at most, and the seconds that these may take.
 
         To ask the storage costs as much as it takes to make some small images, so a process that works alone asks
         every few trials and counts its own in between.
@@ -276,7 +282,7 @@ class Search:
             self._listed = now, self._own_trials, self.queue.trials()
         _, own, trials = self._listed
         begun = len(self.queue.begun(trials)) + self._own_trials - own
-        return begun, self.queue.images_left(trials)
+        return begun, *self.queue.work_left(trials)
 
     def result(self, interrupted: bool = False) -> SearchResult:
         """Everything scored so far."""

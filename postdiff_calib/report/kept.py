@@ -1,0 +1,124 @@
+"""The paper's own studies of a study's folder as tables and sentences, for the report and for ``postdiff compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from postdiff_calib.errors import StudyError
+from postdiff_calib.profile import Comparison
+from postdiff_calib.quality.metrics import metrics
+from postdiff_calib.report.console import print_table
+from postdiff_calib.report.wording import interval, shown, value
+from postdiff_calib.study.kept import KeptStudy
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """One study to show.
+
+    Attributes:
+        title: what it is.
+        headings, rows: its table; all cells but a row's first are figures.
+        sentences: what it came to, and what the paper saw.
+        plot: a PNG file, or None.
+        path: the study's file.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sentences: tuple[str, ...]
+    plot: Path | None
+    path: Path
+
+
+def view(study: KeptStudy) -> StudyView:
+    """A study's table and sentences.
+
+    Raises:
+        StudyError: its file is not as the command writes it.
+    """
+    build = {"ablation": _ablation, "redundancy": _redundancy, "prompt sizes": _prompt_sizes}[study.kind]
+    try:
+        title, headings, rows, sentences = build(study.data)
+        return StudyView(title, tuple(headings), tuple(map(tuple, rows)), tuple(sentences), study.plot, study.path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        rule = "it is not as postdiff writes it"
+        raise StudyError(f"study {study.path}", rule, "delete it, or make it again") from error
+
+
+def print_views(views: Sequence[StudyView], console: Console) -> None:
+    """Every study's table and sentences on a terminal."""
+    for found in views:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(found.title), title_justify="left")
+        for number, heading in enumerate(found.headings):
+            table.add_column(escape(heading), justify="right" if number else "left")
+        for row in found.rows:
+            table.add_row(*map(Text, row))
+        console.print()
+        print_table(console, table)
+        for line in (*found.sentences, f"from {found.path}"):
+            console.print(line, highlight=False, markup=False)
+
+
+_Built = tuple[str, Sequence[str], Sequence[Sequence[str]], Sequence[str]]
+
+
+def _ablation(data: Mapping[str, Any]) -> _Built:
+    rows = [data["baseline"], *data["settings"]]
+    measured = {name for row in rows for name in row["measures"]}
+    names = [m.name for m in metrics() if m.name in measured]
+    shown_rows = []
+    for row in rows:
+        cells = ["failed" if row["failed"] else _cell(row, name) for name in names]
+        shown_rows.append([row["label"], f"{row['share']:.0%}", *cells])
+    title = f"ablation of {data['model']}, {data['num_prompts']} prompts: difference to the baseline, 95 % interval"
+    sentences = [f"{row['label']} failed: {row['failed']}" for row in rows if row["failed"]]
+    saw = [f"The paper (SD1.5), {text}." for text in data["paper"]]
+    return title, ["setting", "MACs", *(shown(name).label for name in names)], shown_rows, [*sentences, *saw]
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name not in row["measures"]:
+        return "–"
+    found = row["measures"][name]
+    d = found["difference"]
+    if d is None or not row["values"]:
+        return value(found["mean"], name)
+    return interval(Comparison(mean=d["mean"], low=d["low"], high=d["high"], num_prompts=d["n"]), name)
+
+
+def _redundancy(data: Mapping[str, Any]) -> _Built:
+    rows = [
+        [name, f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]"] for name, mean in data["blocks"].items()
+    ]
+    title = (
+        f"redundancy of {data['model']}, T={data['num_inference_steps']}: change from step to step, "
+        f"{data['num_prompts']} prompts, 95 % intervals"
+    )
+    return title, ["block", "relative L1"], rows, [*data["summary"], f"The paper, {data['paper']}."]
+
+
+def _prompt_sizes(data: Mapping[str, Any]) -> _Built:
+    metric, delta = shown(data["metric"]), data["delta"]
+    rows = [
+        [
+            str(row["size"]),
+            f"{row['tau']:.3f} [{row['tau_low']:.3f}, {row['tau_high']:.3f}]",
+            f"{row['chance']:.1%}",
+            metric.show(row["loss"]),
+        ]
+        for row in data["sizes"]
+    ]
+    title = f"size of a calibration set: {data['settings']} settings, {data['num_prompts']} prompts, {metric.label}"
+    headings = ["prompts", "Kendall's τ, 95 % of draws", f"picks within {delta:g} of the best", "mean loss"]
+    return title, headings, rows, [data["answer"], f"The paper (SD1.5), {data['paper']}."]

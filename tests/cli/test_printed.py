@@ -1,0 +1,84 @@
+"""Everything that commands print: JSON as ``docs/json.md`` describes it, and text that is whole at 80 columns."""
+
+import io
+import json
+import re
+import typing
+from pathlib import Path
+
+import pytest
+import typer
+from outputs import outputs
+from rich.console import Console
+
+from postdiff_calib.cli.main import app
+from postdiff_calib.report.json_output import Kind
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+
+#: Headings of columns whose cells speak for themselves, and are shown without it where a table does not fit.
+HEADINGS = {"arm", "plan", "budget", "setting", "block", "layers", "check", "name", "T", "prompts", "category"}
+HEADINGS |= {"set-up", "scorer"}
+
+
+def documented():
+    """Keys of each schema on the page: (those that are always there, all)."""
+    found = {}
+    for section in PAGE.split("\n## ")[1:]:
+        keys = re.findall(r"^\| `(\w+)`( †)? \|", section, flags=re.MULTILINE)
+        found[section.split("\n")[0]] = {name for name, now_and_then in keys if not now_and_then}, {k for k, _ in keys}
+    return found
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    return outputs(tmp_path_factory.mktemp("outputs"))
+
+
+def test_every_command_with_json_is_on_the_page():
+    def commands(group, above=()):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from commands(command, (*above, name))
+            elif any("--json" in option.opts for option in command.params):
+                yield " ".join((*above, name))
+
+    names = list(commands(typer.main.get_command(app)))
+    assert len(names) > 10
+    for name in names:
+        assert re.search(rf"`postdiff {name}[^`]*--json`", PAGE), name
+
+
+def test_json_has_the_schema_and_the_keys_of_the_page(every, capsys):
+    page = documented()
+    assert list(page) == [f"postdiff.{kind}/1" for kind in typing.get_args(Kind)]
+    assert [kind for kind, _ in every] == list(typing.get_args(Kind))
+    for kind, show in every:
+        capsys.readouterr()
+        show(True, Console(file=io.StringIO()))
+        data = json.loads(capsys.readouterr().out)
+        assert next(iter(data)) == "schema"
+        always, known = page[data["schema"]]
+        assert data["schema"] == f"postdiff.{kind}/1"
+        assert always <= data.keys() - {"schema"} <= known, kind
+
+
+def test_at_eighty_columns_every_word_is_there(every, capsys, monkeypatch):
+    """What a wide terminal shows and a narrow one shows are the same words; nothing is cut, and no line is longer."""
+
+    def shown(show, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        capsys.readouterr()
+        out = io.StringIO()
+        show(False, Console(file=out, width=width))
+        return out.getvalue() + capsys.readouterr().out
+
+    for kind, show in every:
+        wide, narrow = shown(show, 400), shown(show, 80)
+        assert narrow.count("…") == wide.count("…"), kind
+        words = [set(re.sub(r"[─╴╶]+", " ", text).split()) for text in (wide, narrow)]
+        assert words[0] - words[1] <= HEADINGS, kind
+        long = [line for line in narrow.splitlines() if len(line.rstrip()) > 80]
+        # sentences are left to the terminal, which wraps them
+        assert not [line for line in long if "  " in re.sub(r"^\s*\w+ +", "", line)], (kind, long)
