@@ -42,6 +42,15 @@ def test_round_trip(data, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["p.yaml"]
 
 
+def test_a_profile_that_names_no_way_to_full_size_is_of_renoising(data):
+    data["plan"]["switch"] = "expand-own-grid"
+    assert parse_profile(as_text(data)).generation.switch == "expand-own-grid"
+    del data["plan"]["switch"]
+    profile = parse_profile(as_text(data))
+    assert profile.switch == profile.generation.switch == "renoise"
+    assert profile.plan.plan_id == compile_plan(profile.knobs).plan_id
+
+
 def damaged(data, change):
     data = copy.deepcopy(data)
     change(data)
