@@ -72,7 +72,8 @@ def test_a_drop_of_scenes_that_nothing_judges_is_refused_before_any_image(tmp_pa
 
 def test_prompts_that_are_no_captions_are_noted_and_not_refused():
     card = get_card("shapes")
-    bench = SimpleNamespace(loaded=SimpleNamespace(card=card), unjudged="scenes are not judged: prompt 'a cat': why")
+    told = "scenes are not judged: prompt 'a cat': why"
+    bench = SimpleNamespace(loaded=SimpleNamespace(card=card), unjudged=told, unembedded="")
     assert check_metrics(CalibrateJob(max_drop=("clip=1",)), bench) == bench.unjudged
     bench.unjudged = ""
     assert check_metrics(CalibrateJob(max_drop=("scene=1",)), bench) == ""
