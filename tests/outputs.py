@@ -17,6 +17,7 @@ from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.dry_run import BudgetSpace, DryRun
 from postdiff_calib.jobs.export import ExportJob, run_export
+from postdiff_calib.jobs.finetune import Finetuned, FinetunePrice
 from postdiff_calib.jobs.generate import GeneratedImage, GenerateResult
 from postdiff_calib.jobs.paper_study import Price
 from postdiff_calib.jobs.price import CostJob, run_cost
@@ -24,14 +25,25 @@ from postdiff_calib.jobs.redundancy import RedundancyResult
 from postdiff_calib.jobs.verify import VerifyResult
 from postdiff_calib.jobs.worker import WorkerResult
 from postdiff_calib.knobs import Knobs, searched
+from postdiff_calib.models.tuning.asked import Tuning
 from postdiff_calib.profile import Profile
+from postdiff_calib.quality.fid import Fid
 from postdiff_calib.quality.scorers import listed
 from postdiff_calib.report.comparison import print_exported, print_profiles, print_tradeoff
 from postdiff_calib.report.dry_run import print_dry_run
 from postdiff_calib.report.json_output import Kind
 from postdiff_calib.report.judged import print_judgement
 from postdiff_calib.report.scorers import print_scorers
-from postdiff_calib.report.studies import print_ablation, print_price, print_prompt_sizes, print_redundancy
+from postdiff_calib.report.studies import (
+    print_ablation,
+    print_fid,
+    print_finetune_price,
+    print_finetuned,
+    print_methods,
+    print_price,
+    print_prompt_sizes,
+    print_redundancy,
+)
 from postdiff_calib.report.terminal import print_calibration, print_generated, print_profile, print_worker
 from postdiff_calib.report.verification import print_verification
 from postdiff_calib.scores.objective import Objective
@@ -39,6 +51,7 @@ from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.study.ablation import Ablation, AblationRow, Measure
 from postdiff_calib.study.arms import compare_arms
 from postdiff_calib.study.judged import Cost, Judgement, ScoredSetUp, judge_all
+from postdiff_calib.study.methods import MethodComparison, MethodRow
 from postdiff_calib.study.prompt_sizes import PromptSizes, SizeRow
 from postdiff_calib.study.redundancy import Redundancy
 
@@ -82,6 +95,18 @@ def prompt_sizes() -> PromptSizes:
     """Of two sizes."""
     rows = (SizeRow(50, 0.7, 0.6, 0.8, 0.93, 0.12), SizeRow(100, 0.8, 0.7, 0.9, 0.97, 0.05))
     return PromptSizes("studies/shapes", "clip", 60, 120, 0.34, 0.95, rows)
+
+
+def methods() -> MethodComparison:
+    """A method that fits a budget with a FID, and one that does not."""
+    cost = PlanCost(1e9, 1e9)
+    measured = {"clip": Measure(86.5, 85.5, 87.5, None), "ssim": Measure(0.9, 0.89, 0.91, None)}
+    whole = MethodRow("baseline", "", cost, 1.0, measured, (0.1,), fid=Fid(3.0, 2.0, 0.1, 2048, 2048, "features"))
+    rows = (
+        MethodRow("PostDiff, the paper's setting", "T=20 s=0.5 β=0.5 k=2", cost, 0.4, measured, (0.05,), "", whole.fid),
+        MethodRow("ToMe", why="costs 97% at least"),
+    )
+    return MethodComparison("shapes", 40, whole, {"60%": rows})
 
 
 def dry_run() -> DryRun:
@@ -134,6 +159,8 @@ def outputs(folder: Path) -> list[tuple[Kind, Printer]]:
     generated = GenerateResult("T=12", images, 0.05, 0.09, ("a note",), "baseline: 20 steps")
     worked = WorkerResult("postdiff", "postgresql://host/x", 9, 40, 80, (("T=3", "black images"),), DEVICE, False)
 
+    tuned = Finetuned("shapes", 4, Path("out"), [(2, 0.5), (4, 0.4)], Tuning(), "3 images of data")
+
     priced = run_cost(CostJob("shapes", Knobs(20, 0.3, 0.375, 5, 0.75).as_dict()))
     small = replace(priced, card=replace(priced.card, step_range=(4, 5), low_res_scales=(0.5,)))
     return [
@@ -155,6 +182,10 @@ def outputs(folder: Path) -> list[tuple[Kind, Printer]]:
         ("ablate", lambda j, c: print_ablation(ablation(), folder / "a.json", as_json=j, console=c)),
         ("redundancy", lambda j, c: print_redundancy(redundancy(folder), folder / "r.json", as_json=j, console=c)),
         ("prompt-sizes", lambda j, c: print_prompt_sizes(prompt_sizes(), folder / "s.json", as_json=j, console=c)),
+        ("methods", lambda j, c: print_methods(methods(), folder / "m.json", as_json=j, console=c)),
+        ("finetune", lambda j, c: print_finetuned(tuned, as_json=j, console=c)),
+        ("finetune-price", lambda j, c: print_finetune_price(FinetunePrice(1280, 4e12), as_json=j, console=c)),
+        ("fid", lambda j, c: print_fid(Fid(3.0, 2.0, 0.1, 2048, 2048, "features"), as_json=j, console=c)),
         ("study-price", lambda j, c: print_price(Price(40, 4e12, 20.0), as_json=j, console=c)),
         ("models", lambda j, _: models_command(as_json=j)),
         ("scorers", lambda j, c: print_scorers(listed(), as_json=j, console=c)),

@@ -10,9 +10,12 @@ from postdiff_calib.cli.ablate import ablate_command
 from postdiff_calib.cli.analyze import redundancy_command
 from postdiff_calib.cli.calibrate import calibrate_command
 from postdiff_calib.cli.compare import compare_command
+from postdiff_calib.cli.compare_methods import compare_methods_command
 from postdiff_calib.cli.cost import cost_command
 from postdiff_calib.cli.ending import run
 from postdiff_calib.cli.export import export_command
+from postdiff_calib.cli.fid import fid_command
+from postdiff_calib.cli.finetune import finetune_command
 from postdiff_calib.cli.generate import generate_command
 from postdiff_calib.cli.grid import grid_command
 from postdiff_calib.cli.judge import judge_command
@@ -44,6 +47,9 @@ app.command("verify")(verify_command)
 app.command("judge")(judge_command)
 app.command("cost")(cost_command)
 app.command("ablate")(ablate_command)
+app.command("compare-methods")(compare_methods_command)
+app.command("fid")(fid_command)
+app.command("finetune")(finetune_command)
 app.command("models")(models_command)
 app.command("scorers")(scorers_command)
 

@@ -92,16 +92,20 @@ class ClipScorer:
         scores = self.scale * (features * self.text_features(prompts)).sum(-1)
         return [float(score) for score in scores]
 
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings of images: (B, 3, H, W) in [0, 1] → (B, D), float32 on the CPU."""
+    def image_features(self, images: torch.Tensor, *, unit: bool = True) -> torch.Tensor:
+        """Embeddings of images, of unit length or as the network gives them: (B, 3, H, W) in [0, 1] → (B, D).
+
+        They are float32 on the CPU.
+        """
         import torch
 
         with torch.inference_mode():
             parts = [
-                torch.nn.functional.normalize(self._model.encode_image(self.preprocess(part).to(self.device)), dim=-1)
+                self._model.encode_image(self.preprocess(part).to(self.device))
                 for part in torch.split(images, self.batch_size)
             ]
-            return torch.cat(parts).float().cpu()
+            found = [torch.nn.functional.normalize(part, dim=-1) if unit else part for part in parts]
+            return torch.cat(found).float().cpu()
 
     def text_features(self, prompts: Sequence[str]) -> torch.Tensor:
         """Unit embeddings of prompts: (B, D), float32 on the CPU."""

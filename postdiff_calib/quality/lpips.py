@@ -86,18 +86,34 @@ def backbone_path() -> Path:
 
 
 def _backbone(path: Path) -> dict[str, torch.Tensor]:
+    return tensors_of(path, "LPIPS", "AlexNet's", _REMEDY)
+
+
+def tensors_of(path: Path, what: str, whose: str, remedy: str) -> dict[str, torch.Tensor]:
+    """Tensors of a published pickle whose name ends in the start of its SHA-256; nothing else in it is built.
+
+    Args:
+        path: the file.
+        what: what needs it, for the message.
+        whose: network's weights they are, for the message.
+        remedy: what to do where it cannot be used.
+
+    Raises:
+        ModelError: it is absent or damaged, or holds more than tensors.
+    """
     import torch
 
     if not path.is_file():
-        raise ModelError("LPIPS", f"its AlexNet weights are not in {path.parent}", _REMEDY)
+        raise ModelError(what, f"{whose} weights, {path.name}, are not in {path.parent}", remedy)
+    given = f"{what} weights {path}"
     if not file_sha256(path).startswith(path.stem.rpartition("-")[2]):
-        raise ModelError(f"LPIPS weights {path}", "they are damaged: name and content differ", _REMEDY)
+        raise ModelError(given, "they are damaged: name and content differ", remedy)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ModelError(f"LPIPS weights {path}", "they hold more than tensors, or cannot be read", _REMEDY) from error
+        raise ModelError(given, "they hold more than tensors, or cannot be read", remedy) from error
     if not isinstance(state, dict):
-        raise ModelError(f"LPIPS weights {path}", "they are not AlexNet's", _REMEDY)
+        raise ModelError(given, f"they are not {whose}", remedy)
     return state
 
 

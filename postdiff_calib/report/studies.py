@@ -16,12 +16,16 @@ from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json, with_schema
 from postdiff_calib.report.terminal import seconds, wide_console
 from postdiff_calib.report.wording import interval, shown, value
+from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from postdiff_calib.jobs.finetune import Finetuned, FinetunePrice
     from postdiff_calib.jobs.redundancy import RedundancyResult
+    from postdiff_calib.quality.fid import Fid
     from postdiff_calib.study.ablation import Ablation, AblationRow
+    from postdiff_calib.study.methods import MethodComparison, MethodRow
     from postdiff_calib.study.prompt_sizes import PromptSizes
 
 
@@ -31,6 +35,39 @@ def print_price(price: Price, *, as_json: bool, console: Console | None = None) 
         print_json("study-price", asdict(price))
         return
     (console or wide_console()).print(f"{price}; nothing was made", highlight=False, markup=False)
+
+
+def print_finetune_price(price: FinetunePrice, *, as_json: bool, console: Console | None = None) -> None:
+    """What a fine-tuning would cost."""
+    if as_json:
+        print_json("finetune-price", asdict(price))
+        return
+    (console or wide_console()).print(f"{price}; nothing was trained", highlight=False, markup=False)
+
+
+def print_fid(result: Fid, *, as_json: bool, console: Console | None = None) -> None:
+    """FID, FID∞ and what they are of."""
+    if as_json:
+        print_json("fid", asdict(result))
+        return
+    (console or wide_console()).print(str(result), highlight=False, markup=False)
+
+
+def print_finetuned(result: Finetuned, *, as_json: bool, console: Console | None = None) -> None:
+    """Where the weights are, how the loss fell, and what the paper saw."""
+    if as_json:
+        print_json("finetune", result.as_dict())
+        return
+    console = console or wide_console()
+    first, last = result.losses[0], result.losses[-1]
+    option = "--lora" if result.tuning.lora_rank else "--model"
+    for line in (
+        f"{result.model}: {result.steps} steps on {result.data}; "
+        f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}",
+        f"The paper, {FINETUNE}.",
+        f"written to {result.written}; use it with {option} {result.written}",
+    ):
+        console.print(line, highlight=False, markup=False)
 
 
 def keep(data: dict[str, Any], path: Path, draw: Callable[[Path], None]) -> list[str]:
@@ -120,6 +157,53 @@ def _cell(row: AblationRow, name: str) -> str:
     found = row.measures[name]
     compared = found.difference is not None and row.values
     return interval(found.difference, name) if compared and found.difference else value(found.mean, name)
+
+
+def print_methods(result: MethodComparison, path: Path, *, as_json: bool, console: Console | None = None) -> None:
+    """A table for each budget: every method at its largest setting that fits."""
+    from postdiff_calib.report.method_plots import plot_methods
+
+    data = with_schema("methods", result.as_dict())
+    lines = keep(data, path, lambda plot: plot_methods(result, plot))
+    if as_json:
+        print_json("methods", data)
+        return
+    console, names = console or wide_console(), result.metrics
+    console.print(
+        f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
+        highlight=False,
+        markup=False,
+    )
+    for budget, rows in result.budgets.items():
+        title = f"within {budget}"
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        for name in ("method", "setting"):
+            table.add_column(name)
+        measured = [*(shown(name).label for name in names), *(["FID", "FID∞"] if result.baseline.fid else [])]
+        for name in ("MACs", "seconds", *measured):
+            table.add_column(name, justify="right")
+        for row in (result.baseline, *rows):
+            share = "–" if row.share is None else f"{row.share:.0%}"
+            table.add_row(
+                row.method,
+                row.why or row.label,
+                share,
+                seconds(row.median),
+                *(_method_cell(row, name, compared=row is not result.baseline) for name in names),
+                *([f"{row.fid.fid:.3f}", f"{row.fid.unbiased:.3f}"] if row.fid else []),
+            )
+        print_table(console, table, plain=("method", "setting"))
+    for line in (f"The paper, {result.paper}.", *lines):
+        console.print(line, highlight=False, markup=False)
+
+
+def _method_cell(row: MethodRow, name: str, *, compared: bool) -> str:
+    if name not in row.measures:
+        return "–"
+    found = row.measures[name]
+    if compared and found.difference is not None:
+        return interval(found.difference, name)
+    return value(found.mean, name)
 
 
 def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, console: Console | None = None) -> None:

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-
 
 #: Headings of columns whose cells speak for themselves, and are shown without it where a table does not fit.
 HEADINGS = {"arm", "plan", "budget", "setting", "block", "layers", "check", "name", "T", "prompts", "category"}
-HEADINGS |= {"set-up", "scorer"}
+HEADINGS |= {"set-up", "scorer", "method"}
 
 
 def documented():

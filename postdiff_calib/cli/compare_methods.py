@@ -1,0 +1,88 @@
+"""``postdiff compare-methods``: what each method keeps of the quality when all may cost the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from postdiff_calib.techniques.noise import DEFAULT_NOISE
+
+
+def compare_methods_command(
+    model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
+    budgets: Annotated[
+        str, typer.Option("--budgets", help="What all may cost, such as 75%,60%,45% or 1.2s.")
+    ] = "75%,60%,45%",
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option("--profile", help="A calibrated plan that takes part where it fits; repeatable."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure seconds of what is compared.")
+    ] = True,
+    fid_reference: Annotated[
+        str | None,
+        typer.Option("--fid-reference", help="FID against a folder of real images, or own; from 2,048 prompts on."),
+    ] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="Folder of the study; the same resumes.  [default: studies/MODEL-methods]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The result, .json, with a .png beside it.  [default: in the study's folder]"),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
+    ] = DEFAULT_NOISE,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Compare methods at equal budgets: step reduction, DeepCache, T-GATE, Faster Diffusion, ToMe, PostDiff and others.
+
+    Each takes part with its largest setting that fits. The paper's table 3, for your own model.
+
+    Example: postdiff compare-methods --model shapes --budgets 75%,60%,45%
+    """
+    from postdiff_calib.jobs.method_settings import KIND, MethodsJob
+    from postdiff_calib.jobs.methods import price_methods, run_methods
+    from postdiff_calib.report.progress import console_progress
+    from postdiff_calib.report.studies import print_methods, print_price
+
+    job = MethodsJob(
+        model=model,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        seed=seed,
+        study=study,
+        out=out,
+        noise=noise,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        fresh=fresh,
+        budgets=budgets,
+        profiles=tuple(profile or ()),
+        measure=measure,
+        fid_reference=fid_reference,
+    )
+    if dry_run:
+        print_price(price_methods(job), as_json=as_json)
+        return
+    with console_progress(quiet=quiet or as_json) as progress:
+        result = run_methods(job, progress)
+    print_methods(result, job.result(KIND), as_json=as_json)

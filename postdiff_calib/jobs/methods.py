@@ -1,0 +1,74 @@
+"""Study H: methods side by side at equal budgets (main table 3), each at its largest setting that fits.
+
+Stages: cost of every setting → the one that fits, by method and budget → score the baseline and these on the same
+prompts and seeds → seconds, in turn. Scores are kept by plan id, those of other packages' set-ups in files of their
+own, so a stopped study goes on and another budget makes only what is new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from postdiff_calib.files import StudyLock
+from postdiff_calib.jobs.method_settings import KIND, MethodsJob, plan_settings
+from postdiff_calib.jobs.paper_study import Price, about_study, card_of, claim, known_card, set_up
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.scores.names import BASELINE, SCORES
+from postdiff_calib.techniques import registered
+from postdiff_calib.techniques.encoder_propagation import EncoderPropagation
+
+if TYPE_CHECKING:
+    from postdiff_calib.study.methods import MethodComparison
+
+
+def price_methods(job: MethodsJob) -> Price:
+    """What the study costs where nothing is scored yet; set-ups of other packages count as just fitting."""
+    from postdiff_calib.accelerate.foreign import FOREIGN
+    from postdiff_calib.cost.build import table_for_card
+    from postdiff_calib.models.families import denoiser_of
+    from postdiff_calib.study.methods import largest_within
+
+    card = card_of(job)
+    with registered(EncoderPropagation()):
+        table, count = table_for_card(card), job.num_prompts or card.num_prompts
+        whole = table.price(compile_plan(Knobs(card.num_inference_steps)))
+        settings = plan_settings(card, table, job.profiles)
+        chains = bool(denoiser_of(card.network_config(card.denoiser_role)["_class_name"]).chains)
+        others = sum(one.of_chains == chains for one in FOREIGN)
+        chosen: dict[str, float] = {"": whole.macs}
+        limits = [budget.resolve(whole) for budget in job.asked()]
+        for limit in limits:
+            for own in settings.values():
+                if (one := largest_within(own, limit)) is not None:
+                    chosen[compile_plan(one.knobs).plan_id] = one.cost.macs
+        macs = sum(chosen.values()) + others * sum(limit.value for limit in limits)
+    images = count * (len(chosen) + others * len(limits))
+    return Price(images, count * macs, count * macs / whole.macs)
+
+
+def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComparison:
+    """Compare, or go on comparing.
+
+    Raises:
+        PostdiffError: bad input, by one line; what was scored is kept.
+    """
+    from postdiff_calib.jobs.method_study import MethodStudy
+    from postdiff_calib.quality.fid import require_enough
+
+    progress, folder = progress or Silent(), job.folder(KIND)
+    job.check_places(KIND)
+    budgets = job.asked()
+    if (known := known_card(job.model)) is not None:
+        known.require()
+        if job.fid_reference is not None:
+            require_enough(job.num_prompts or known.num_prompts, "prompts")
+    with registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
+        bench, prompt_set = set_up(job, None, progress)
+        lock.take()
+        claim(folder, about_study(KIND, bench, prompt_set), [SCORES], fresh=job.fresh)
+        if job.fresh:
+            for old in folder.glob("scores-*.jsonl"):
+                old.unlink()
+        return MethodStudy(job, bench, folder, progress).compare(budgets)

@@ -1,0 +1,1 @@
+"""Mixed-resolution fine-tuning of a denoiser (PostDiff, arXiv 2508.06160, supplementary material F)."""

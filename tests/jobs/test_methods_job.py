@@ -1,0 +1,65 @@
+"""``postdiff compare-methods`` on the embedded model, small: files, going on, a price, refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from postdiff_calib.accelerate import foreign
+from postdiff_calib.cli.main import main
+
+
+def run(capsys, *argv):
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in ("compare-methods", *argv)])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_it_compares_draws_and_goes_on(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tomesd")
+    monkeypatch.setattr(foreign, "FOREIGN", (replace(foreign.FOREIGN[0], values=(0.5,)), *foreign.FOREIGN[1:]))
+    study, out = tmp_path / "s", tmp_path / "r.json"
+    base = ("--study", study, "--out", out, "--num-prompts", 2, "--no-measure", "--quiet")
+    code, printed, _ = run(capsys, *base, "--budgets", "85%", "--json")
+    assert code == 0
+    data = json.loads(printed)
+    assert data == json.loads(out.read_text())
+    rows = {row["method"]: row for row in data["budgets"]["85%"]}
+    assert list(rows) == [
+        "step reduction",
+        "DeepCache",
+        "Faster Diffusion",
+        "T-GATE",
+        "PostDiff, the paper's setting",
+        "ToMe",
+    ]
+    for row in rows.values():
+        assert row["why"] or 0.3 < row["share"] <= 0.85
+    assert rows["step reduction"]["label"] == "T=17"
+    # A setting of the baseline's knobs that is not the baseline differs from its images.
+    assert rows["ToMe"]["why"] or rows["ToMe"]["measures"]["ssim"]["mean"] < 1
+    assert data["baseline"]["measures"]["ssim"]["mean"] == 1
+    assert out.with_suffix(".png").exists()
+
+    before = {path.name: path.stat().st_mtime_ns for path in study.glob("scores*.jsonl")}
+    code, printed, _ = run(capsys, *base, "--budgets", "85%")
+    assert code == 0
+    assert "within 85%" in printed
+    assert {path.name: path.stat().st_mtime_ns for path in study.glob("scores*.jsonl")} == before
+
+
+def test_a_price_makes_nothing(tmp_path, capsys):
+    argv = ("--dry-run", "--num-prompts", 10, "--json", "--budgets", "85%", "--study", tmp_path / "s")
+    code, printed, _ = run(capsys, *argv)
+    found = json.loads(printed)
+    # The baseline, five methods that are plans, and ToMe.
+    assert (code, found["images"]) == (0, 70)
+    assert 40 < found["baseline_images"] < 70
+    assert not (tmp_path / "s").exists()
+
+
+def test_nonsense_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", lambda *_, **__: pytest.fail("it was loaded"))
+    code, _, line = run(capsys, "--study", tmp_path / "s", "--budgets", "fast")
+    assert code == 2
+    assert "a budget is a number above zero and a unit" in line
