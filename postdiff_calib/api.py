@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Options that belong to a call of the pipeline; a live one has its own scheduler.
 _CALL = ("height", "width", "num_inference_steps", "guidance_scale", "negative_prompt", "batch_size")
-_SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "search", "fresh")
+_SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "switch", "search", "fresh")
 _LISTS = ("delta", "weight", "max_drop", "guards")
 _RESTRICTIONS = ("fix", "range", "values")
 
@@ -166,9 +166,9 @@ def calibrate(
         progress: True shows it, a function is given lines, a ``Progress`` everything; None is silent.
         options: of the call ``height``, ``width`` (pixels), ``num_inference_steps`` (the baseline's T and the search's
             upper end), ``guidance_scale``, ``negative_prompt``, ``batch_size``; of the search ``num_prompts``,
-            ``trials``, ``seed``, ``out`` (profile.yaml), ``study`` (folder), ``noise``, ``search``, ``fresh``,
-            ``delta``, ``weight``, ``max_drop``, ``guards``, ``fix``, ``range`` and ``values``, as their options on the
-            command line, a text or several.
+            ``trials``, ``seed``, ``out`` (profile.yaml), ``study`` (folder), ``noise``, ``switch``, ``search``,
+            ``fresh``, ``delta``, ``weight``, ``max_drop``, ``guards``, ``fix``, ``range`` and ``values``, as their
+            options on the command line, a text or several.
 
     Raises:
         PostdiffError: what is wrong, in one line: ``UnsupportedError`` a pipeline that is not supported,

@@ -4,6 +4,7 @@ x_σ = (1 − σ)·x₀ + σ·ε and v = ε − x₀; images of 128, latents of 
 """
 
 import pipelines as P
+import scipy.fft
 import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from diffusers.utils.torch_utils import randn_tensor
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.techniques.noise import SWITCH_WAYS
 
 SIZE = {"height": 128, "width": 128}
 FULL, LOW = (16, 16), (8, 8)
@@ -32,6 +34,8 @@ CASES = [
     for knobs in KNOBS
     for noise in (("complement", "coupled") if knobs.low_res_fraction else ("coupled",))
 ]
+#: All techniques together, each way to full resolution that is not the default, and both kinds of noise.
+WAYS = [(way, noise) for way in SWITCH_WAYS if way != "renoise" for noise in ("complement", "coupled")]
 
 
 def case_name(value):
@@ -48,6 +52,12 @@ def spread(low):
     return F.interpolate(low, size=FULL, mode="nearest") / 2
 
 
+def cosines(x, back=False):
+    """The cosine transform of the last two axes, and back."""
+    transform = scipy.fft.idctn if back else scipy.fft.dctn
+    return torch.from_numpy(transform(x.numpy(), axes=(-2, -1), norm="ortho"))
+
+
 class Noise:
     """The noise of one run.
 
@@ -55,14 +65,38 @@ class Noise:
         count: images.
         mode: ``complement`` keeps the noise that the low steps had and adds the seed's own in the other bands;
             ``coupled`` draws anew at the switch.
+        way: from low to full resolution.
     """
 
-    def __init__(self, count, mode):
-        self.generators, self.mode = P.generators(count), mode
+    def __init__(self, count, mode, way="renoise"):
+        self.generators, self.mode, self.way = P.generators(count), mode, way
         self.full = randn_tensor((count, 4, *FULL), generator=self.generators)
 
     def start(self, plan):
-        return low_start(self.full) if plan.n_low else self.full
+        if not plan.n_low:
+            return self.full
+        return cosines(cosines(self.full)[..., :8, :8], back=True) if "expand" in self.way else low_start(self.full)
+
+    def grid(self, sigmas, plan):
+        """The levels of the run; low-resolution steps and what they lead to may have others: σ/(2 − σ) at half size."""
+        self.schedule, count = sigmas.clone(), plan.n_low + 1 if plan.n_low else 0
+        if "own-grid" not in self.way:
+            return sigmas.clone()
+        return torch.cat([sigmas[:count] / (2 - sigmas[:count]), sigmas[count:]])
+
+    def expanded(self, x, sigmas, following):
+        """The low state as the low bands of a full one: the time goes back, and the rest of the run starts there."""
+        sigma = sigmas[following].clone()
+        fresh = self.full if self.mode == "complement" else randn_tensor(self.full.shape, generator=self.generators)
+        bands = sigma * cosines(fresh)
+        bands[..., :8, :8] = cosines(x)
+        back = 2 * sigma / (1 + sigma)
+        if "own-grid" in self.way:
+            assert torch.isclose(back, self.schedule[following])
+            sigmas[following:] = self.schedule[following:]
+        else:
+            sigmas[following:] *= back / sigma
+        return 2 / (1 + sigma) * cosines(bands, back=True)
 
     def switched(self, x, v, sigma, following):
         """The full-resolution sample after the last low-resolution step."""
@@ -74,8 +108,11 @@ class Noise:
         return (1 - following) * clean + following * noise
 
     def step(self, x, v, sigmas, i, plan):
-        """One Euler step, or the switch."""
+        """One Euler step, or the switch; that may change the levels that follow."""
+        if plan[i].switch and "expand" in self.way:
+            return self.expanded(x + (sigmas[i + 1] - sigmas[i]) * v, sigmas, i + 1)
         if plan[i].switch:
+            sigmas[i + 1 :] = self.schedule[i + 1 :]
             return self.switched(x, v, sigmas[i], sigmas[i + 1])
         return x + (sigmas[i + 1] - sigmas[i]) * v
 
@@ -95,14 +132,14 @@ def picture(z, size):
     return F.fold(z.transpose(1, 2), size, 2, stride=2)
 
 
-def two_calls(network, knobs, noise, c, u, scale, rescaled, count=2):
+def two_calls(network, knobs, noise, c, u, scale, rescaled, count=2, way="renoise"):
     """A loop with a network call for each half on packed latents; ``rescaled`` makes of both what the step takes."""
     plan = compile_plan(knobs)
     shift = torch.tensor(calculate_shift(64, 4, 100, 0.5, 1.15)).exp()
     even = torch.linspace(1, 1 / len(plan), len(plan))
     sigmas = torch.cat([shift / (shift + (1 / even - 1)), torch.zeros(1)])
-    made = Noise(count, noise)
-    x = made.start(plan)
+    made = Noise(count, noise, way)
+    x, sigmas = made.start(plan), made.grid(sigmas, plan)
     for i, step in enumerate(plan):
         size = tuple(x.shape[-2:])
         v = given = network(tokens(x), sigmas[i], *c, size, "conditional", step.refresh)

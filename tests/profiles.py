@@ -77,6 +77,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "gate_step": gate_step,
             "refresh_steps": list(refresh_steps),
             "noise": "coupled",
+            "switch": "renoise",
             "latent_multiple": 2,
         },
         "expected": {

@@ -22,6 +22,7 @@ from typing import Any
 
 from postdiff_calib.accelerate.attachment import Attachment
 from postdiff_calib.accelerate.conditions import Conditions
+from postdiff_calib.accelerate.low_res import default_way
 from postdiff_calib.accelerate.run_summary import RunSummary
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.knobs import Knobs
@@ -94,24 +95,34 @@ def _refuse_inert(plan: StepPlan) -> None:
             )
 
 
-def _settings(knobs: Any, noise: str | None, latent_multiple: int | None) -> tuple[StepPlan, str, int | None]:
-    """Plan, noise mode and latent multiple: as given, else the profile's, else the defaults."""
+def _settings(
+    pipe: Any, knobs: Any, noise: str | None, switch: str | None, latent_multiple: int | None
+) -> tuple[StepPlan, str, str, int | None]:
+    """Plan, noise mode, way to full resolution and latent multiple: as given, else the profile's, else the defaults."""
     plan = compile_plan(knobs if isinstance(knobs, Knobs) else knobs.knobs)
     noise = noise if noise is not None else getattr(knobs, "noise", None) or DEFAULT_NOISE
+    switch = switch if switch is not None else getattr(knobs, "switch", None) or default_way(pipe.scheduler)
     latent_multiple = latent_multiple if latent_multiple is not None else getattr(knobs, "latent_multiple", None)
-    return plan, noise, latent_multiple
+    return plan, noise, switch, latent_multiple
 
 
-def is_enabled_with(pipe: Any, knobs: Any, *, noise: str | None = None, latent_multiple: int | None = None) -> bool:
+def is_enabled_with(
+    pipe: Any,
+    knobs: Any,
+    *,
+    noise: str | None = None,
+    switch: str | None = None,
+    latent_multiple: int | None = None,
+) -> bool:
     """True when the pipeline is accelerated already and enabling it with these settings would change nothing."""
     attachment = _attachment(pipe)
     if attachment is None:
         return False
-    plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
+    plan, *others = _settings(pipe, knobs, noise, switch, latent_multiple)
     # A profile asks for more than its knobs: it also has conditions on each call.
     held = attachment.conditions.profile if attachment.conditions is not None else None
     same_conditions = bool(held == knobs) or not hasattr(knobs, "pipeline_mismatches")
-    return same_conditions and attachment.settings == (plan.knobs, noise, latent_multiple)
+    return same_conditions and attachment.settings == (plan.knobs, *others)
 
 
 def _conditions(knobs: Any, override: bool) -> Conditions | None:
@@ -124,6 +135,7 @@ def enable(
     knobs: Any,
     *,
     noise: str | None = None,
+    switch: str | None = None,
     latent_multiple: int | None = None,
     strict: bool = True,
     override: bool = False,
@@ -135,11 +147,15 @@ def enable(
 
     Args:
         pipe: a pipeline of one of ``models.families.FAMILIES``.
-        knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise`` and ``latent_multiple`` count too.
+        knobs: ``Knobs``, or an object with ``knobs`` (a profile), whose ``noise``, ``switch`` and ``latent_multiple``
+            count too.
         noise: of low-resolution steps; by default the profile's, else ``complement``: the start is pooled from the
             seed's full-size noise, and the switch to full resolution adds what the pooling left out, so nothing is
             drawn and a caller's ``latents`` fix the image. ``coupled``: the same start, and fresh noise at the switch.
             ``independent``: fresh noise at both, as in the paper; a caller's ``latents`` are refused.
+        switch: how low-resolution steps get to full size; by default the profile's, else ``expand`` for a rectified
+            flow and ``renoise``, as in the paper, for all others. For rectified flows also ``renoise-own-grid`` and
+            ``expand-own-grid`` (``low_res.py``).
         latent_multiple: what low-resolution latent sides are multiples of; default: the network's total
             down-sampling, or its patch size.
         strict: refuse ``Knobs`` of which one rounds to no step at all; a profile's plan is taken as it is.
@@ -154,7 +170,7 @@ def enable(
     Warns:
         ProfileWarning: a LoRA or a control network is loaded with which the profile was not calibrated; once.
     """
-    plan, noise, latent_multiple = _settings(knobs, noise, latent_multiple)
+    plan, noise, switch, latent_multiple = _settings(pipe, knobs, noise, switch, latent_multiple)
     if strict and isinstance(knobs, Knobs):
         _refuse_inert(plan)
     with _ENABLING:
@@ -164,7 +180,7 @@ def enable(
         conditions = _conditions(knobs, override)
         if conditions is not None:
             conditions.admit(pipe)
-        attachment = Attachment(pipe, plan, noise, latent_multiple, conditions)
+        attachment = Attachment(pipe, plan, noise, switch, latent_multiple, conditions)
         try:
             disable(pipe)
         except UsageError:  # a call has begun meanwhile
@@ -216,6 +232,7 @@ def accelerated(
     knobs: Any,
     *,
     noise: str | None = None,
+    switch: str | None = None,
     latent_multiple: int | None = None,
     strict: bool = True,
     override: bool = False,
@@ -226,7 +243,8 @@ def accelerated(
     """
     with _ENABLING:
         before = _attachment(pipe)
-        enable(pipe, knobs, noise=noise, latent_multiple=latent_multiple, strict=strict, override=override)
+        given = {"noise": noise, "switch": switch, "latent_multiple": latent_multiple}
+        enable(pipe, knobs, **given, strict=strict, override=override)  # type: ignore[arg-type]
         pipe.__dict__[_ATTRIBUTE].owner = threading.get_ident()
     try:
         yield pipe
@@ -234,7 +252,7 @@ def accelerated(
         with _ENABLING:
             disable(pipe)
             if before is not None:
-                again = Attachment(pipe, before.plan, before.noise, before.latent_multiple, before.conditions)
+                again = before.anew(pipe)
                 again.owner = before.owner
                 _install(pipe, again)
 

@@ -17,46 +17,49 @@ from dataclasses import replace
 from typing import Any
 
 from postdiff_calib.accelerate.conditions import Conditions
-from postdiff_calib.accelerate.layout import held, latent_size, spatial
+from postdiff_calib.accelerate.layout import latent_size
+from postdiff_calib.accelerate.low_res import LowResolution, check_way
 from postdiff_calib.accelerate.network import NetworkAttachment, claim, give_back, unwrapped
 from postdiff_calib.accelerate.run import Run
 from postdiff_calib.accelerate.run_summary import RunSummary
-from postdiff_calib.accelerate.schedulers import check_scheduler, noised, predicted, switch_of
+from postdiff_calib.accelerate.schedulers import check_scheduler, switch_of
 from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.models.families import Family, family_of
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.techniques import admit
-from postdiff_calib.techniques.mixed_resolution import (
-    fresh_noise,
-    low_res_start,
-    start_size,
-    upsample,
-)
-from postdiff_calib.techniques.noise import parse_noise
-from postdiff_calib.techniques.switch_noise import Pooling, pooling, renoised
+from postdiff_calib.techniques.mixed_resolution import start_size
+from postdiff_calib.techniques.noise import parse_noise, parse_switch
 
 #: Arguments that run a part of the schedule only, which a step plan does not describe.
 _REFUSED_ARGUMENTS = ("denoising_start", "denoising_end")
+#: Methods of a scheduler that are others for the length of a call.
+_WRAPPED = ("step", "set_timesteps")
 
 
 class Attachment:
     """All that belongs to one accelerated pipeline object; ``conditions`` hold it to a profile, where it runs one."""
 
     def __init__(
-        self, pipe: Any, plan: StepPlan, noise: str, latent_multiple: int | None, conditions: Conditions | None = None
+        self,
+        pipe: Any,
+        plan: StepPlan,
+        noise: str,
+        switch: str,
+        latent_multiple: int | None,
+        conditions: Conditions | None = None,
     ) -> None:
         self.family: Family = family_of(pipe)
-        self.plan, self.noise, self.latent_multiple = plan, parse_noise(noise), latent_multiple
+        self.plan, self.latent_multiple = plan, latent_multiple
+        self.noise, self.switch = parse_noise(noise), parse_switch(switch)
         self.conditions = conditions
         self._check(pipe)
         self.networks = self._attach(pipe)
         self.summary: RunSummary | None = None
         self._run: Run | None = None
         self.active = False
-        self._generator: Any = None
         self._sigmas: Any = None
-        #: The seed's full-size noise and its pooling, where the switch needs them.
-        self._start: tuple[Any, Pooling] | None = None
+        #: The running call's low-resolution steps, where it has any.
+        self._low: LowResolution | None = None
         #: Held by a running call, and while the pipeline is enabled anew or disabled.
         self.lock = threading.Lock()
         self.retired = False
@@ -68,13 +71,18 @@ class Attachment:
     @property
     def settings(self) -> tuple[Any, ...]:
         """What a second attachment with the same effect would share."""
-        return self.plan.knobs, self.noise, self.latent_multiple
+        return self.plan.knobs, self.noise, self.switch, self.latent_multiple
+
+    def anew(self, pipe: Any) -> Attachment:
+        """Another attachment with the same settings and conditions."""
+        return Attachment(pipe, self.plan, self.noise, self.switch, self.latent_multiple, self.conditions)
 
     def _check(self, pipe: Any) -> None:
         check_scheduler(pipe.scheduler)
         admit(self.plan.knobs, self.plan.steps, self.family)
         if self.plan.n_low:
             switch_of(pipe.scheduler)
+            check_way(pipe.scheduler, self.switch)
 
     def _attach(self, pipe: Any) -> NetworkAttachment:
         control = getattr(pipe, self.family.control) if self.family.control else None
@@ -124,10 +132,11 @@ class Attachment:
         self.networks.check()
         scheduler = pipe.scheduler
         claim(scheduler, "scheduler")
-        stock = scheduler.__dict__.get("step")
+        stock = {name: scheduler.__dict__[name] for name in _WRAPPED if name in scheduler.__dict__}
         self.summary, self.active = None, True
         try:
-            scheduler.step = self._wrap_step(pipe, scheduler)
+            scheduler.step = self._wrap_step(scheduler)
+            scheduler.set_timesteps = self._wrap_set_timesteps(scheduler)
             result = original(pipe, *args, **kwargs)
             if self._run is not None:
                 self.summary = self._run.summary
@@ -136,13 +145,14 @@ class Attachment:
                     self._check_finished(self.summary)
             return result
         finally:
-            if stock is None:
-                scheduler.__dict__.pop("step", None)
-            else:
-                scheduler.step = stock
+            for name in _WRAPPED:
+                scheduler.__dict__.pop(name, None)
+            scheduler.__dict__.update(stock)
+            if self._low is not None:
+                self._low.give_back(scheduler)
             give_back(scheduler)
             self.networks.end()
-            self._run, self._generator, self._sigmas, self._start, self.active = None, None, None, None, False
+            self._run, self._sigmas, self._low, self.active = None, None, None, False
 
     def _check_arguments(
         self, original: Any, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -195,18 +205,16 @@ class Attachment:
         size = latent_size(pipe, full, layout, given)
         if not self.family.latents_first:
             self._check_count(pipe)
-        self._generator = given.get("generator")
         run = Run(self.plan, int(full.shape[0]), size, self._plan_at_first_call(pipe))
         if self.plan.n_low:
             run.low_size = self._low_size(size)
-            scale = getattr(pipe.scheduler, "init_noise_sigma", 1.0)
-            noise = spatial(full, size, layout)
-            low = held(low_res_start(noise, run.low_size, self.noise, scale, self._generator), layout)
-            if self.noise == "complement":
-                self._start = noise.float() / scale, pooling(size, run.low_size, noise.device)
+            generator = given.get("generator")
+            self._low = LowResolution(self.switch, self.noise, layout, size, run.low_size, generator)
+            low = self._low.start(full, getattr(pipe.scheduler, "init_noise_sigma", 1.0))
             if self.family.latents_first:
                 run.start = low
             else:
+                self._low.take_grid(pipe.scheduler, self.plan.n_low)
                 made = low
         self._run = self.networks.begin(run)
         return made
@@ -246,7 +254,20 @@ class Attachment:
         left = int(pipe.num_timesteps)
         return self.plan if left == len(self.plan) else compile_plan(replace(self.plan.knobs, num_inference_steps=left))
 
-    def _wrap_step(self, pipe: Any, scheduler: Any) -> Any:
+    def _wrap_set_timesteps(self, scheduler: Any) -> Any:
+        """Gives low-resolution steps their noise levels where the latents are made before the schedule."""
+        stock = scheduler.set_timesteps
+
+        @functools.wraps(stock)
+        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+            result = stock(*args, **kwargs)
+            if self._low is not None and len(scheduler.timesteps) == len(self.plan):
+                self._low.take_grid(scheduler, self.plan.n_low)
+            return result
+
+        return set_timesteps
+
+    def _wrap_step(self, scheduler: Any) -> Any:
         stock = scheduler.step
         signature = inspect.signature(stock)
 
@@ -262,24 +283,11 @@ class Attachment:
                 if run is not None:
                     run.complete_step()
                 return result
+            assert self._low is not None  # set in ``start``, which every low-resolution run passes
             given = signature.bind(*args, **kwargs).arguments
-            switch, index, layout = switch_of(scheduler), run.step.index, self.family.latents
-            assert run.full_size is not None  # both set in ``start``, which every low-resolution run passes
-            assert run.low_size is not None
-            sample, output = (spatial(given[name], run.low_size, layout) for name in ("sample", "model_output"))
-            clean, noise = predicted(scheduler, switch, index, output, given["timestep"], sample)
-            clean = upsample(clean, run.full_size)
-            # The stock step still counts the step; its low-resolution sample is dropped.
-            result = stock(*args, **kwargs)
-            switch.forget(scheduler)
-            if self._start is not None:
-                start, pool = self._start
-                latents = renoised(clean, noise, start, *switch.levels(scheduler, index + 1), pool)
-            else:
-                fresh = fresh_noise(sample, run.full_size, self._generator)
-                latents = noised(scheduler, switch, index + 1, clean, fresh)
+            made = self._low.switched(scheduler, run.step.index, given, functools.partial(stock, *args, **kwargs))
             run.complete_step(switched=True)
-            return _with_sample(result, *(held(x, layout).to(sample.dtype) for x in (latents, clean)))
+            return _with_sample(*made)
 
         return step
 

@@ -108,6 +108,13 @@ def switch_of(scheduler: Any) -> Switch:
     return SWITCHES[name]
 
 
+def flows(scheduler: Any) -> bool:
+    """Whether a scheduler's sample is (1 − σ)·x0 + σ·ε with σ its ``sigmas``: a rectified flow."""
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" or bool(
+        scheduler.config.get("use_flow_sigmas", False)
+    )
+
+
 def _replacement(name: str) -> str:
     """What to do about a scheduler: models of flow matching take a scheduler of their own."""
     other = "FlowMatchEulerDiscreteScheduler" if name.startswith("FlowMatch") else "DPMSolverMultistepScheduler"

@@ -43,6 +43,14 @@ def ablate_command(
     noise: Annotated[
         str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
     ] = DEFAULT_NOISE,
+    switch: Annotated[
+        str | None,
+        typer.Option(
+            "--switch",
+            help="To full size: renoise, or of rectified flows expand, renoise-own-grid or expand-own-grid.  "
+            "[default: what suits the scheduler]",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
@@ -69,6 +77,7 @@ def ablate_command(
         study=study,
         out=out,
         noise=noise,
+        switch=switch,
         device=device,
         dtype=dtype,
         batch_size=batch_size,

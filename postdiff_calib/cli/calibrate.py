@@ -56,6 +56,14 @@ def calibrate_command(
         str,
         typer.Option("--noise", help="Of low-resolution steps: complement (draws none), coupled or independent."),
     ] = DEFAULT_NOISE,
+    switch: Annotated[
+        str | None,
+        typer.Option(
+            "--switch",
+            help="To full size: renoise, or of rectified flows expand, renoise-own-grid or expand-own-grid.  "
+            "[default: what suits the scheduler]",
+        ),
+    ] = None,
     search: Annotated[str, typer.Option("--search", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
     sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
@@ -157,6 +165,7 @@ def calibrate_command(
         out=out,
         study=study,
         noise=noise,
+        switch=switch,
         search=search,
         device=device,
         dtype=dtype,

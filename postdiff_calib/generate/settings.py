@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from postdiff_calib.errors import UsageError
-from postdiff_calib.techniques.noise import DEFAULT_NOISE, Noise, parse_noise
+from postdiff_calib.techniques.noise import DEFAULT_NOISE, DEFAULT_SWITCH, Noise, SwitchWay, parse_noise, parse_switch
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class GenerationSettings:
         noise: of low-resolution steps. ``complement``: the start is pooled from the seed's noise, and the switch adds
             what the pooling left out; ``coupled``: the same start, and fresh noise at the switch; ``independent``:
             fresh noise at both.
+        switch: how low-resolution steps get to full size, one of ``techniques.noise.SWITCH_WAYS``.
         latent_multiple: what low-resolution latent sides are multiples of, at least 1; None is the network's own.
         negative_prompt: one for all images; None is the pipeline's default.
 
     Raises:
         UsageError: a number is out of its range.
-        KnobError: the noise is none of the three.
+        KnobError: the noise, or the way to full size, is none that there is.
     """
 
     height: int
@@ -39,6 +40,7 @@ class GenerationSettings:
     noise: Noise = DEFAULT_NOISE
     latent_multiple: int | None = None
     negative_prompt: str | None = None
+    switch: SwitchWay = DEFAULT_SWITCH
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "latent_multiple"):
@@ -54,6 +56,7 @@ class GenerationSettings:
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             raise UsageError(f"negative_prompt={self.negative_prompt!r}", "it must be one text", "give a single one")
         parse_noise(self.noise)
+        parse_switch(self.switch)
 
     @property
     def call(self) -> dict[str, Any]:
@@ -63,12 +66,14 @@ class GenerationSettings:
     @property
     def attachment(self) -> dict[str, Any]:
         """The keyword arguments of ``enable``."""
-        return {"noise": self.noise, "latent_multiple": self.latent_multiple}
+        return {"noise": self.noise, "switch": self.switch, "latent_multiple": self.latent_multiple}
 
     @property
     def of_images(self) -> dict[str, Any]:
-        """What an image depends on: all but the batch size; a negative prompt where there is one."""
-        left_out = {"batch_size"} if self.negative_prompt is not None else {"batch_size", "negative_prompt"}
+        """What an image depends on: all but the batch size; a negative prompt, and another way to full size, if any."""
+        left_out = {"batch_size"}
+        left_out |= {"negative_prompt"} if self.negative_prompt is None else set()
+        left_out |= {"switch"} if self.switch == "renoise" else set()
         return {name: value for name, value in self.as_dict().items() if name not in left_out}
 
     def as_dict(self) -> dict[str, Any]:

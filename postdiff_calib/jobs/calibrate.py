@@ -34,7 +34,6 @@ from postdiff_calib.scores.names import BASELINE, STUDY_NAME
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
-from postdiff_calib.techniques.noise import parse_noise
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable, Latency
@@ -151,8 +150,15 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Gi
 
 
 def set_up(job: CalibrateJob, loaded: LoadedModel, materials: Materials) -> Workbench:
-    """The workbench of a loaded model."""
-    settings = generation_settings(loaded.card, noise=parse_noise(job.noise), deployment=job.deployment)
+    """The workbench of a loaded model.
+
+    Raises:
+        UnsupportedError: its scheduler cannot change to full size in the way asked for.
+    """
+    from postdiff_calib.accelerate.low_res import way_of
+
+    switch = way_of(loaded.pipe.scheduler, job.switch)
+    settings = generation_settings(loaded.card, noise=job.noise, switch=switch, deployment=job.deployment)
     return Workbench(
         loaded,
         materials.scorer,

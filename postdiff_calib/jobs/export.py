@@ -294,7 +294,8 @@ def _guidance(model: Any) -> dict[str, str]:
 
 def _options(profile: Profile) -> str:
     """How the profile's knobs are attached: knobs that round to nothing are taken as they were calibrated."""
-    return f"noise={profile.noise!r}, latent_multiple={profile.latent_multiple}, strict=False"
+    way = f"noise={profile.noise!r}, switch={profile.switch!r}"
+    return f"{way}, latent_multiple={profile.latent_multiple}, strict=False"
 
 
 def _identifier(name: str) -> str:

@@ -23,8 +23,9 @@ class CalibrateJob:
     deployment makes its images, as far as it is not as the model's own. ``compile`` is a mode of
     ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads
     them. ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder
-    holds one. ``max_drop`` and ``guards`` are guard rails as ``scores.guards`` reads them. ``scorer`` is what is
-    searched on, None the model's own, ``also`` judge beside it; both as ``quality.scorers`` reads them.
+    holds one. ``switch`` None is what suits the model's scheduler. ``max_drop`` and ``guards`` are guard rails as
+    ``scores.guards`` reads them. ``scorer`` is what is searched on, None the model's own, ``also`` judge beside it; both
+    as ``quality.scorers`` reads them.
     """
 
     model: str = "shapes"
@@ -38,6 +39,7 @@ class CalibrateJob:
     out: Path = Path("profile.yaml")
     study: Path | None = None
     noise: str = DEFAULT_NOISE
+    switch: str | None = None
     search: str = "postdiff"
     device: str = "auto"
     dtype: str = "auto"

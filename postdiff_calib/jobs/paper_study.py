@@ -42,6 +42,7 @@ class PaperStudyJob:
         study: folder of the study; None is one under ``studies/``.
         out: where the result goes as JSON, with a plot of the same name beside it; None is inside the folder.
         noise: of low-resolution steps.
+        switch: how they get to full size; None is what suits the model's scheduler.
         device, dtype: ``auto`` or a name.
         batch_size: images per batch; 0 suits their size.
         fresh: start anew instead of going on.
@@ -54,6 +55,7 @@ class PaperStudyJob:
     study: Path | None = None
     out: Path | None = None
     noise: str = DEFAULT_NOISE
+    switch: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 0
@@ -136,25 +138,26 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
         default_prompts: N where the job leaves it open; None is the model's own number.
         progress: hears of what is loaded.
     """
+    from postdiff_calib.accelerate.low_res import way_of
     from postdiff_calib.jobs.workbench import Workbench, generation_settings
     from postdiff_calib.models.deployment import DeploymentSettings
     from postdiff_calib.models.load import load_pipeline
     from postdiff_calib.prompts import draw, load_prompt_set
     from postdiff_calib.prompts.draw import require_seed
     from postdiff_calib.quality.clip import ClipScorer
-    from postdiff_calib.techniques.noise import parse_noise
 
     require_seed(job.seed, 1_000_000)
-    noise = parse_noise(job.noise)
     progress.stage("loading the model")
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     for note in loaded.notes:
         progress.note(note)
+    switch = way_of(loaded.pipe.scheduler, job.switch)
     card = loaded.card
     count = job.num_prompts or default_prompts or card.num_prompts
     prompt_set = load_prompt_set(job.prompts or card.prompt_set)
     calibration, prompts = draw(prompt_set, count, job.seed)
-    settings = generation_settings(card, noise=noise, deployment=DeploymentSettings(batch_size=job.batch_size or None))
+    deployment = DeploymentSettings(batch_size=job.batch_size or None)
+    settings = generation_settings(card, noise=job.noise, switch=switch, deployment=deployment)
     scorer = ClipScorer(card.scorer, device=loaded.device)
     return Workbench(loaded, scorer, calibration, prompts, job.seed, settings), prompt_set.sha256
 

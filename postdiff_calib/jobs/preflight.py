@@ -28,7 +28,7 @@ from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.scores.objective import parse_per_metric
 from postdiff_calib.search.strategies import find_strategy
 from postdiff_calib.study.record import RECORD, Study, StudyRecord
-from postdiff_calib.techniques.noise import parse_noise
+from postdiff_calib.techniques.noise import parse_noise, parse_switch
 
 if TYPE_CHECKING:
     from postdiff_calib.models.card import Card
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 def check_job(job: CalibrateJob) -> None:
     """Refuse before anything is computed what would only fail at the end."""
     parse_noise(job.noise)
+    if job.switch is not None:
+        parse_switch(job.switch)
     parse_compile(job.compile)
     strategy = find_strategy(job.search)
     _check_settings(job)
@@ -101,6 +103,8 @@ def _refuse_other_job(job: CalibrateJob) -> None:
     now: dict[str, Any] = {"seed": job.seed, "noise": job.noise}
     then["metrics"] = [m.name for m in measured_by(known.asked.scorer, known.asked.also)]
     now["metrics"] = [m.name for m in measured_by(job.scorer, job.also)]
+    if job.switch is not None:
+        then["switch"], now["switch"] = known.settings.switch, job.switch
     for name, value in job.deployment.asked.items():
         if name != "batch_size":
             then[name], now[name] = _stated(known, name), value
@@ -189,7 +193,7 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
         card, table = known, table_for_card(known)
     elif loaded is not None:
         card = loaded.card
-        settings = generation_settings(card, noise=parse_noise(job.noise), deployment=job.deployment)
+        settings = generation_settings(card, noise=job.noise, deployment=job.deployment)
         setting = Setting(**settings.call, batch_size=settings.batch_size)
         table = build_cost_table(loaded, setting, measure=False)
     limit = job.budget.resolve(table.price(compile_plan(Knobs(card.num_inference_steps))))

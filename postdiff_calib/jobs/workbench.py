@@ -19,7 +19,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.scores.memory import BatchSize
 from postdiff_calib.search.restrict import Restriction
-from postdiff_calib.techniques.noise import Noise
+from postdiff_calib.techniques.noise import DEFAULT_SWITCH, parse_noise, parse_switch
 
 if TYPE_CHECKING:
     from postdiff_calib.models.card import Card
@@ -238,13 +238,16 @@ def why_unjudged(card: Card, prompts: Sequence[str]) -> str:
     return ""
 
 
-def generation_settings(card: Card, *, noise: Noise, deployment: DeploymentSettings) -> GenerationSettings:
+def generation_settings(
+    card: Card, *, noise: str, deployment: DeploymentSettings, switch: str = DEFAULT_SWITCH
+) -> GenerationSettings:
     """How images of a model are made.
 
     Args:
         card: with the deployment's settings, as a loaded model has it.
         noise: of low-resolution steps.
         deployment: what was asked for; a batch size that was left out suits the images' size.
+        switch: how low-resolution steps get to full size.
     """
     small = max(card.latent_size()) <= _SMALL_SIDE
     return GenerationSettings(
@@ -252,7 +255,8 @@ def generation_settings(card: Card, *, noise: Noise, deployment: DeploymentSetti
         width=card.width,
         guidance_scale=card.guidance_scale,
         batch_size=deployment.batch_size or (_SMALL_BATCH if small else _LARGE_BATCH),
-        noise=noise,
+        noise=parse_noise(noise),
+        switch=parse_switch(switch),
         latent_multiple=card.latent_multiple,
         negative_prompt=deployment.negative_prompt,
     )

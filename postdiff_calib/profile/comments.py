@@ -27,7 +27,8 @@ _COMMENTS: dict[str, str] = {
     ),
     "plan": (
         "What the settings come to, steps counted from 0: n_low steps at low resolution, guidance before gate_step,\n"
-        "deep blocks run on refresh_steps. plan_id is a hash of it. noise: of low-resolution steps."
+        "deep blocks run on refresh_steps. plan_id is a hash of it. noise: of low-resolution steps.\n"
+        "switch: how they get to full size."
     ),
     "expected": (
         "Cost per image and quality, with the same for the baseline. macs are multiply-accumulates of all\n"

@@ -66,6 +66,11 @@ class Profile(Section):
         return self.plan.noise
 
     @property
+    def switch(self) -> str:
+        """How low-resolution steps get to full size, one of ``techniques.noise.SWITCH_WAYS``."""
+        return self.plan.switch
+
+    @property
     def latent_multiple(self) -> int:
         """The multiple that low-resolution latent sides are rounded to."""
         return self.plan.latent_multiple
@@ -84,6 +89,7 @@ class Profile(Section):
             guidance_scale=self.model.guidance_scale,
             batch_size=self.budget.batch_size,
             noise=self.plan.noise,
+            switch=self.plan.switch,
             latent_multiple=self.plan.latent_multiple,
             negative_prompt=self.model.negative_prompt,
         )

@@ -20,7 +20,7 @@ from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.backends import MemoryFormat
 from postdiff_calib.models.card import MAX_SIDE
 from postdiff_calib.quality.metrics import SCORER_NAME, comparisons, metrics
-from postdiff_calib.techniques.noise import Noise
+from postdiff_calib.techniques.noise import Noise, SwitchWay
 
 Verdict = Literal["better", "equivalent", "worse", "undecided"]
 #: Text that may hold an address; one with a password is kept without it.
@@ -170,6 +170,7 @@ class PlanSection(Section):
     gate_step: Annotated[int, Field(ge=1)]
     refresh_steps: list[int]
     noise: Noise
+    switch: SwitchWay = "renoise"
     latent_multiple: Annotated[int, Field(ge=1)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
-from postdiff_calib.techniques.noise import Noise
+from postdiff_calib.techniques.noise import Noise, SwitchWay
 
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=0)]
@@ -49,6 +49,7 @@ class _Settings(_Part):
     noise: Noise
     latent_multiple: _AtLeastOne
     negative_prompt: str | None = None
+    switch: SwitchWay = "renoise"
 
 
 class _Term(_Part):

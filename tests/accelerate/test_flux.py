@@ -3,7 +3,7 @@
 import pipelines as P
 import pytest
 import torch
-from flow_samplers import CASES, SIZE, case_name, close, two_calls
+from flow_samplers import CASES, KNOBS, SIZE, WAYS, case_name, close, two_calls
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.errors import UnsupportedError, UsageError
@@ -43,11 +43,11 @@ class Flux:
         return n.proj_out(n.norm_out(hidden, time))
 
 
-def flux_sampler(pipe, knobs, noise, count=2, scale=4.0):
+def flux_sampler(pipe, knobs, noise, count=2, scale=4.0, way="renoise"):
     call = {"max_sequence_length": P.LENGTH}
     c = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], **call)[:2]
     u = pipe.encode_prompt(["blue"] * count, ["blue"] * count, **call)[:2]
-    return two_calls(Flux(pipe), knobs, noise, c, u, scale, lambda v, given: v)
+    return two_calls(Flux(pipe), knobs, noise, c, u, scale, lambda v, given: v, way=way)
 
 
 @pytest.mark.parametrize(("knobs", "noise"), CASES, ids=case_name)
@@ -55,7 +55,7 @@ def flux_sampler(pipe, knobs, noise, count=2, scale=4.0):
 def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs, noise):
     pipe = P.flux()
     reference = flux_sampler(pipe, knobs, noise)
-    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         close(P.latents(pipe, 2, **P.FAMILIES["flux"][1], **SIZE), reference)
         steps = summary(pipe).steps
     plan = compile_plan(knobs)
@@ -68,8 +68,17 @@ def test_flux_with_two_calls_equal_to_a_sampler_written_out(knobs, noise):
 def test_flux_with_one_call_equal_to_a_sampler_written_out(knobs, noise, guidance_embeds):
     pipe = P.flux(guidance_embeds=guidance_embeds)
     reference = flux_sampler(pipe, knobs, noise, scale=1.0)
-    with accelerated(pipe, knobs, noise=noise):
+    with accelerated(pipe, knobs, noise=noise, switch="renoise"):
         close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
+
+
+@pytest.mark.parametrize(("way", "noise"), WAYS)
+@torch.no_grad()
+def test_every_way_to_full_size_is_that_of_a_sampler_written_out(way, noise):
+    pipe = P.flux()
+    reference = flux_sampler(pipe, KNOBS[-2], noise, way=way)
+    with accelerated(pipe, P.suited(pipe, KNOBS[-2]), noise=noise, switch=way):
+        close(P.latents(pipe, 2, **P.FAMILIES["flux"][1], **SIZE), reference)
 
 
 @pytest.mark.parametrize("count", [1, 3])

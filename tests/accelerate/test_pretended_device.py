@@ -7,7 +7,7 @@ import pytest
 import torch
 from pretended_device import OnDevice, move, watched
 
-from postdiff_calib.accelerate import attachment, enable, summary
+from postdiff_calib.accelerate import enable, low_res, summary
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.techniques.guidance import Guidance
 from postdiff_calib.techniques.noise import NOISES
@@ -58,7 +58,7 @@ def mutant(source: str, **names: Any) -> Any:
 
 def test_a_matrix_left_on_the_host_is_caught(monkeypatch):
     source = "def mutant(*args):\n    clean = stock(*args)\n    return torch.eye(clean.shape[-1]) @ clean"
-    monkeypatch.setattr(attachment, "upsample", mutant(source, stock=attachment.upsample, torch=torch))
+    monkeypatch.setattr(low_res, "upsample", mutant(source, stock=low_res.upsample, torch=torch))
     with pytest.raises(RuntimeError, match=r"mixes devices: a CPU tensor \(.*16, 16\) at postdiff_calib/mutant\.py:3"):
         run(P.sd("dpm"), torch.bfloat16)
 
@@ -66,7 +66,7 @@ def test_a_matrix_left_on_the_host_is_caught(monkeypatch):
 def test_a_matrix_that_is_moved_in_the_loop_is_caught(monkeypatch):
     source = "def mutant(*args):\n    return stock(*args[:5], remade(args[5]))"
     remade = mutant("def mutant(pool):\n    return type(pool)(*(matrix.cpu().to('cuda:0') for matrix in pool))")
-    monkeypatch.setattr(attachment, "renoised", mutant(source, stock=attachment.renoised, remade=remade))
+    monkeypatch.setattr(low_res, "renoised", mutant(source, stock=low_res.renoised, remade=remade))
     _, watch = run(P.sd("dpm"), torch.bfloat16, noise="complement")
     assert sum(watch.ours().values()) == 4
 

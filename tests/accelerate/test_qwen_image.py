@@ -55,5 +55,5 @@ def test_qwen_image_equal_to_a_sampler_written_out(knobs, noise, scale):
     c, u = pipe.encode_prompt(P.PROMPTS[:2]), pipe.encode_prompt(["blue"] * 2)
     reference = two_calls(QwenImage(pipe), knobs, noise, c, u, scale, norm_of_conditional)
     call = P.FAMILIES["qwen-image"][1] if scale > 1 else {}
-    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         close(P.latents(pipe, 2, **call, **SIZE), reference)

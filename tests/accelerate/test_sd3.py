@@ -4,7 +4,7 @@ import pipelines as P
 import pytest
 import torch
 from diffusers.callbacks import SD3CFGCutoffCallback
-from flow_samplers import CASES, SIZE, Noise, calculate_shift, case_name, close
+from flow_samplers import CASES, KNOBS, SIZE, WAYS, Noise, calculate_shift, case_name, close
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.errors import UnsupportedError, UsageError
@@ -38,14 +38,14 @@ class Sd3:
         return torch.einsum("nhwpqc->nchpwq", out).reshape(len(x), -1, *size)
 
 
-def sd3_sampler(pipe, knobs, noise, count=2, scale=7.0, mu=None):
+def sd3_sampler(pipe, knobs, noise, count=2, scale=7.0, mu=None, way="renoise"):
     plan = compile_plan(knobs)
     call = {"negative_prompt": [""] * count, "max_sequence_length": P.LENGTH}
     c, u, pc, pu = pipe.encode_prompt(P.PROMPTS[:count], P.PROMPTS[:count], P.PROMPTS[:count], **call)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(len(plan), **({} if mu is None else {"mu": mu}))
-    made = Noise(count, noise)
-    x = made.start(plan)
+    made = Noise(count, noise, way)
+    x, sigmas = made.start(plan), made.grid(scheduler.sigmas, plan)
     network = Sd3(pipe)
     for i, step in enumerate(plan):
         batch = (torch.cat([x, x]), torch.cat([u, c]), torch.cat([pu, pc])) if step.guided else (x, c, pc)
@@ -53,10 +53,10 @@ def sd3_sampler(pipe, knobs, noise, count=2, scale=7.0, mu=None):
             network.kept = tuple(kept[count:] for kept in network.kept)
         sample, text, pooled = batch
         span = range(1, 5)
-        v = network(sample, scheduler.timesteps[i].expand(len(sample)), text, pooled, span, step.refresh)
+        v = network(sample, 1000 * sigmas[i].expand(len(sample)), text, pooled, span, step.refresh)
         if step.guided:
             v = v[:count] + scale * (v[count:] - v[:count])
-        x = made.step(x, v, scheduler.sigmas, i, plan)
+        x = made.step(x, v, sigmas, i, plan)
     return x
 
 
@@ -65,8 +65,23 @@ def sd3_sampler(pipe, knobs, noise, count=2, scale=7.0, mu=None):
 def test_sd3_equal_to_a_sampler_written_out(knobs, noise):
     pipe = P.sd3()
     reference = sd3_sampler(pipe, knobs, noise)
-    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
+
+
+@pytest.mark.parametrize(("way", "noise"), WAYS)
+@torch.no_grad()
+def test_every_way_to_full_size_is_that_of_a_sampler_written_out(way, noise):
+    pipe = P.sd3(scheduler_changes={"shift": 3.0})
+    reference = sd3_sampler(pipe, KNOBS[-2], noise, way=way)
+    assert not torch.allclose(reference, sd3_sampler(pipe, KNOBS[-2], noise), atol=1e-2)
+    with accelerated(pipe, P.suited(pipe, KNOBS[-2]), noise=noise, switch=way):
+        for _ in range(2):
+            close(P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE), reference)
+    left = pipe.scheduler.sigmas, pipe.scheduler.timesteps
+    pipe.scheduler.set_timesteps(8)
+    assert torch.equal(left[0], pipe.scheduler.sigmas)
+    assert torch.equal(left[1], pipe.scheduler.timesteps)
 
 
 @pytest.mark.parametrize("low", [0.0, 0.5])
@@ -76,7 +91,7 @@ def test_a_shift_by_size_is_that_of_the_full_size(low):
     knobs = Knobs(6, low_res_fraction=low, low_res_scale=0.5 if low else 1.0)
     of_size = {n: calculate_shift(n, 4, 100, 0.5, 1.15) for n in (16, 64)}
     assert of_size[64] - of_size[16] > 0.3
-    with accelerated(pipe, knobs):
+    with accelerated(pipe, knobs, switch="renoise"):
         ours = P.latents(pipe, 2, max_sequence_length=P.LENGTH, **SIZE)
     close(ours, sd3_sampler(pipe, knobs, "complement", mu=of_size[64]))
 

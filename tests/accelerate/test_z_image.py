@@ -52,19 +52,17 @@ def z_image_sampler(pipe, knobs, noise, texts, negatives, count=2, scale=5.0):
     sigmas = [float(s) for s in get_default_z_image_sigmas(len(plan))]
     scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(64, 4, 100, 0.5, 1.15))
     made = Noise(count, noise)
-    x = made.start(plan)
+    x, sigmas = made.start(plan), made.grid(scheduler.sigmas, plan)
     network = ZImage(pipe)
     for i, step in enumerate(plan):
         rows = []
         for j in range(count):
-            v = network(x[j], scheduler.sigmas[i], texts[j], (j, "conditional"), step.refresh)
+            v = network(x[j], sigmas[i], texts[j], (j, "conditional"), step.refresh)
             if scale > 0 and step.guided:
-                v = v + scale * (
-                    v - network(x[j], scheduler.sigmas[i], negatives[j], (j, "unconditional"), step.refresh)
-                )
+                v = v + scale * (v - network(x[j], sigmas[i], negatives[j], (j, "unconditional"), step.refresh))
             rows.append(v)
         v = torch.stack(rows)
-        x = made.step(x, v, scheduler.sigmas, i, plan)
+        x = made.step(x, v, sigmas, i, plan)
     return x
 
 
@@ -78,7 +76,7 @@ def test_z_image_equal_to_a_sampler_written_out(knobs, noise, scale):
     pipe, generator = P.z_image(), torch.Generator().manual_seed(5)
     texts, negatives = ([torch.randn(n, P.TEXT, generator=generator) for n in (a, b)] for a, b in ((5, 20), (40, 70)))
     reference = z_image_sampler(pipe, knobs, noise, texts, negatives, scale=scale)
-    with accelerated(pipe, P.suited(pipe, knobs), noise=noise):
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         ours = pipe(
             prompt_embeds=texts, negative_prompt_embeds=negatives, guidance_scale=scale, generator=P.generators(2),
             output_type="latent", **SIZE,

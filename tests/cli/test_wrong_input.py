@@ -26,6 +26,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", LONG], ("xxx", "no such card")),
     ([*CAL, "--model", "a\x1b[31mb"], (r"a\x1b[31mb", "no such card")),
     ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
+    ([*CAL, "--switch", "jump"], ("jump", "renoise, expand, renoise-own-grid or expand-own-grid")),
     ([*CAL, "--search", "grid"], ("grid", "searches are")),
     ([*CAL, "--sampler", "tpe"], ("--sampler tpe", "write --search tpe")),
     *(

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff_calib.errors import KnobError, UsageError
 from postdiff_calib.generate.settings import GenerationSettings
-from postdiff_calib.techniques.noise import NOISES, parse_noise
+from postdiff_calib.techniques.noise import NOISES, SWITCH_WAYS, parse_noise, parse_switch
 
 SETTINGS = GenerationSettings(64, 96, 4.0, batch_size=10, latent_multiple=2)
 
@@ -21,6 +21,7 @@ SETTINGS = GenerationSettings(64, 96, 4.0, batch_size=10, latent_multiple=2)
         {"latent_multiple": 1},
         {"latent_multiple": None},
         {"noise": "independent"},
+        {"switch": "expand-own-grid"},
     ],
 )
 def test_the_edges_of_each_range_are_accepted(change):
@@ -58,6 +59,14 @@ def test_noise_is_one_of_three():
             refused()
 
 
+def test_the_way_to_full_size_is_one_of_four():
+    names = ["renoise", "expand", "renoise-own-grid", "expand-own-grid"]
+    assert [parse_switch(way) for way in SWITCH_WAYS] == names
+    for refused in (lambda: parse_switch("jump"), lambda: replace(SETTINGS, switch="jump")):
+        with pytest.raises(KnobError, match=f"switch 'jump': it is {', '.join(names[:-1])} or {names[-1]}"):
+            refused()
+
+
 def test_settings_are_fixed_and_plain_data_and_back():
     assert GenerationSettings(**SETTINGS.as_dict()) == SETTINGS
     with pytest.raises(FrozenInstanceError):
@@ -66,7 +75,10 @@ def test_settings_are_fixed_and_plain_data_and_back():
 
 def test_every_reader_gets_its_part():
     assert SETTINGS.call == {"height": 64, "width": 96, "guidance_scale": 4.0}
-    assert SETTINGS.attachment == {"noise": "complement", "latent_multiple": 2}
+    assert SETTINGS.attachment == {"noise": "complement", "switch": "renoise", "latent_multiple": 2}
     # an image does not depend on the batch that it is made in
-    assert SETTINGS.of_images == {**SETTINGS.call, **SETTINGS.attachment}
+    plain = {**SETTINGS.call, "noise": "complement", "latent_multiple": 2}
+    assert SETTINGS.of_images == plain
+    # scores of earlier versions, which knew no other way, stay valid
+    assert replace(SETTINGS, switch="expand").of_images == {**plain, "switch": "expand"}
     assert replace(SETTINGS, batch_size=1).of_images == SETTINGS.of_images

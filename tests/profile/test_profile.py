@@ -50,6 +50,15 @@ def test_the_words_of_a_model_without_guidance_do_not_speak_of_it(data):
     assert "guidance" not in parse_profile(as_text(data)).words
 
 
+def test_a_profile_that_names_no_way_to_full_size_is_of_renoising(data):
+    data["plan"]["switch"] = "expand-own-grid"
+    assert parse_profile(as_text(data)).generation.switch == "expand-own-grid"
+    del data["plan"]["switch"]
+    profile = parse_profile(as_text(data))
+    assert profile.switch == profile.generation.switch == "renoise"
+    assert profile.plan.plan_id == compile_plan(profile.knobs).plan_id
+
+
 def damaged(data, change):
     data = copy.deepcopy(data)
     change(data)

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from postdiff_calib.accelerate import accelerated, enable, summary
+from postdiff_calib.accelerate.attach import is_enabled_with
+from postdiff_calib.accelerate.low_res import default_way
 from postdiff_calib.accelerate.schedulers import predicted, switch_of
-from postdiff_calib.errors import UsageError
+from postdiff_calib.errors import UnsupportedError, UsageError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.techniques.mixed_resolution import coupled_noise, upsample
+from postdiff_calib.techniques.noise import SWITCH_WAYS
 from postdiff_calib.techniques.switch_noise import complement, pooling, renoised
 
 HALF = Knobs(4, low_res_fraction=0.5, low_res_scale=0.5)
@@ -117,6 +120,21 @@ def test_a_profile_keeps_the_noise_it_names_and_bare_knobs_take_the_default():
     assert torch.equal(images["profile"], images["coupled"])
     assert torch.equal(images["bare"], images["complement"])
     assert not torch.equal(images["coupled"], images["complement"])
+
+
+@pytest.mark.parametrize("way", SWITCH_WAYS[1:])
+def test_other_ways_to_full_size_are_of_rectified_flows(way):
+    pipe = P.sd("ddim")
+    with pytest.raises(UnsupportedError, match=rf"^switch='{way}' with DDIMScheduler: .*take switch='renoise'$"):
+        enable(pipe, HALF, switch=way)
+    enable(pipe, Knobs(4, cache_interval=2), switch=way)  # nothing changes its size
+    pipe = P.sd3()
+    with accelerated(pipe, SimpleNamespace(knobs=HALF, switch=way)):
+        named = P.latents(pipe, **SIZE, max_sequence_length=P.LENGTH)
+    with accelerated(pipe, HALF, switch=way):
+        assert torch.equal(P.latents(pipe, **SIZE, max_sequence_length=P.LENGTH), named)
+        assert is_enabled_with(pipe, HALF, switch=way)
+        assert is_enabled_with(pipe, HALF) == (way == default_way(pipe.scheduler))
 
 
 def test_images_do_not_depend_on_their_batch():
