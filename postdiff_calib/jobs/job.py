@@ -24,8 +24,8 @@ class CalibrateJob:
     ``accelerate.compiled``. ``delta`` and ``weight`` are per metric as ``scores.objective.parse_per_metric`` reads
     them. ``storage`` is the URL of a database that ``postdiff worker`` processes share; by default the study's folder
     holds one. ``switch`` None is what suits the model's scheduler. ``max_drop`` and ``guards`` are guard rails as
-    ``scores.guards`` reads them. ``scorer`` is what is searched on, None the model's own, ``also`` judge beside it; both
-    as ``quality.scorers`` reads them.
+    ``scores.guards`` reads them. ``scorer`` is what is searched on, None the model's own, ``also`` judge beside it;
+    both as ``quality.scorers`` reads them.
     """
 
     model: str = "shapes"
