@@ -10,7 +10,7 @@ Readings are kept in a file outside the repository (``--work``), so a stopped ru
 stops one at the next good place.
 
     python benchmarks/switch_noise.py
-    python benchmarks/switch_noise.py --model shapes-flow --num-prompts 320
+    python benchmarks/switch_noise.py --model shapes-flow --num-prompts 300 --block 25 --settings 0
     python benchmarks/switch_noise.py --num-prompts 20 --work /tmp/few.jsonl --out /tmp/few.json
 
 The result: per setting and mode the mean difference to the baseline in CLIP score and in scenes right (percentage

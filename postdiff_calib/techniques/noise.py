@@ -17,7 +17,7 @@ SWITCH_WAYS: tuple[SwitchWay, ...] = ("renoise", "expand", "renoise-own-grid", "
 #: What is defined for every scheduler, and what profiles have that name none.
 DEFAULT_SWITCH: SwitchWay = "renoise"
 #: What a new calibration and ``enable`` with bare knobs take for a rectified flow.
-FLOW_SWITCH: SwitchWay = "renoise"
+FLOW_SWITCH: SwitchWay = "expand"
 
 
 def parse_noise(text: str) -> Noise:
