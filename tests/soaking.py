@@ -22,6 +22,7 @@ from profiles import profile_for
 from postdiff_calib.accelerate import disable, enable
 from postdiff_calib.errors import PostdiffError
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.techniques.expansion import band_matrix
 from postdiff_calib.techniques.mixed_resolution import pooling_matrix
 
 SIZES = ((128, 128), (64, 64), (128, 64), (64, 128), (96, 128))
@@ -161,7 +162,8 @@ class Soak:
         fixed = Asked(_FIXED, False, NOISES[0], ("a red circle",), SIZES[0], 0, "latent", None)
         self._enable(self.pipe, fixed)
         self._make(self.pipe, fixed)
-        pooling_matrix.cache_clear()  # it remembers those of 64 sizes, not more
+        for matrix in (pooling_matrix, band_matrix):  # each remembers those of 64 sizes, not more
+            matrix.cache_clear()
         gc.collect()
         tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
         found = {
