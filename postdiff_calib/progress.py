@@ -1,11 +1,29 @@
-"""How long work reports itself: what it is doing, how far it is, how much there is.
+"""How long work reports itself: what it is doing, how far it is, how much there is, and what happened on the way.
 
-The stages of a job call a ``Progress``; the command line draws it (``report/terminal.py``). Nothing here prints.
+The stages of a job call a ``Progress``; the command line draws it (``report/progress.py``). What happened goes to the
+log as *events*: stages and notes from here, trials, blocks of images and the like from where they happen. The log is
+Python's own, under ``LOGGER``; the command line keeps or shows it (``files/log.py``). Nothing here prints.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import logging
+from typing import Any, Protocol, runtime_checkable
+
+LOGGER = logging.getLogger("postdiff_calib")
+LOGGER.addHandler(logging.NullHandler())
+
+
+def log_event(kind: str, **facts: Any) -> None:
+    """Log that something happened; it costs nothing where nobody listens.
+
+    Args:
+        kind: such as ``trial``, ``block`` or ``retry``.
+        facts: plain JSON values that tell it; never an address that may hold a password.
+    """
+    if LOGGER.isEnabledFor(logging.INFO):
+        said = ", ".join(f"{name}={value}" for name, value in facts.items())
+        LOGGER.info("%s: %s", kind, said, extra={"kind": kind, "facts": facts})
 
 
 class Progress(Protocol):
@@ -48,13 +66,15 @@ def tell_work(progress: Progress, made: float, left: float, later: float = 0.0) 
 
 
 class Silent:
-    """A ``Progress`` that shows nothing."""
+    """A ``Progress`` that shows nothing; stages and notes are logged. What shows them adds to it."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """Show nothing."""
+        """Log the stage."""
+        log_event("stage", name=name, total=total)
 
     def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:
-        """Show nothing."""
+        """Log the note."""
+        log_event("note", text=text)

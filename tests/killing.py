@@ -11,6 +11,7 @@ The search space is cut down to some twenty plans, which are soon priced; everyt
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -18,8 +19,10 @@ import shutil
 import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +71,69 @@ class Ended:
     events: dict[str, int]
 
 
-class Counter:
-    """The child's progress; counts events and ends the process at its moment."""
+class Fuse:
+    """Ends a process after some more events of a child; the parent may light it while the child runs.
 
-    def __init__(self, moment: Moment | None, out: Path, log: Path) -> None:
-        self.moment, self.out, self.log = moment, os.path.realpath(out), log
+    Args:
+        context: of ``multiprocessing``, by which the child is made.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._left, self._target, self._kind = (context.RawValue("i", 0) for _ in range(3))
+        self._seen, self._stage, self._held = (context.RawValue("i", 0) for _ in range(3))
+
+    @property
+    def events(self) -> int:
+        """How many have happened."""
+        return int(self._seen.value)
+
+    @property
+    def burning(self) -> bool:
+        """Whether the signal is still to come."""
+        return bool(self._left.value)
+
+    @property
+    def stage(self) -> str:
+        """In what the child was when the last event happened."""
+        return STAGES[self._stage.value]
+
+    def light(self, events: int, target: int = 0, kind: int = signal.SIGKILL) -> None:
+        """Send a signal after so many events, to the process of a number, or by default to the child itself."""
+        self._target.value, self._kind.value = target, kind
+        self._left.value = events
+
+    def hold(self, held: bool) -> None:
+        """Let the child stand still at its next images, alive, or let it go on."""
+        self._held.value = held
+
+    def stand(self) -> None:
+        """Wait while the child is held."""
+        while self._held.value:
+            threading.Event().wait(0.02)
+
+    def burn(self, stage: str) -> None:
+        """One event has happened."""
+        self._seen.value += 1
+        if stage in STAGES:
+            self._stage.value = STAGES.index(stage)
+        if self._left.value > 0:
+            self._left.value -= 1
+            if self._left.value == 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._target.value or os.getpid(), self._kind.value)
+
+
+class Counter:
+    """The child's progress; counts events and ends the process at its moment, or what its fuse says."""
+
+    def __init__(self, moment: Moment | None, out: Path, log: Path, fuse: Fuse | None = None) -> None:
+        self.moment, self.out, self.log, self.fuse = moment, os.path.realpath(out), log, fuse
         self.now, self.counts = START, dict.fromkeys(STAGES, 0)
 
     def event(self) -> None:
-        self.counts[self.now] += 1
+        if self.fuse is not None:
+            self.fuse.burn(self.now)
+        self.counts[self.now] = self.counts.get(self.now, 0) + 1
         if self.moment is not None and (self.now, self.counts[self.now]) == (self.moment.stage, self.moment.number):
             os.kill(os.getpid(), self.moment.signal)
 
@@ -86,6 +143,8 @@ class Counter:
 
     def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         self.event()
+        if self.fuse is not None:
+            self.fuse.stand()
 
     def note(self, text: str) -> None:
         pass
@@ -121,15 +180,16 @@ class Counter:
         event.listen(Session, "after_commit", after)
 
 
-def _child(argv: list[str], folder: Path, moment: Moment | None, out: Path, log: Path) -> None:
-    """What a child does; never returns normally."""
+def child(argv: list[str], folder: Path, moment: Moment | None, out: Path, log: Path, fuse: Fuse | None = None) -> None:
+    """What a child does; never returns normally. SIGUSR1 writes where it stands to its standard error."""
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR1)
     os.chdir(folder)
     os.environ["POSTDIFF_CACHE"] = str(folder / "cache")
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    counter = Counter(moment, out, log)
+    counter = Counter(moment, out, log, fuse)
     _patch(counter)
     from postdiff_calib.cli.main import main
 
@@ -162,34 +222,53 @@ def _patch(counter: Counter) -> None:
     postdiff_calib.report.progress.console_progress = counting  # type: ignore[assignment]
 
 
+def _children() -> Any:
+    """The context by which children are made, its server running."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing_preload"])
+    # The server imports what it preloads by its own path, and says nothing where it does not find it.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
 class Calibration:
     """One study, on which runs of the same command are started one after another.
 
     Args:
         folder: of everything: ``study``, ``p.yaml``, ``cache``.
-        options: of the command, beside ``OPTIONS``.
+        options: of the command, beside ``OPTIONS``, which they overrule.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.study, self.out = folder, folder / "study", folder / "p.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         self._argv = ["calibrate", *OPTIONS, "--study", str(self.study), "--out", str(self.out), *options]
-        self._children = multiprocessing.get_context("forkserver")
-        self._children.set_forkserver_preload(["killing_preload"])
+        self._children = _children()
 
-    def run(self, moment: Moment | None = None) -> Ended:
-        """Run the command until it ends by itself or at a moment."""
+    def fuse(self) -> Fuse:
+        """A fuse for a run."""
+        return Fuse(self._children)
+
+    def run(self, moment: Moment | None = None, fuse: Fuse | None = None) -> Ended:
+        """Run the command until it ends by itself, at a moment, or when a fuse has burnt down."""
         log = self.folder.parent / f"{self.folder.name}.log"
         log.unlink(missing_ok=True)
-        child = self._children.Process(target=_child, args=(self._argv, self.folder, moment, self.out, log))
-        child.start()
-        child.join(PATIENCE)
-        if child.exitcode is None:
-            child.kill()
-            child.join()
+        process = self._children.Process(target=child, args=(self._argv, self.folder, moment, self.out, log, fuse))
+        process.start()
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
             raise AssertionError(f"it hung, with {moment}")
         said = [log.with_suffix(end).read_text() for end in (".out", ".err")]
-        return Ended(child.exitcode, *said, json.loads(log.read_text()) if log.exists() else {})
+        return Ended(process.exitcode, *said, json.loads(log.read_text()) if log.exists() else {})
 
     def profile(self) -> dict[str, Any]:
         """The profile without what depends on the clock or on the folder."""

@@ -144,3 +144,23 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "latency_disagreement": 0.01,
         },
     }
+
+
+def profile_for(pipe: Any, knobs: Knobs = Knobs(4, 0.5, 0.5, 2, 0.5), **model: Any) -> Any:  # noqa: B008  # immutable
+    """A profile made for a tiny pipeline: 128 pixels, guidance 5."""
+    from postdiff_calib.models.fingerprint import configuration_of
+    from postdiff_calib.profile import Profile
+
+    data = profile_data(knobs)
+    data["model"] |= {
+        "pipeline_class": type(pipe).__name__,
+        "denoiser_class": type(getattr(pipe, "unet", None) or pipe.transformer).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "configuration": configuration_of(pipe),
+        "height": 128,
+        "width": 128,
+        "guidance_scale": 5.0,
+        **model,
+    }
+    data["plan"]["latent_multiple"] = 8
+    return Profile.model_validate(data)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_log
 def ablate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     vary: Annotated[
@@ -58,6 +60,8 @@ def ablate_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    *,
+    log: Any,
 ) -> None:
     """Vary one knob or two and see what each value costs and loses, in pairs with the baseline.
 
@@ -91,6 +95,7 @@ def ablate_command(
     if dry_run:
         print_price(price_ablation(job), as_json=as_json)
         return
-    with console_progress(quiet=quiet or as_json) as progress:
+    files = {"inputs": [prompts] if prompts else [], "outputs": [job.result(KIND)], "study": job.folder(KIND)}
+    with log.of("ablate", **files, quiet=quiet or as_json), console_progress(quiet=quiet or as_json) as progress:
         result = run_ablation(job, progress)
     print_ablation(result, job.result(KIND), as_json=as_json)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 
+
+@with_log
 def redundancy_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     num_prompts: Annotated[int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 50]")] = None,
@@ -31,6 +34,8 @@ def redundancy_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    *,
+    log: Any,
 ) -> None:
     """Measure how far blocks and layers move between neighbouring steps: which are the cheapest to reuse?
 
@@ -58,6 +63,10 @@ def redundancy_command(
     if dry_run:
         print_price(price_redundancy(job), as_json=as_json)
         return
-    with console_progress(quiet=quiet or as_json) as progress:
+    files = {"inputs": [prompts] if prompts else [], "outputs": [job.result(KIND)], "study": job.folder(KIND)}
+    with (
+        log.of("analyze redundancy", **files, quiet=quiet or as_json),
+        console_progress(quiet=quiet or as_json) as progress,
+    ):
         result = run_redundancy(job, progress)
     print_redundancy(result, job.result(KIND), as_json=as_json)

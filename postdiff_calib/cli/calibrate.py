@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_log
 @with_deployment
 def calibrate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
@@ -133,6 +135,7 @@ def calibrate_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    log: Any,
 ) -> None:
     """Find the best settings under a budget and write them as a profile.
 
@@ -145,6 +148,7 @@ def calibrate_command(
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.dry_run import run_dry
     from postdiff_calib.jobs.job import CalibrateJob
+    from postdiff_calib.jobs.preflight import inputs_of
     from postdiff_calib.jobs.stopped import stopped_line
     from postdiff_calib.report.dry_run import print_dry_run
     from postdiff_calib.report.progress import console_progress
@@ -182,16 +186,19 @@ def calibrate_command(
         storage=storage,
         study_name=name,
     )
-    if dry_run:
-        with console_progress(quiet=quiet or as_json) as progress:
-            plan = run_dry(job, progress)
-        print_dry_run(plan, as_json=as_json)
-        return
-    try:
-        with console_progress(quiet=quiet or as_json) as progress:
-            result = run_calibrate(job, progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(stopped_line(job)) from None
-    print_calibration(result.profile, result.path, as_json=as_json)
-    if result.interrupted:
-        raise KeyboardInterrupt(stopped_line(job, result.path))
+    silent = quiet or as_json
+    files = {"inputs": inputs_of(job), "outputs": [job.out], "study": job.folder, "storage": storage}
+    with log.of("calibrate", **files, quiet=silent):
+        if dry_run:
+            with console_progress(quiet=silent) as progress:
+                plan = run_dry(job, progress)
+            print_dry_run(plan, as_json=as_json)
+            return
+        try:
+            with console_progress(quiet=silent) as progress:
+                result = run_calibrate(job, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(stopped_line(job)) from None
+        print_calibration(result.profile, result.path, as_json=as_json)
+        if result.interrupted:
+            raise KeyboardInterrupt(stopped_line(job, result.path))

@@ -41,6 +41,7 @@ def models_command(
     for card in cards:
         symbols = [row.symbol for row in knob_table() if row.field in card.knobs and len(row.symbol) == 1]
         source = "this package" if card.embedded else f"{card.hub_id}@{card.revision[:8]}"
+        source += f", U-Net {card.unet_hub_id}@main" if card.unet_hub_id else ""
         table.add_row(
             card.name,
             f"{card.height}×{card.width}",

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 from postdiff_calib.cli.shared import with_deployment
+from postdiff_calib.progress import log_event
 
 
+@with_log
 @with_deployment
 def verify_command(
     profile: Annotated[Path, typer.Argument(help="A profile.", show_default=False)],
@@ -43,6 +46,7 @@ def verify_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the checks.")] = False,
+    log: Any,
 ) -> None:
     """Check on this machine that a profile's model, cost and quality are what it says.
 
@@ -68,7 +72,11 @@ def verify_command(
         scorer=scorer,
         also=tuple(also or ()),
     )
-    with console_progress(quiet=quiet or as_json) as progress:
-        result = run_verify(job, progress)
-    print_verification(result, as_json=as_json)
-    result.require()
+    inputs = [profile, *([prompt_set] if prompt_set else [])]
+    with log.of("verify", inputs=inputs, quiet=quiet or as_json):
+        with console_progress(quiet=quiet or as_json) as progress:
+            result = run_verify(job, progress)
+        for check in result.checks:
+            log_event("check", name=check.name, outcome=check.outcome, found=check.found, reason=check.reason)
+        print_verification(result, as_json=as_json)
+        result.require()

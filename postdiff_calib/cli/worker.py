@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 
+
+@with_log
 def worker_command(
     storage: Annotated[
         str, typer.Option("--storage", help="The leader's database, e.g. postgresql+psycopg://user@host/postdiff.")
@@ -28,6 +31,8 @@ def worker_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    *,
+    log: Any,
 ) -> None:
     """Run trials of a study that postdiff calibrate leads, until none is left.
 
@@ -49,8 +54,9 @@ def worker_command(
         scorer=scorer,
         also=tuple(also or ()),
     )
-    with console_progress(quiet=quiet or as_json) as progress:
-        result = run_worker(job, progress)
-    print_worker(result, as_json=as_json)
-    if result.interrupted:
-        raise KeyboardInterrupt("the trial in hand was given back with its scores; the same command joins again")
+    with log.of("worker", storage=storage, quiet=quiet or as_json):
+        with console_progress(quiet=quiet or as_json) as progress:
+            result = run_worker(job, progress)
+        print_worker(result, as_json=as_json)
+        if result.interrupted:
+            raise KeyboardInterrupt("the trial in hand was given back with its scores; the same command joins again")

@@ -28,7 +28,7 @@ from postdiff_calib.jobs.spread import measure_objective
 from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
-from postdiff_calib.progress import Progress, Silent, tell_work
+from postdiff_calib.progress import Progress, Silent, log_event, tell_work
 from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import BASELINE, STUDY_NAME
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
@@ -303,6 +303,8 @@ def confirm_stage(study: Study, bench: Workbench, search: SearchResult, progress
             break
         broken |= {plan: (chosen[plan].describe(), reason) for plan, reason in found.items()}
         for plan in found:
+            log_event("failed plan", plan=plan, knobs=broken[plan][0], reason=broken[plan][1])
+            log_event("fallback", what="the next finalist takes its place", plan=plan)
             progress.note(f"{broken[plan][0]} is dropped, the next takes its place: {broken[plan][1]}")
         search = search.without(broken)
     else:

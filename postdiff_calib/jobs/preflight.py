@@ -81,11 +81,16 @@ def _check_places(job: CalibrateJob) -> None:
     if job.storage is None and "?" in str(job.folder):
         raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
     require_writable(job.folder, given, "give another (--study)")
+    refuse_output(job.out, inputs=inputs_of(job), study=job.folder)
+
+
+def inputs_of(job: CalibrateJob) -> list[str]:
+    """The files that a calibration reads, as far as they are on this machine."""
     inputs = [job.prompts] if job.prompts is not None else []
     inputs += [job.model] if os.path.isfile(job.model) else []
     if os.path.isdir(job.model):
         inputs += [str(path) for path in Path(job.model).rglob("*") if path.suffix not in (".yaml", ".yml")]
-    refuse_output(job.out, inputs=inputs, study=job.folder)
+    return inputs
 
 
 def _refuse_other_job(job: CalibrateJob) -> None:

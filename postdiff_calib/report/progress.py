@@ -87,7 +87,7 @@ class _Bars(Bars):
             yield Text(self.detail, style="dim")
 
 
-class _Live:
+class _Live(Silent):
     """One bar per stage."""
 
     def __init__(self, bars: _Bars) -> None:
@@ -101,6 +101,7 @@ class _Live:
             self.bars.update(self.task, total=max(task.completed, 1), completed=max(task.completed, 1), left="")
 
     def stage(self, name: str, total: int | None = None) -> None:
+        super().stage(name, total)
         self._finish()
         self.now.begin(name, total)
         self.task = self.bars.add_task(name, total=total, left="")
@@ -117,10 +118,11 @@ class _Live:
             self.bars.update(self.task, left=self.now.left())
 
     def note(self, text: str) -> None:
+        super().note(text)
         self.bars.console.print(f"[yellow]note[/yellow] {escape(text)}", highlight=False)
 
 
-class _Plain:
+class _Plain(Silent):
     """A line when a stage begins and every few seconds after."""
 
     def __init__(self, console: Console) -> None:
@@ -138,6 +140,7 @@ class _Plain:
         self._say(f"{now.name}: {now.done}{of}, {duration(now.elapsed)}{left}{detail}")
 
     def stage(self, name: str, total: int | None = None) -> None:
+        super().stage(name, total)
         if self.now.name and self.now.done:
             self._line()
         self.now.begin(name, total)
@@ -153,22 +156,25 @@ class _Plain:
         self.now.time.work(made, left, later)
 
     def note(self, text: str) -> None:
+        super().note(text)
         self._say(f"note: {text}")
 
 
-class _Lines:
+class _Lines(Silent):
     """A ``Progress`` that gives lines to a function."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
     def stage(self, name: str, total: int | None = None) -> None:
+        super().stage(name, total)
         self._say(name if total is None else f"{name} ({total})")
 
     def advance(self, count: int = 1, detail: str | None = None, total: int | None = None) -> None:
         """Too many for lines."""
 
     def note(self, text: str) -> None:
+        super().note(text)
         self._say(text)
 
 

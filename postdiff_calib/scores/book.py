@@ -22,6 +22,7 @@ from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import StudyError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.progress import log_event
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.scores.measured import Embeddings, Measured
 from postdiff_calib.scores.objective import Objective
@@ -148,6 +149,7 @@ class ScoreBook:
             self.set_aside |= aside
             self._note(plan, knobs, missing, made)
             self.images_made += len(missing)
+            log_event("block", plan=plan, knobs=knobs.describe(), prompts=missing, set_aside=sorted(aside))
             self._refuse_broken_model()
         row = self.known(plan)
         return [float(row[i]) for i in indices]

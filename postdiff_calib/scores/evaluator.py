@@ -21,6 +21,7 @@ from postdiff_calib.files.pixels import rounded, to_array
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.progress import log_event
 from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.memory import BatchSize, is_out_of_memory, release_memory
 
@@ -180,6 +181,7 @@ class ImageEvaluator:
             )
         self.note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
         self.batch.shrink(size // 2)
+        log_event("halved batch", knobs=knobs.describe(), batch_size=size // 2)
 
     @property
     def _measure_names(self) -> list[str]:
@@ -207,6 +209,7 @@ class ImageEvaluator:
         found = self._tried(knobs, images, prompts, seeds)
         if isinstance(found, Exception):
             self.note(f"scoring images of {knobs.describe()} failed ({_said(found)}); trying once more")
+            log_event("retry", knobs=knobs.describe(), reason=_said(found))
             found = self._tried(knobs, images, prompts, seeds)
         if isinstance(found, Exception):
             rule = f"its images cannot be scored ({_said(found)}, twice)"

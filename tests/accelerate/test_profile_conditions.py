@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pipelines as P
 import pytest
 import torch
-from profiles import profile_data
+from profiles import profile_for
 
 from postdiff_calib import accelerated, disable, enable, summary
 from postdiff_calib.accelerate.conditions import Conditions
@@ -15,27 +15,8 @@ from postdiff_calib.generate.images import generate
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.families import family_named
-from postdiff_calib.models.fingerprint import configuration_of
-from postdiff_calib.profile import Profile
 
 KNOBS = Knobs(4, 0.5, 0.5, 2, 0.5)
-
-
-def profile_for(pipe, knobs=KNOBS, **model):
-    """A profile made for a tiny pipeline: 128 pixels, guidance 5."""
-    data = profile_data(knobs)
-    data["model"] |= {
-        "pipeline_class": type(pipe).__name__,
-        "denoiser_class": type(getattr(pipe, "unet", None) or pipe.transformer).__name__,
-        "scheduler": type(pipe.scheduler).__name__,
-        "configuration": configuration_of(pipe),
-        "height": 128,
-        "width": 128,
-        "guidance_scale": 5.0,
-        **model,
-    }
-    data["plan"]["latent_multiple"] = 8
-    return Profile.model_validate(data)
 
 
 @pytest.fixture

@@ -201,6 +201,7 @@ def test_models_lists_every_card() -> None:
     for card in CARDS:
         assert card.name in text
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe1" in text
+    assert "stable-diffusion-xl-base-1.0@46216598, U-Net latent-consistency/lcm-sdxl@main" in " ".join(text.split())
     rows = json.loads(run("models", "--json"))["models"]
     assert [row["name"] for row in rows] == [card.name for card in CARDS]
 

@@ -104,6 +104,17 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--out", "study/scores.jsonl"], ("output study/scores.jsonl", "a file of the study")),
     ([*CAL, "--study", "new", "--out", "new/study.db"], ("output new/study.db", "a file of the study")),
     ([*CAL, "--prompts", "good.txt", "--out", "good.txt"], ("output good.txt", "an input of this command")),
+    *(
+        ([*CAL, "--study", "new", "--log-file", name], (f"log file {name}", rule))
+        for name, rule in (
+            ("folder", "is a folder"), ("fifo", "a FIFO, not a regular file"), ("/dev/null", "a device"),
+            ("good.yaml", "it is there and no log"), ("new/study.db", "a file of the study"),
+            ("study/scores.jsonl", "a file of the study"), ("profile.yaml", "an output of this command"),
+            ("file/run.jsonl", "Not a directory"), (LONG, "name too long"),
+        )
+    ),
+    ([*CAL, "--prompts", "good.txt", "--log-file", "good.txt"], ("log file good.txt", "an input of this command")),
+    (["verify", "good.yaml", "--quiet", "--log-file", "good.yaml"], ("log file good.yaml", "an input of this command")),
     ([*CAL, "--study", "file"], ("study folder file", "not a folder")),
     ([*CAL, "--study", "file/s"], ("study folder file/s", "Not a directory")),
     ([*CAL, "--study", LONG], ("study folder xxx", "longer than 255 bytes")),

@@ -68,13 +68,14 @@ def judged(searched, evaluator):
 
 
 @pytest.mark.parametrize("many", [1, 3])
-def test_finalists_that_break_are_replaced_named_and_struck_off(searched, many):
+def test_finalists_that_break_are_replaced_named_and_struck_off(searched, heard, many):
     evaluator = Broken(many)
     study, notes = judged(searched, evaluator)
     assert len(evaluator.broken) == len(notes) == many
     for knobs, note in zip(evaluator.broken, notes, strict=True):
         said = f"{knobs.describe()} is dropped, the next takes its place: 10 of 10 images: are constant; use float32"
         assert note == said
+    assert [kind for kind in heard if kind not in ("stage", "block")] == ["failed plan", "fallback"] * many
     assert [knobs for knobs, _ in study.record.failed] == [knobs.describe() for knobs in evaluator.broken]
     before = {f.candidate.plan_id for f in searched[1].searched[0].finalists}
     (own,) = study.record.searched

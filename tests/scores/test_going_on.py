@@ -55,7 +55,7 @@ def short_of_memory(monkeypatch, most, error):
 
 
 @pytest.mark.parametrize("error", FULL, ids=["gpu", "cpu", "python"])
-def test_a_batch_that_does_not_fit_is_halved_and_remembered(bench, monkeypatch, error):
+def test_a_batch_that_does_not_fit_is_halved_and_remembered(bench, monkeypatch, heard, error):
     evaluator, said = bench
     whole = evaluator.scores(Knobs(2), range(5))
     sizes = short_of_memory(monkeypatch, 1, error)
@@ -66,6 +66,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered(bench, monkeypatch, 
         "4 images at a time do not fit into memory; going on with 2",
         "2 images at a time do not fit into memory; going on with 1",
     ]
+    assert heard == ["halved batch"] * 2
     assert len(evaluator.scores(Knobs(2), range(3))) == 3
     assert sizes[3:] == [1]
 
@@ -83,7 +84,7 @@ def test_other_errors_of_the_model_are_not_taken_for_it(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_scorer_that_fails_is_asked_once_more_and_then_the_plan_fails(bench, monkeypatch, failures):
+def test_a_scorer_that_fails_is_asked_once_more_and_then_the_plan_fails(bench, monkeypatch, heard, failures):
     evaluator, said = bench
     stock, calls = evaluator.scorer.image_features, []
 
@@ -101,6 +102,7 @@ def test_a_scorer_that_fails_is_asked_once_more_and_then_the_plan_fails(bench, m
         with pytest.raises(PlanError, match=r"T=2: its images cannot be scored \(ValueError: a hiccup, twice\)"):
             evaluator.scores(Knobs(2), [0, 1])
     assert said == ["scoring images of T=2 failed (ValueError: a hiccup); trying once more"]
+    assert heard == ["retry"]
 
 
 def test_a_finalist_that_gives_nan_is_dropped_and_the_next_takes_its_place(tmp_path):

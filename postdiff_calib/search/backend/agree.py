@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from optuna.trial import TrialState
 
+from postdiff_calib.progress import log_event
 from postdiff_calib.quality.health import HealthError
 from postdiff_calib.search.backend.queue import TrialQueue
 
@@ -45,6 +46,7 @@ def restore_scores(queue: TrialQueue, note: Callable[[str], None]) -> None:
         f"{sum(lost.values())} scores of {len(lost)} plans that finished trials had are missing from the score file; "
         "they are made again"
     )
+    log_event("fallback", what="missing scores are made again", plans=lost)
     for plan in lost:
         chosen = runner.by_plan_id[plan]
         # the baseline's on the prompts of which the plan's own score is still there, then both on the others

@@ -11,9 +11,10 @@ from typing import Any
 
 import optuna
 from sqlalchemy import URL, create_engine, event, inspect, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import PendingRollbackError, SQLAlchemyError
 
 from postdiff_calib.errors import PostdiffError, StudyError, one_line, reason_of
+from postdiff_calib.progress import log_event
 from postdiff_calib.scores.names import DAMAGED_DATABASE, DATABASE
 from postdiff_calib.search.backend.address import shown, without_secrets
 from postdiff_calib.search.backend.retry import queue_again
@@ -55,7 +56,10 @@ def faults(url: str) -> Iterator[None]:
         raise StudyError(given, "it was deleted in the meantime", "start again what should work on it") from error
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         # Optuna's own line says only that something went wrong; the database's says what.
-        reason = (str(error.__cause__ or error).splitlines() or ["no reason given"])[0]
+        said = error.__cause__ or error
+        reason = (str(said).splitlines() or ["no reason given"])[0]
+        if isinstance(said, PendingRollbackError):  # which tells of what to do in a program
+            reason = "the connection was lost"
         raise StudyError(
             given,
             f"its storage cannot be used ({without_secrets(reason, url)})",
@@ -225,6 +229,7 @@ def set_aside_damaged(folder: Path, note: Callable[[str], None]) -> None:
         for end in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.replace(f"{path}{end}", f"{folder / DAMAGED_DATABASE}{end}")
+        log_event("fallback", what="the trials are run anew with the scores that there are", lacking=lacking)
         note(
             f"{path} lacks its {'table' if len(lacking) == 1 else 'tables'} {', '.join(lacking)}: "
             f"it is kept as {DAMAGED_DATABASE}, and the trials are run anew with the scores that there are"

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from postdiff_calib.progress import log_event
+
 
 def recover(study: optuna.Study) -> int:
     """Put back in the queue the trials that a stopped process left running; only for a storage that one process uses.
@@ -25,6 +27,7 @@ def recover(study: optuna.Study) -> int:
     stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in stale:
         study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        log_event("retry", number=trial.number, plan=trial.user_attrs.get("plan"), reason="its process was stopped")
     return len(stale)
 
 
@@ -65,6 +68,9 @@ def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial's successor: same plan, same wanted prompts, linked to it as Optuna links retries."""
+    log_event(
+        "retry", number=trial.number, plan=trial.user_attrs.get("plan"), reason="its worker stopped or fell silent"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, trial)

@@ -205,15 +205,16 @@ class Search:
         try:
             self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
         except retry.Left as left:
-            raise left.cause from None
+            raise left.cause from left.cause.__cause__
         except ValueError:  # Optuna's, when a trial is already finished
             # A process that was silent for too long (a sleeping laptop) comes back to a trial that others have been
             # given. Its blocks are kept, and it goes on with the next.
             if not self._trial_is_lost:
                 raise
-        except UnboundLocalError as error:
+        except (UnboundLocalError, AssertionError) as error:
             # Optuna's, when it is interrupted or loses the storage while a trial ends: say that instead.
-            raise (self.runner.fatal or database.cause_behind(error) or error) from None
+            found = self.runner.fatal or database.cause_behind(error) or error
+            raise found from found.__cause__  # what the database said
         if self._stopping:
             raise KeyboardInterrupt
 

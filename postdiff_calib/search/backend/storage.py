@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from postdiff_calib.errors import OutputError, StudyError, reason_of
 from postdiff_calib.files.differences import differences_of_studies
+from postdiff_calib.progress import log_event
 from postdiff_calib.scores.blocks import check_block
 from postdiff_calib.scores.names import (
     BASELINE,
@@ -137,6 +139,8 @@ def open_study(
                 study.set_user_attr("fingerprint", wanted)
             else:
                 _require_same(place.folder if place.single else None, name, known, wanted)
+                states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
+                log_event("join" if place.join else "resume", study=name, trials=dict(states))
         except BaseException:
             disconnect(backend)
             raise

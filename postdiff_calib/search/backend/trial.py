@@ -18,6 +18,7 @@ import optuna
 
 from postdiff_calib.cost.budget import Limit
 from postdiff_calib.errors import OutputError, PostdiffError, ScorerError, StudyError
+from postdiff_calib.progress import log_event
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.search.backend.proposer import Proposer, fit, suggest
 from postdiff_calib.search.problem import Problem
@@ -85,6 +86,8 @@ class TrialRunner:
             if trial.user_attrs.get(name) != value:
                 trial.set_user_attr(name, value)
         wanted = self._wanted(trial, chosen, role)
+        about = {"number": trial.number, "plan": chosen.plan_id, "knobs": chosen.knobs.describe()}
+        log_event("trial", state="begun", **about, role=role, arm=taken.arm, prompts=wanted)
         try:
             self._look(chosen, role, wanted)
         except (
@@ -97,6 +100,7 @@ class TrialRunner:
             raise
         except PostdiffError as error:
             trial.set_user_attr("failed", str(error))
+            log_event("failed plan", **about, reason=str(error))
             raise
         difference = self.book.differences(chosen.plan_id)
         difference = difference[np.isfinite(difference)]
@@ -109,7 +113,9 @@ class TrialRunner:
             "seconds": chosen.cost.seconds,
         }
         trial.set_user_attr("outcome", outcome)  # in one: every attribute is a transaction of its own
-        return float(difference.mean()) if n else 0.0
+        objective = float(difference.mean()) if n else 0.0
+        log_event("trial", state="done", **about, value=objective, **outcome)
+        return objective
 
     def _take(self, trial: optuna.Trial) -> Proposal:
         """The trial's plan: what it was queued with, or what the strategy proposes."""

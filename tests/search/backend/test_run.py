@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 from synthetic_surface import SMALL, Surface, limit, loss, price
 
 from postdiff_calib.errors import BudgetError, OutputError, PostdiffError, StudyError
@@ -166,6 +167,25 @@ def test_ctrl_c_while_optuna_takes_leave_of_a_trial_is_no_fault(tmp_path, monkey
     rest = search(tmp_path, settings=few)
     assert not rest.interrupted
     assert rest.trials == 6 + 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (OperationalError("commit", None, Exception("server closed the connection")), "server closed the connection"),
+        (PendingRollbackError("Can't reconnect until"), "the connection was lost"),
+    ],
+)
+def test_what_the_database_said_is_told_although_optuna_loses_it(tmp_path, monkeypatch, fault, says):
+    from optuna.exceptions import StorageInternalError
+    from optuna.study import _optimize
+
+    def lost(**_):
+        raise StorageInternalError("An exception is raised during the commit.") from fault
+
+    monkeypatch.setattr(_optimize, "_tell_with_warning", lost)
+    with pytest.raises(StudyError, match=rf"its storage cannot be used \(.*{says}"):
+        search(tmp_path, settings=SearchSettings(n_trials=6))
 
 
 def test_the_same_call_again_makes_no_image(finished):

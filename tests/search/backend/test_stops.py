@@ -146,7 +146,7 @@ def test_scores_that_no_trial_asked_for_are_used_and_it_is_said(tmp_path, straig
 
 
 @pytest.mark.parametrize("tables", [["trials"], ["studies", "trial_user_attributes"]])
-def test_a_database_that_lost_tables_is_kept_and_it_is_said_what_is_done_anew(tmp_path, straight, tables):
+def test_a_database_that_lost_tables_is_kept_and_it_is_said_what_is_done_anew(tmp_path, straight, heard, tables):
     shutil.copytree(straight[0], tmp_path, dirs_exist_ok=True)
     with closing(sqlite3.connect(tmp_path / "study.db")) as database:
         for table in tables:
@@ -156,6 +156,7 @@ def test_a_database_that_lost_tables_is_kept_and_it_is_said_what_is_done_anew(tm
     said = []
     again = search(tmp_path, note=said.append)
     assert f"study.db lacks its {'tables' if tables[1:] else 'table'} {', '.join(tables)}: it is kept as" in said[0]
+    assert heard.count("fallback") == 1
     # nothing that was scored is scored again, and no row of the old trials is taken for one of the new ones
     for plan_id, p in straight[1].plans.items():
         known = np.isfinite(p.scores)
