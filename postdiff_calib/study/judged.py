@@ -20,6 +20,7 @@ from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Comparison, Verdict, VerdictKind
 from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.study.choose import mean_score
+from postdiff_calib.study.conclude import comparison_section
 
 #: Set-ups with fewer common prompts are not judged.
 _LEAST = 2
@@ -106,6 +107,8 @@ class Judgement:
         for row, one in zip(data["setups"], self.setups, strict=True):
             if one.cost is not None:
                 row["cost"]["speed_up"] = one.cost.speed_up
+            for found, judged in zip(row["metrics"], one.metrics, strict=True):
+                found["difference"] = comparison_section(judged.difference).model_dump()
         plain: dict[str, Any] = {**data, "notes": list(self.notes)}
         return plain
 
