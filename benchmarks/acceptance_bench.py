@@ -14,7 +14,7 @@ from random_models import Size, build, card_of, miniature
 from postdiff_calib.accelerate import accelerated
 from postdiff_calib.cost import CostTable, table_for_card
 from postdiff_calib.cost.timeline import Clock
-from postdiff_calib.knobs import Knobs
+from postdiff_calib.knobs import Knobs, names, settled
 from postdiff_calib.models.load import LoadedModel
 from postdiff_calib.plan import compile_plan
 
@@ -31,6 +31,11 @@ def settings(steps: int) -> dict[str, Knobs]:
         "s=.5 β=.5": Knobs(steps, **LOW),
         "all": Knobs(steps, cache_interval=2, guidance_fraction=0.75, **LOW),
     }
+
+
+def suited(loaded: LoadedModel, knobs: Knobs) -> Knobs:
+    """The same for a model without cross-attention: nothing of it is cached."""
+    return settled(knobs.as_dict(), knobs.num_inference_steps, names() - loaded.card.knobs)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,14 @@ class Bench:
             else:
                 self.models[key] = build(miniature(card) if self.tiny else card, self.device, dtype)
         return self.models[key]
+
+    @property
+    def free(self) -> int | None:
+        """Bytes of the device's memory that a further model may take; None where nobody knows."""
+        if not self.on_gpu:
+            return None
+        self.empty()
+        return int(torch.cuda.mem_get_info(self.device)[0])
 
     def macs(self, loaded: LoadedModel, knobs: Knobs) -> float:
         """MACs of the denoising loop for one image, convention ``full``."""

@@ -6,6 +6,7 @@ import importlib
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -225,23 +226,21 @@ def memory(bench: Bench) -> None:
 
 
 def second_device(bench: Bench) -> None:
-    """A timeline taken on ``cuda:1`` while ``cuda:0`` is the current device."""
-    if torch.cuda.device_count() < 2:
-        bench.note(device="cuda:1", state="not there")
+    """A timeline taken on ``cuda:1`` while ``cuda:0`` is the current device; in miniature, on the CPU."""
+    device = "cpu" if bench.tiny else "cuda:1"
+    if not bench.tiny and torch.cuda.device_count() < 2:
+        bench.note(device=device, state="not there")
         return
     bench.forget()
-    other = Bench("cuda:1", bench.tiny, bench.deadline)
+    other = Bench(device, bench.tiny, bench.deadline)
     loaded = other.model(SIZES[0])
     call = {name: value for name, value in call_of(loaded).items() if name != "output_type"}
-    call["num_inference_steps"] = bench.steps
     network = getattr(loaded.pipe, loaded.card.denoiser_role)
     times = []
-    with torch.cuda.device(0), torch.inference_mode():
+    with nullcontext() if bench.tiny else torch.cuda.device(0), torch.inference_mode():
         for _ in range(3):
-            run = timed_call(
-                loaded.pipe, network, "cuda:1", lambda: loaded.pipe(num_inference_steps=bench.steps, **call)
-            )
+            run = timed_call(loaded.pipe, network, device, lambda: loaded.pipe(num_inference_steps=bench.steps, **call))
             times.append({"total": run.total, "steps": run.steps, "before": run.before, "after": run.after})
     last = times[-1]
     parts = last["before"] + sum(last["steps"]) + last["after"]
-    bench.note(device="cuda:1", state="timed", parts_over_total=parts / last["total"], raw=times)
+    bench.note(device=device, state="timed", parts_over_total=parts / last["total"], raw=times)

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from acceptance_bench import Bench, Timed, call_of, difference, settings
-from random_models import FURTHER, SIZES, Size
+from acceptance_bench import Bench, Timed, call_of, difference, settings, suited
+from random_models import FURTHER, SIZES, Size, card_of, require_room
 
 from postdiff_calib.accelerate import accelerated, disable, enable
 from postdiff_calib.cost import build_cost_table
@@ -25,9 +25,9 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.load import LoadedModel
 from postdiff_calib.plan import compile_plan
 
-REPEATS = 3
+REPEATS, FEW = 3, 2
 #: Seconds that compiling leaves to the sections behind it.
-RESERVE = 40
+RESERVE = 25
 #: Entries of one code object that dynamo may compile while we measure; by default it stops at 8 and runs on uncompiled.
 RECOMPILE_LIMIT = 64
 DEFAULT_RECOMPILE_LIMIT = 8
@@ -56,7 +56,7 @@ def _efficiency_of(bench: Bench, size: Size, batch: int) -> None:
         once(name)
     times: dict[str, list[Timed]] = {name: [] for name in plans}
     order = random.Random(0)
-    for _ in range(1 if bench.tiny else REPEATS):
+    for _ in range(1 if bench.tiny else FEW):
         for name in order.sample(list(plans), len(plans)):
             times[name].append(once(name))
     where = {"model": size.label, "mode": "eager", "batch": batch, "steps": steps}
@@ -110,7 +110,7 @@ def dynamo(limit: int) -> Iterator[dict[str, Any]]:
         torch._dynamo.reset()
 
 
-def compiled(bench: Bench, names: Sequence[str] = ("k=2", "all", "m=.75", "s=.5 β=.5", "neutral")) -> None:
+def compiled(bench: Bench, names: Sequence[str] = ("k=2", "m=.75", "s=.5 β=.5", "all", "neutral")) -> None:
     """The same with ``torch.compile``: each plan compiled anew, its compile time apart, until time is out.
 
     Reaching dynamo's limit is an error here, so that compiled and uncompiled steps are never mixed.
@@ -181,15 +181,15 @@ def _compiled_runs(
 
 def prediction(bench: Bench) -> None:
     """Seconds predicted by the quick table (what ``calibrate`` measures) against those of 40 random plans."""
-    _prediction_of(bench, SIZES[0], 4 if bench.tiny else 40, 1 if bench.tiny else 3)
+    _prediction_of(bench, SIZES[0], 4 if bench.tiny else 40, 1 if bench.tiny else FEW)
 
 
 def prediction_sdxl(bench: Bench) -> None:
-    """The same for SDXL's size, ten plans."""
-    _prediction_of(bench, SIZES[2], 2 if bench.tiny else 10, 1 if bench.tiny else 2)
+    """The same for SDXL's size, ten plans, timed once."""
+    _prediction_of(bench, SIZES[2], 2 if bench.tiny else 10, 1, marks=2)
 
 
-def _prediction_of(bench: Bench, size: Size, plans: int, rounds: int) -> None:
+def _prediction_of(bench: Bench, size: Size, plans: int, rounds: int, marks: int = 6) -> None:
     """One table before the plans and one after them: where both are off alike, it is not the machine that changed."""
     from latency_prediction import measure
 
@@ -203,7 +203,7 @@ def _prediction_of(bench: Bench, size: Size, plans: int, rounds: int) -> None:
         bench.note(**{**found, "model": size.label, "table": "before"}, runs=kept)
         again = _again(loaded, found)
         bench.note(**{**again, "model": size.label, "table": "after"}, runs=runs[first:])
-    bench.note(model=size.label, table="marks", **_cost_of_marks(bench, loaded))
+    bench.note(model=size.label, table="marks", **_cost_of_marks(bench, loaded, marks))
 
 
 def _again(loaded: LoadedModel, found: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def recorded() -> Iterator[list[dict[str, Any]]]:
         latency.run_plan = latency_prediction.run_plan = stock
 
 
-def _cost_of_marks(bench: Bench, loaded: LoadedModel, repeats: int = 6) -> dict[str, Any]:
+def _cost_of_marks(bench: Bench, loaded: LoadedModel, repeats: int) -> dict[str, Any]:
     """Seconds of the baseline's whole call in turn: plain, with marks, and with marks and memory."""
     knobs, card = Knobs(bench.timed_steps), loaded.card
     call = {name: value for name, value in call_of(loaded).items() if name not in ("output_type", "generator")}
@@ -292,7 +292,7 @@ def _cost_of_marks(bench: Bench, loaded: LoadedModel, repeats: int = 6) -> dict[
 
 
 def further(bench: Bench) -> None:
-    """Models whose family may not be there yet: identity and the efficiency of what they can do."""
+    """Rectified-flow transformers where memory allows: identity and the efficiency of what they can do."""
     bench.forget()
     for size in FURTHER:
         _further_of(bench, size)
@@ -302,6 +302,7 @@ def further(bench: Bench) -> None:
 def _further_of(bench: Bench, size: Size) -> None:
     steps = bench.steps
     try:
+        require_room(card_of(size), "bfloat16", bench.free)
         loaded = bench.model(size)
     except PostdiffError as error:
         bench.note(model=size.label, state=f"skipped: {error}")
@@ -310,7 +311,8 @@ def _further_of(bench: Bench, size: Size) -> None:
     neutral = bench.latents(loaded, Knobs(steps), steps)
     bench.note(model=size.label, dtype=loaded.dtype, neutral=difference(neutral, stock))
     base = _median_loop(bench, loaded, lambda: bench.latents(loaded, None, steps))
-    for name, knobs in settings(steps).items():
+    for name, plain in settings(steps).items():
+        knobs = suited(loaded, plain)
         try:
             loop = _median_loop(bench, loaded, lambda knobs=knobs: bench.latents(loaded, knobs, steps))
             promised = bench.macs(loaded, Knobs(steps)) / bench.macs(loaded, knobs)
@@ -323,4 +325,4 @@ def _further_of(bench: Bench, size: Size) -> None:
 
 def _median_loop(bench: Bench, loaded: LoadedModel, call: Callable[[], Any]) -> float:
     call()
-    return statistics.median(bench.timed(loaded, call).loop for _ in range(REPEATS))
+    return statistics.median(bench.timed(loaded, call).loop for _ in range(1 if bench.tiny else FEW))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +27,14 @@ SCHEDULE: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
 }
+#: FLUX's and Stable Diffusion 3's, for the scheduler of flow matching.
+FLOW: dict[str, dict[str, Any]] = {
+    "StableDiffusion3Pipeline": {"shift": 3.0},
+    "FluxPipeline": {"shift": 3.0, "use_dynamic_shifting": True},
+}
 MINIATURE_SIDE = 128
+#: Of a model's weights: what a call needs beside them, and bytes that are kept free whatever it is.
+ROOM, SPARE = 0.15, 4 * 2**30
 _WIDTH = 32
 
 
@@ -49,7 +58,7 @@ SIZES = (
     Size("SD1.5-size 768²", "sd15", 768),
     Size("SDXL-size 1024²", "sdxl", 1024),
 )
-#: Built where a card is there and its pipeline is supported.
+#: Built where memory allows.
 FURTHER = (Size("FLUX-size 1024²", "flux", 1024), Size("SD3-size 1024²", "sd3", 1024))
 
 
@@ -78,11 +87,36 @@ def miniature(card: Card) -> Card:
     return replace(card, height=MINIATURE_SIDE, width=MINIATURE_SIDE, networks=networks)
 
 
+_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "SD3Transformer2DModel": {
+        "sample_size": MINIATURE_SIDE // 8,
+        "num_layers": 6,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "caption_projection_dim": 16,
+        "pos_embed_max_size": MINIATURE_SIDE // 8,
+    },
+    "FluxTransformer2DModel": {
+        "num_layers": 3,
+        "num_single_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "axes_dims_rope": [4, 4, 8],
+    },
+}
+
+
 def _small(config: dict[str, Any], texts: int) -> dict[str, Any]:
     name = config.get("_class_name") or config["architectures"][0]
     if name.startswith("CLIPTextModel"):
         width = {"hidden_size": _WIDTH, "intermediate_size": _WIDTH, "projection_dim": _WIDTH}
         return config | width | {"num_hidden_layers": 2, "num_attention_heads": 2}
+    if name == "T5EncoderModel":  # as wide as the pooled text, which CLIP's encoders make one behind the other
+        width = _WIDTH * max(1, texts - 1)
+        return config | {"d_model": width, "d_kv": 8, "d_ff": _WIDTH, "num_layers": 1, "num_heads": 2}
+    if name in _TRANSFORMERS:
+        width = _WIDTH * max(1, texts - 1)
+        return config | _TRANSFORMERS[name] | {"joint_attention_dim": width, "pooled_projection_dim": width}
     if name == "AutoencoderKL":
         return config | {"block_out_channels": [4] * len(config["block_out_channels"]), "norm_num_groups": 2}
     if name != "UNet2DConditionModel":
@@ -115,12 +149,14 @@ def build(card: Card, device: str, dtype: str, seed: int = 0) -> LoadedModel:
     torch.manual_seed(seed)
     parts: dict[str, Any] = {}
     for role in card.networks:
-        parts[role] = _network(card.network_config(role), device).to(getattr(torch, dtype)).eval()
+        parts[role] = _network(card.network_config(role), device, dtype).to(getattr(torch, dtype)).eval()
         if role.startswith("text_encoder"):
-            parts[role.replace("text_encoder", "tokenizer")] = _tokenizer(card.text_length)
+            length = card.text_lengths.get(role, card.text_length)
+            parts[role.replace("text_encoder", "tokenizer")] = _tokenizer(length)
     scheduler = getattr(diffusers, card.scheduler)
     taken = inspect.signature(scheduler.__init__).parameters
-    parts["scheduler"] = scheduler(**{name: value for name, value in SCHEDULE.items() if name in taken})
+    values = FLOW.get(card.pipeline_class, SCHEDULE)
+    parts["scheduler"] = scheduler(**{name: value for name, value in values.items() if name in taken})
     given = inspect.signature(kind.__init__).parameters
     parts |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in given}
     required = [name for name, value in given.items() if value.default is inspect.Parameter.empty and name != "self"]
@@ -130,13 +166,50 @@ def build(card: Card, device: str, dtype: str, seed: int = 0) -> LoadedModel:
     return LoadedModel(pipe, card, name, "", (), f"random-{card.name}-{card.height}", device, dtype)
 
 
-def _network(config: dict[str, Any], device: str) -> Any:
+def require_room(card: Card, dtype: str, free: int | None) -> None:
+    """Refuse a model whose weights and their calls do not fit into the memory that is left.
+
+    Args:
+        card: whose networks.
+        dtype: of its weights.
+        free: bytes; None where nobody knows.
+
+    Raises:
+        UnsupportedError: says what it takes and what there is.
+    """
+    if free is None:
+        return
+    needed = round(weight_bytes(card, dtype) * (1 + ROOM)) + SPARE
+    if needed > free:
+        rule = f"it takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+        raise UnsupportedError(f"model {card.name}", rule, "take a larger GPU")
+
+
+def weight_bytes(card: Card, dtype: str) -> int:
+    """Bytes of a card's weights."""
+    networks = (_network(card.network_config(role), "meta", dtype) for role in card.networks)
+    numbers = sum(weight.numel() for network in networks for weight in network.parameters())
+    return numbers * getattr(torch, dtype).itemsize
+
+
+@contextmanager
+def made_as(dtype: str) -> Iterator[None]:
+    """Weights are made in this type, so that a large network is never held in a wider one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _network(config: dict[str, Any], device: str, dtype: str) -> Any:
     """One network, its weights initialised on the device."""
     import diffusers
     import transformers
 
     values = dict(config)
-    with torch.device(device):
+    with torch.device(device), made_as(dtype):
         if "_class_name" in values:
             return getattr(diffusers, values["_class_name"]).from_config(values)
         name, kind = values.pop("architectures")[0], values.pop("model_type")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Options that belong to a call of the pipeline; a live one has its own scheduler.
 _CALL = ("height", "width", "num_inference_steps", "guidance_scale", "negative_prompt", "batch_size")
-_SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "switch", "search", "fresh")
+_SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "switch", "search", "fresh", "refresh")
 _LISTS = ("delta", "weight", "max_drop", "guards")
 _RESTRICTIONS = ("fix", "range", "values")
 
@@ -90,10 +90,12 @@ class Result:
         """The best plan found of each arm at every budget: a mapping of plain data each, cheapest budget first.
 
         ``budget`` as a share of the baseline's cost, ``arm``, ``knobs`` as text, ``macs`` as a share of the baseline's,
-        ``seconds`` per image (None where not timed), ``difference``, ``low``, ``high`` as in ``frontier``, ``winner``.
+        ``seconds`` of a call (None where not timed), ``difference``, ``low``, ``high`` as in ``frontier``, ``winner``.
         """
         rows: list[dict[str, Any]] = []
-        for row in self.profile.tradeoff.rows:
+        found = self.profile.times.rows
+        for number, row in enumerate(self.profile.tradeoff.rows):
+            timed = found[number] if found else None
             for arm in ("step_reduction", "cheaper_steps", "combined"):
                 if (plan := getattr(row, arm)) is not None:
                     rows.append(
@@ -102,7 +104,7 @@ class Result:
                             "arm": arm,
                             "knobs": plan.knobs,
                             "macs": plan.relative_macs,
-                            "seconds": plan.seconds,
+                            "seconds": None if timed is None else getattr(timed, arm),
                             "difference": plan.difference.mean,
                             "low": plan.difference.low,
                             "high": plan.difference.high,
@@ -156,7 +158,8 @@ def calibrate(
 
     Args:
         pipe: a diffusers pipeline of a supported class, not enabled.
-        budget: per image, e.g. ``60%``, ``1.2s``, ``850ms``, ``4.2GMACs``, ``2x``, ``p95:1.2s``.
+        budget: e.g. ``60%``, ``1.2s`` (of a call of ``batch_size`` images, 1 by default), ``1.2s per image``,
+            ``850ms``, ``4.2GMACs``, ``2x``, ``p95:1.2s``.
         prompts: a shipped set's name, a file, or N prompts, of which a third is searched on and two thirds judge; the
             model's own set by default.
         scorer: what is searched on, as text (``ARCH::tag``, ``local-dir:/path``, ``pickscore``, ``hpsv2``,
@@ -167,8 +170,8 @@ def calibrate(
         options: of the call ``height``, ``width`` (pixels), ``num_inference_steps`` (the baseline's T and the search's
             upper end), ``guidance_scale``, ``negative_prompt``, ``batch_size``; of the search ``num_prompts``,
             ``trials``, ``seed``, ``out`` (profile.yaml), ``study`` (folder), ``noise``, ``switch``, ``search``,
-            ``fresh``, ``delta``, ``weight``, ``max_drop``, ``guards``, ``fix``, ``range`` and ``values``, as their
-            options on the command line, a text or several.
+            ``fresh``, ``refresh``, ``delta``, ``weight``, ``max_drop``, ``guards``, ``fix``, ``range``, ``values``, as
+            their options on the command line, a text or several.
 
     Raises:
         PostdiffError: what is wrong, in one line: ``UnsupportedError`` a pipeline that is not supported,
@@ -301,8 +304,8 @@ def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, A
             ``refresh``.
 
     Returns:
-        Plain data: ``macs_total``, ``macs_per_step`` (T figures), ``relative_to_baseline`` and more; ``seconds`` per
-        image where they were measured.
+        Plain data: ``macs_total``, ``macs_per_step`` (T figures), ``relative_to_baseline`` and more; ``times``, the
+        seconds of a call and of an image, where they were measured.
 
     Raises:
         PostdiffError: an unknown card, a pipeline that is not supported, or options that do not fit.

@@ -89,6 +89,10 @@ class StudyError(PostdiffError):
     """A study folder cannot be used: other settings, other model, not a study."""
 
 
+class NoStudyYetError(StudyError):
+    """A shared study is not there, or its leader has not described it."""
+
+
 class PlanError(PostdiffError):
     """One plan cannot be run or scored; the others can."""
 

@@ -271,10 +271,11 @@ class Calibration:
         return Ended(process.exitcode, *said, json.loads(log.read_text()) if log.exists() else {})
 
     def profile(self) -> dict[str, Any]:
-        """The profile without what depends on the clock or on the folder."""
+        """The profile without its times and its folder."""
         data = yaml.safe_load(self.out.read_text())
         data["evidence"]["study"] = ""
-        return timeless(data)
+        del data["times"]
+        return data
 
     def files(self) -> list[str]:
         """Everything in the study's folder, and what is beside ``--out``."""
@@ -314,12 +315,3 @@ class Calibration:
             ]
         finally:
             disconnect(storage)
-
-
-def timeless(data: Any) -> Any:
-    """Plain data without every entry that holds seconds, or says how steady they were."""
-    if isinstance(data, dict):
-        return {key: timeless(value) for key, value in data.items() if "seconds" not in key and "latency_" not in key}
-    if isinstance(data, list):
-        return [timeless(item) for item in data if not str(item).startswith("Seconds are ")]
-    return data

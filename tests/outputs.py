@@ -63,7 +63,7 @@ DEVICE = "Intel(R) Xeon(R) Processor of a Host with a Long Name"
 def profile() -> Profile:
     """Of a model with categories, of long knobs."""
     data = profile_data(Knobs(20, 0.3, 0.375, 5, 0.75))
-    data["environment"]["latency_device"] = DEVICE
+    data["times"]["device"] = DEVICE
     return Profile.model_validate(data)
 
 

@@ -25,7 +25,6 @@ def arm(knobs: Knobs, relative: float) -> dict[str, Any]:
         "knobs": knobs.describe(),
         "plan_id": compile_plan(knobs).plan_id,
         "relative_macs": relative,
-        "seconds": 0.06,
         "difference": difference(),
         "confirmed": True,
         "metrics": {"clip": difference(), "scene": difference(-0.4, 1.5)},
@@ -36,7 +35,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
     knobs = knobs or Knobs(20, 0.3, 0.5, 2, 0.75)
     plan_id, n_low, gate_step, refresh_steps = plan_facts(compile_plan(knobs))
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "model": {
             "id": "shapes",
             "card": "shapes",
@@ -81,10 +80,9 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "latent_multiple": 2,
         },
         "expected": {
-            "cost": {"macs": 2.9e9, "macs_paper": 2.7e9, "seconds": 0.06, "seconds_p95": 0.07},
-            "baseline_cost": {"macs": 5.0e9, "macs_paper": 4.7e9, "seconds": 0.1, "seconds_p95": 0.11},
+            "cost": {"macs": 2.9e9, "macs_paper": 2.7e9},
+            "baseline_cost": {"macs": 5.0e9, "macs_paper": 4.7e9},
             "relative_macs": 0.58,
-            "relative_seconds": 0.6,
             "metric": "clip_score",
             "score": 70.1,
             "baseline_score": 70.2,
@@ -136,12 +134,20 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
         },
         "environment": {
             "device": "cpu",
-            "latency_device": "cpu",
             "versions": {"torch": "2.15.0"},
             "compile": "off",
             "attention": {"unet": "AttnProcessor2_0"},
             "memory_format": "contiguous",
-            "latency_disagreement": 0.01,
+        },
+        "times": {
+            "device": "cpu",
+            "disagreement": 0.01,
+            "plan": {"call": 1.5, "call_p95": 1.5625, "per_image": 0.06, "per_image_p95": 0.0625},
+            "baseline": {"call": 2.5, "call_p95": 2.75, "per_image": 0.1, "per_image_p95": 0.11},
+            "relative": 0.6,
+            "whole_calls": None,
+            "rows": [{"share": 0.6, "step_reduction": 1.5, "cheaper_steps": 1.5, "combined": None}],
+            "notes": [],
         },
     }
 

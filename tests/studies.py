@@ -153,7 +153,7 @@ def study_record(
         "num_inference_steps": 20,
         "model": ModelSection.model_validate(model),
         "evidence": EvidenceSection(**{**data["evidence"], **derived, "num_prompts": N_HELD_OUT}),
-        "environment": EnvironmentSection(**{**data["environment"], "latency_device": None}),
+        "environment": EnvironmentSection(**data["environment"]),
         "calibration": tuple(f"prompt {i}" for i in range(N)),
         "held_out": tuple(f"unseen prompt {i}" for i in range(N_HELD_OUT)),
         "cost": cost_table(latency(1e-6)),

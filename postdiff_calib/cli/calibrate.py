@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
-from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, with_deployment
+from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, PerImage, with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
@@ -18,8 +18,9 @@ from postdiff_calib.techniques.noise import DEFAULT_NOISE
 def calibrate_command(
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     budget: Annotated[
-        str, typer.Option("--budget", help="60%, 1.2s, 850ms, 4.2GMACs, 2x, p95:1.2s; per image.")
+        str, typer.Option("--budget", help="60%, 1.2s (of a call), 850ms, 4.2GMACs, 2x, p95:1.2s.")
     ] = "60%",
+    per_image: PerImage = False,
     prompts: Annotated[
         str | None,
         typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set."),
@@ -69,6 +70,10 @@ def calibrate_command(
     search: Annotated[str, typer.Option("--search", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
     sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="D,D…", help="Share the work among these, a process each: cuda:0,cuda:1."),
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
     compile_: Annotated[
         str, typer.Option("--compile", help="off, default or repeated-blocks: torch.compile the denoiser.")
@@ -133,6 +138,7 @@ def calibrate_command(
         bool, typer.Option("--dry-run", help="Print the space, images at most and the time they take, and stop.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start the study anew instead of resuming it.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure seconds anew, known or not.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
     log: Any,
@@ -143,11 +149,11 @@ def calibrate_command(
 
     Example: postdiff calibrate --model shapes --budget 60% --out profile.yaml
     """
-    from postdiff_calib.cost.budget import parse_budget
+    from postdiff_calib.cost.budget import budget_of
     from postdiff_calib.errors import UsageError
     from postdiff_calib.jobs.calibrate import run_calibrate
     from postdiff_calib.jobs.dry_run import run_dry
-    from postdiff_calib.jobs.job import CalibrateJob
+    from postdiff_calib.jobs.job import CalibrateJob, parse_devices
     from postdiff_calib.jobs.preflight import inputs_of
     from postdiff_calib.jobs.stopped import stopped_line
     from postdiff_calib.report.dry_run import print_dry_run
@@ -157,9 +163,11 @@ def calibrate_command(
 
     if sampler is not None:
         raise UsageError(f"--sampler {sampler}", "the option has another name now", f"write --search {sampler}")
+    if devices is not None and device != "auto":
+        raise UsageError("--device with --devices", "the first of the devices is the one", "leave one out")
     job = CalibrateJob(
         model=model,
-        budget=parse_budget(budget),
+        budget=budget_of(budget, per_image=per_image),
         prompts=prompts,
         column=column,
         category=category,
@@ -172,6 +180,7 @@ def calibrate_command(
         switch=switch,
         search=search,
         device=device,
+        devices=() if devices is None else parse_devices(devices),
         dtype=dtype,
         compile=compile_,
         deployment=deployment,
@@ -183,6 +192,7 @@ def calibrate_command(
         scorer=scorer,
         also=tuple(also or ()),
         fresh=fresh,
+        refresh=refresh,
         storage=storage,
         study_name=name,
     )
@@ -200,5 +210,7 @@ def calibrate_command(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(stopped_line(job)) from None
         print_calibration(result.profile, result.path, as_json=as_json)
+        for line in result.died if silent else ():
+            typer.echo(f"note: {line}", err=True)
         if result.interrupted:
             raise KeyboardInterrupt(stopped_line(job, result.path))

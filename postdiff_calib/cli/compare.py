@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.shared import PerImage
+
 
 def compare_command(
     what: Annotated[list[Path], typer.Argument(help="A study's folder, or two profiles.", show_default=False)],
@@ -14,6 +16,7 @@ def compare_command(
         str | None,
         typer.Option("--budgets", help="Such as 20%,40%,80%.  [default: those that were searched]"),
     ] = None,
+    per_image: PerImage = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw quality against cost into this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -35,7 +38,7 @@ def compare_command(
         first, second = map(load_profile, what)
         print_profiles(what, first, second, as_json=as_json)
         return
-    from postdiff_calib.cost.budget import parse_budgets
+    from postdiff_calib.cost.budget import budgets_of
     from postdiff_calib.files import refuse_output
     from postdiff_calib.study.arms import compare_arms
     from postdiff_calib.study.kept import kept_studies
@@ -44,7 +47,7 @@ def compare_command(
     if plot is not None:
         refuse_output(plot, study=what[0], what="plot")
     study = Study.load(what[0])
-    tradeoff = compare_arms(study, parse_budgets(budgets) if budgets is not None else ())
+    tradeoff = compare_arms(study, budgets_of(budgets, per_image=per_image) if budgets is not None else ())
     if plot is not None:
         from postdiff_calib.report.plots import plot_tradeoff
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.knobs import with_knobs
-from postdiff_calib.cli.shared import with_deployment
+from postdiff_calib.cli.shared import PerImage, with_deployment
 
 
 @with_knobs
@@ -24,8 +24,9 @@ def cost_command(
     by_module: Annotated[bool, typer.Option("--by-module", help="A step's MACs by block and kind of layer.")] = False,
     grid: Annotated[bool, typer.Option("--grid", help="The reachable range of costs by T.")] = False,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="With --grid: 60%, 1.2s, 4.2GMACs, 2x; per image.")
+        str | None, typer.Option("--budget", help="With --grid: 60%, 1.2s (of a call), 4.2GMACs, 2x.")
     ] = None,
+    per_image: PerImage = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="With --grid: draw it into this file.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Load the model and measure seconds too.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Measure few kinds of step; predict the others.")] = False,
@@ -47,12 +48,15 @@ def cost_command(
     """
     from postdiff_calib.cli.cost_output import CostView
     from postdiff_calib.cli.say import say
+    from postdiff_calib.cost.budget import budget_of
     from postdiff_calib.cost.store import write_json
     from postdiff_calib.files import refuse_output
     from postdiff_calib.jobs.price import CostJob, run_cost
 
     job = CostJob(model, knobs, deployment, convention, measure, quick, refresh, table, device, dtype, compile_)
     _check_options(grid, budget, plot, measure, out)
+    if budget is not None:
+        budget = budget_of(budget, per_image=per_image).text
     inputs = [table] if table is not None else []
     for path, what in ((out, "output"), (plot, "plot")):
         if path is not None:

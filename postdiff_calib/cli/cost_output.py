@@ -94,12 +94,14 @@ class CostView:
             f"outside     text {format_macs(facts['macs_text_encoder'])}, decoding "
             f"{format_macs(facts['macs_vae_decoder'])}"
         )
-        if "seconds" in facts:
+        if facts.get("times"):
             device = facts["environment"].get("device_name", "?")
-            median, high = format_seconds(facts["seconds"]), format_seconds(facts["seconds_p95"])
+            times, size = facts["times"], facts["batch_size"]
+            median, high = format_seconds(times["call"]), format_seconds(times["call_p95"])
+            image = f" of {size} images, {format_seconds(times['per_image'])} per image" if size > 1 else " of 1 image"
             how = stated_mode(facts["environment"].get("compiled")) or "off"
             compiled = "" if how == "off" else f", compiled ({how})"
-            say(f"seconds     {median} per image (p95 {high}), batch {facts['batch_size']}, {device}{compiled}")
+            say(f"seconds     {median} per call (p95 {high}){image}; {device}{compiled}")
             latency = self.costs.latency
             if latency is not None and not latency.stable:
                 say(f"warning     seconds are {latency.stability}: measure again (--refresh)")
@@ -109,7 +111,8 @@ class CostView:
         latency = self.costs.latency
         if latency is None:
             return
-        table = _table("kind of step", "median", "quartiles", "measured", "MACs")
+        title = f"seconds per image, in calls of {latency.batch_size}"
+        table = _table("kind of step", "median", "quartiles", "measured", "MACs", title=title)
         for key, time in sorted(latency.steps.items()):
             spread = f"{format_seconds(time.low)} … {format_seconds(time.high)}"
             macs = format_macs(self.costs.step_macs(key).full)
@@ -189,7 +192,7 @@ class CostView:
                 cheapest = self.costs.price(compile_plan(knobs))
                 limit.require_reachable(cheapest, knobs.describe(), binding)
             if not self.as_json:
-                say(f"{allowed} of {len(priced)} plans cost at most {limit.show(limit.value)} per image")
+                say(f"{allowed} of {len(priced)} plans cost at most {limit.show(limit.value)} per {limit.per}")
                 if limit.above_baseline:
                     say(f"note: {limit.above_baseline}")
         if plot is not None and not self.as_json:

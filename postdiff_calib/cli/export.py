@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.shared import PerImage
+
 
 def export_command(
     study: Annotated[Path, typer.Argument(help="A study's folder, as calibrate made it.", show_default=False)],
@@ -16,6 +18,7 @@ def export_command(
     budgets: Annotated[
         str | None, typer.Option("--budgets", help="Several, with commas between them; one file each.")
     ] = None,
+    per_image: PerImage = False,
     out: Annotated[Path | None, typer.Option("--out", help="The file.  [default: profile.yaml, .json or .py]")] = None,
     file_format: Annotated[
         str,
@@ -36,13 +39,14 @@ def export_command(
 
     Example: postdiff export studies/shapes --budget 40% --out fast.yaml
     """
+    from postdiff_calib.cost.budget import budget_of, budgets_of
     from postdiff_calib.jobs.export import ExportJob, run_export
     from postdiff_calib.report.comparison import print_exported
 
     job = ExportJob(
         study=study,
-        budget=budget,
-        budgets=budgets,
+        budget=None if budget is None else budget_of(budget, per_image=per_image).text,
+        budgets=None if budgets is None else ",".join(b.text for b in budgets_of(budgets, per_image=per_image)),
         out=out,
         format=file_format,
         latency_table=latency_table,

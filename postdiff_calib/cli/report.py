@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from postdiff_calib.cli.shared import PerImage
+
 
 def report_command(
     study: Annotated[Path, typer.Argument(help="Folder of a calibrated study.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("report.html"),
     budget: Annotated[
-        str | None, typer.Option("--budget", help="60%, 1.2s, 4.2GMACs, 2x; per image.  [default: the study's own]")
+        str | None, typer.Option("--budget", help="60%, 1.2s (of a call), 4.2GMACs, 2x.  [default: the study's own]")
     ] = None,
+    per_image: PerImage = False,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Leave the images out; no model is loaded then.")
     ] = False,
@@ -25,9 +28,12 @@ def report_command(
     Example: postdiff report studies/shapes --out report.html
     """
     from postdiff_calib.cli.say import say
+    from postdiff_calib.cost.budget import budget_of
     from postdiff_calib.report.html.page import ReportJob, write_report
     from postdiff_calib.report.progress import console_progress
 
+    if budget is not None:
+        budget = budget_of(budget, per_image=per_image).text
     job = ReportJob(study=study, out=out, budget=budget, images=not no_images, device=device)
     with console_progress(quiet=quiet) as progress:
         path = write_report(job, progress)

@@ -52,6 +52,10 @@ class Shared:
         return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
 
 
+#: An option of commands that take a budget.
+PerImage = Annotated[bool, typer.Option("--per-image", help="A budget in seconds is of an image, not of a call.")]
+
+
 def option(name: str, kind: Any, default: Any, flag: str, text: str, **more: Any) -> inspect.Parameter:
     """One option as a parameter of a command."""
     annotation = Annotated[kind, typer.Option(flag, help=text, **more)]

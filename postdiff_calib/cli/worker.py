@@ -29,6 +29,10 @@ def worker_command(
         list[str] | None,
         typer.Option("--also", metavar="SCORER", help="The same of one that judges beside it; repeatable."),
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the leader, where it is not there yet.")] = False,
+    wait_seconds: Annotated[
+        float, typer.Option("--wait-seconds", min=1, max=7 * 86400, help="With --wait: at most so long.")
+    ] = 3600,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
     *,
@@ -36,7 +40,8 @@ def worker_command(
 ) -> None:
     """Run trials of a study that postdiff calibrate leads, until none is left.
 
-    The model, prompts, seeds, settings and prices come from the study itself; start the leader first. Ctrl-C gives the
+    The model, prompts, seeds, settings and prices come from the study itself; start the leader first, or --wait
+    for it. Ctrl-C gives the
     trial in hand back to the others, with what it has scored.
 
     Example: postdiff worker --storage postgresql+psycopg://user@host/postdiff --name sdxl --device cuda:1
@@ -53,6 +58,7 @@ def worker_command(
         dtype=dtype,
         scorer=scorer,
         also=tuple(also or ()),
+        wait=wait_seconds if wait else 0.0,
     )
     with log.of("worker", storage=storage, quiet=quiet or as_json):
         with console_progress(quiet=quiet or as_json) as progress:

@@ -1,11 +1,13 @@
-"""Budgets: what one image may cost, in the unit that a person thinks in.
+"""Budgets: what a call or an image may cost, in the unit that a person thinks in.
 
-A budget is a number and a unit, always *per image*, and a hard limit: no profile holds a plan above it.
+A budget is a number and a unit, and a hard limit: no profile holds a plan above it. Seconds are of a *call* of the
+pipeline at the batch size of the deployment, which is what a server's latency is; MACs are of an *image*.
 
 | text | limit | kind |
 | --- | --- | --- |
-| ``1.2s``, ``850ms`` | median seconds per image, end to end | seconds |
-| ``p95:1.2s`` | 95th percentile of the seconds per image | seconds |
+| ``1.2s``, ``850ms`` | median seconds of a call, end to end | seconds |
+| ``1.2s per image``, ``1.2s/image`` | the same over the images of the call | seconds |
+| ``p95:1.2s`` | 95th percentile of the seconds of a call | seconds |
 | ``9.5TMACs``, ``19TFLOPs`` | MACs of the denoising loop (1 MAC = 2 FLOPs), convention ``full`` | macs |
 | ``60%`` | that share of the baseline's MACs; ``60% time`` of its seconds | macs |
 | ``2x`` | twice as fast as the baseline, in seconds; ``2x macs`` half its MACs | seconds |
@@ -26,12 +28,16 @@ from postdiff_calib.errors import BudgetError
 
 BudgetKind = Literal["seconds", "macs"]
 Quantile = Literal["median", "p95"]
+#: What seconds are of; MACs are always of an image.
+Per = Literal["call", "image"]
+BudgetUnit = Literal["s per call", "s per image", "MACs per image"]
 
 ACCEPTED = "such as 1.2s, 850ms, p95:1.2s, 9.5TMACs, 19TFLOPs, 60% (of the baseline) or 2x (faster than the baseline)"
 
 _SYNTAX = re.compile(
     r"(?P<p95>p95\s*:\s*)?(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*"
-    r"(?P<unit>ms|s|[kmgtp]?macs?|[kmgtp]?flops?|%|x)\s*(?P<noun>time|macs)?\s*(?:(?:/|per\s)\s*image)?",
+    r"(?P<unit>ms|s|[kmgtp]?macs?|[kmgtp]?flops?|%|x)\s*(?P<noun>time|macs)?\s*"
+    r"(?:(?:/|per\s)\s*(?P<per>image|call))?",
     re.IGNORECASE | re.ASCII,
 )
 _PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
@@ -48,12 +54,24 @@ class PlanCost:
         macs_paper: the same in convention ``paper`` (convolutions and linear layers only).
         seconds: median seconds per image, end to end (text encoding to image); None where not measured.
         seconds_p95: 95th percentile of the same.
+        batch_size: images of the calls that these seconds are of.
     """
 
     macs: float
     macs_paper: float
     seconds: float | None = None
     seconds_p95: float | None = None
+    batch_size: int = 1
+
+    @property
+    def call(self) -> float | None:
+        """Median seconds of a whole call."""
+        return None if self.seconds is None else self.seconds * self.batch_size
+
+    @property
+    def call_p95(self) -> float | None:
+        """95th percentile of the seconds of a whole call."""
+        return None if self.seconds_p95 is None else self.seconds_p95 * self.batch_size
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class Limit:
     Attributes:
         kind: which cost is limited.
         quantile: for seconds, which quantile is limited.
-        value: the limit, in seconds or MACs (``full``) per image.
+        value: the limit, in seconds per call or image (``per``) or MACs (``full``) per image.
         baseline: the baseline's own cost in the same terms.
         text: the budget as it was asked for; by default the value, as ``parse_budget`` reads it. Two limits of one
             value are equal, whatever was written.
@@ -74,11 +92,15 @@ class Limit:
     value: float
     baseline: float
     text: str = field(default="", compare=False)
+    per: Per = "call"
 
     def __post_init__(self) -> None:
+        if self.kind == "macs":
+            object.__setattr__(self, "per", "image")
         if not self.text:
             before, unit = ("p95:" if self.quantile == "p95" else ""), ("s" if self.kind == "seconds" else "MACs")
-            object.__setattr__(self, "text", f"{before}{float(self.value)!r}{unit}")
+            after = " per image" if self.kind == "seconds" and self.per == "image" else ""
+            object.__setattr__(self, "text", f"{before}{float(self.value)!r}{unit}{after}")
 
     def measure(self, cost: PlanCost) -> float:
         """The figure of ``cost`` that this limit is about.
@@ -88,7 +110,10 @@ class Limit:
         """
         if self.kind == "macs":
             return cost.macs
-        seconds = cost.seconds if self.quantile == "median" else cost.seconds_p95
+        if self.per == "call":
+            seconds = cost.call if self.quantile == "median" else cost.call_p95
+        else:
+            seconds = cost.seconds if self.quantile == "median" else cost.seconds_p95
         if seconds is None:
             raise BudgetError(*_NOT_MEASURED)
         return seconds
@@ -121,7 +146,7 @@ class Limit:
         if not self.allows(cheapest):
             floor = self.measure(cheapest)
             raise BudgetError(
-                f"budget of {self.show(self.value)} per image",
+                f"budget of {self.show(self.value)} per {self.per}",
                 f"the cheapest reachable plan ({knobs}) costs {self.show(floor)}, "
                 f"{100 * floor / self.baseline:.3g}% of the baseline, and {binding}",
                 "take a larger budget or a wider range for that knob",
@@ -135,6 +160,18 @@ class Limit:
     def _suffix(self) -> str:
         return " (p95)" if self.quantile == "p95" else ""
 
+    @property
+    def terms(self) -> tuple[BudgetKind, Quantile, Per]:
+        """What ``value`` is of: budgets in other terms cannot be compared."""
+        return self.kind, self.quantile, self.per
+
+    @property
+    def unit(self) -> BudgetUnit:
+        """The unit of ``value``."""
+        if self.kind == "macs":
+            return "MACs per image"
+        return "s per call" if self.per == "call" else "s per image"
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -146,6 +183,7 @@ class Budget:
         relative: ``amount`` is a share of the baseline's cost.
         quantile: ``median`` or ``p95`` (seconds only).
         amount: seconds, MACs, or a share such as 0.6 for both ``60%`` and 1/0.6 ``x``.
+        per: what seconds are of.
     """
 
     text: str
@@ -153,6 +191,7 @@ class Budget:
     relative: bool
     quantile: Quantile
     amount: float
+    per: Per = "call"
 
     def resolve(self, baseline_cost: PlanCost) -> Limit:
         """The absolute limit, given what the baseline costs.
@@ -160,13 +199,13 @@ class Budget:
         Raises:
             BudgetError: the budget is about seconds, and the baseline's were not measured.
         """
-        unscaled = Limit(self.kind, self.quantile, self.amount, math.nan)
+        unscaled = Limit(self.kind, self.quantile, self.amount, math.nan, per=self.per)
         baseline = unscaled.measure(baseline_cost)
         value = self.amount * baseline if self.relative else self.amount
-        return Limit(self.kind, self.quantile, value, baseline, self.text)
+        return Limit(self.kind, self.quantile, value, baseline, self.text, self.per)
 
     def describe(self, batch_size: int = 1) -> str:
-        """As text, with the batch at which seconds are meant, e.g. ``at most 1.2 s per image (median, batch 4)``."""
+        """As text, with the batch at which seconds are meant, e.g. ``at most 1.2 s per call (median, batch 4)``."""
         if self.relative:
             what = "MACs" if self.kind == "macs" else "seconds"
             amount = f"{100 * self.amount:.4g}% of the baseline's {what}"
@@ -174,7 +213,7 @@ class Budget:
             amount = format_macs(self.amount) if self.kind == "macs" else format_seconds(self.amount)
         if self.kind == "macs":
             return f"at most {amount} per image (attention counted)"
-        return f"at most {amount} per image ({self.quantile}, batch {batch_size})"
+        return f"at most {amount} per {self.per} ({self.quantile}, batch {batch_size})"
 
 
 _NOT_MEASURED = (
@@ -211,7 +250,10 @@ def parse_budget(text: str) -> Budget:
         raise BudgetError(shown, "p95 is a quantile of seconds; MACs do not vary", f"write {ACCEPTED}")
     if not math.isfinite(amount) or amount <= 0:
         raise BudgetError(shown, "it must be finite and above zero", f"write {ACCEPTED}")
-    return Budget(stripped, kind, relative, "p95" if p95 else "median", amount)
+    per: Per = "image" if kind == "macs" or (match["per"] or "").lower() == "image" else "call"
+    if kind == "macs" and (match["per"] or "").lower() == "call":
+        raise BudgetError(shown, "MACs are counted per image", "leave out 'per call'")
+    return Budget(stripped, kind, relative, "p95" if p95 else "median", amount, per)
 
 
 def parse_budgets(text: str) -> list[Budget]:
@@ -221,6 +263,31 @@ def parse_budgets(text: str) -> list[Budget]:
         BudgetError: as ``parse_budget``.
     """
     return list({budget.text: budget for budget in map(parse_budget, text.split(","))}.values())
+
+
+def budget_of(text: str, *, per_image: bool = False) -> Budget:
+    """Read a budget, in which seconds are of an image where ``per_image`` says so.
+
+    Raises:
+        BudgetError: as ``parse_budget``.
+    """
+    return parse_budget(of_image(text) if per_image else text)
+
+
+def budgets_of(text: str, *, per_image: bool = False) -> list[Budget]:
+    """As ``parse_budgets``, in which seconds are of an image where ``per_image`` says so."""
+    return parse_budgets(",".join(map(of_image, text.split(","))) if per_image else text)
+
+
+def of_image(text: str) -> str:
+    """A budget in seconds as one of an image; what is none, or says what it is of, stays as it is."""
+    try:
+        budget = parse_budget(text)
+    except BudgetError:
+        return text
+    named = _SYNTAX.fullmatch(budget.text)
+    said = named is None or named["per"] is not None
+    return text if said or budget.kind == "macs" else f"{budget.text} per image"
 
 
 def _amount(number: float, unit: str, noun: str, p95: bool) -> tuple[BudgetKind, float]:

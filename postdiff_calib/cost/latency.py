@@ -11,6 +11,7 @@ come first.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.cost.rounds import MIN_ROUNDS, agreement, goes_on, paces
+from postdiff_calib.cost.rounds import MIN_ROUNDS, SECONDS_HOLD, agreement, goes_on, paces
 from postdiff_calib.cost.setting import Setting
 from postdiff_calib.cost.store import environment_of, latency_path, load_latency, save_latency
 from postdiff_calib.cost.table import CostTable, Latency, Timing, reuse_share
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 MAX_KINDS = 40
 #: Seconds after which no further round is begun: the whole and the quick measurement.
 FULL_LIMIT, QUICK_LIMIT = 60.0, 9.0
+#: The calls that tell whether seconds of before still hold; the same steps as those of a probe.
+_CHECKED_STEPS, _CHECKED_CALLS = 6, 3
 
 
 def measured_latency(
@@ -50,6 +53,8 @@ def measured_latency(
     progress: Progress | None = None,
 ) -> Latency:
     """Seconds of the kinds of step on this machine: from the cache on disk, else measured now and kept there.
+
+    What the cache has is used where it was stable and a short call still takes what it says.
 
     Args:
         loaded: the model.
@@ -66,9 +71,17 @@ def measured_latency(
         if progress:
             progress.note(f"seconds measured before on this machine were {known.stability}: they are measured anew")
     elif known is not None:
+        off = drift(loaded, table, setting, known)
+        if abs(off) <= SECONDS_HOLD:
+            if progress:
+                progress.note(f"seconds of {len(known.steps)} kinds of step: measured before on this machine")
+            return known
         if progress:
-            progress.note(f"seconds of {len(known.steps)} kinds of step: measured before on this machine")
-        return known
+            than = "longer" if off > 0 else "shorter"
+            progress.note(
+                f"a call takes {abs(off):.0%} {than} than the seconds measured before on this machine say: it was busy "
+                "then, or is now; they are measured anew"
+            )
     limit = limit if limit is not None else (QUICK_LIMIT if setting.quick else FULL_LIMIT)
     latency = measure(loaded, table, setting, environment, limit, progress)
     save_latency(path, table, latency)
@@ -111,6 +124,23 @@ def measure(
     return latency
 
 
+def drift(loaded: LoadedModel, table: CostTable, setting: Setting, known: Latency) -> float:
+    """By which share a short call of the baseline takes longer now than seconds that were measured before say.
+
+    The fastest of a few warm calls counts, so that a passing disturbance does not.
+    """
+    plan = compile_plan(Knobs(_CHECKED_STEPS))
+    said, before = None, table.latency
+    table.latency = known
+    try:
+        said = table.price(plan).call
+    finally:
+        table.latency = before
+    run_plan(loaded, table, setting, plan)
+    now = min(run_plan(loaded, table, setting, plan).total for _ in range(_CHECKED_CALLS))
+    return now / said - 1 if said else math.inf
+
+
 def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> list[StepPlan]:
     """The plans to run, most telling first; together at most ``MAX_KINDS`` kinds of step.
 
@@ -123,7 +153,7 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     scales = _middle_first(setting.scales)[: 2 if setting.quick else None]
     probing = Probing(applicable, scales, setting.branches, setting.quick)
     mixed = Knobs(8, **{name: value for technique in techniques() for name, value in technique.mixed(probing).items()})
-    wanted = [mixed, Knobs(6)]
+    wanted = [mixed, Knobs(_CHECKED_STEPS)]
     wanted += [knobs for technique in techniques() for knobs in technique.probes(mixed, probing)]
     plans: list[StepPlan] = []
     kinds: set[Any] = set()

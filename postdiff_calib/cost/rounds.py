@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 #: Most by which the slowest of the kept rounds is slower than the fastest: timings of a machine at rest differ by less.
 TOLERANCE = 0.02
+#: Most by which seconds may be off what was measured before on the same machine, at rest and set up alike: timings
+#: drift by a few per cent with its heat, work beside them makes them a quarter longer.
+SECONDS_HOLD = 0.1
 MAX_ROUNDS = 30
 MIN_ROUNDS = 2
 #: Rounds that are added at most where they do not agree when the time is over.

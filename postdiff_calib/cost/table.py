@@ -178,7 +178,7 @@ class CostTable:
         now = self.latency
         loop = sum(times * self.step_seconds(key) for key, times in steps) + now.once(plan)
         total = now.before.median + loop * now.step_factor(plan) + now.after.median
-        return PlanCost(full, paper, total, total * now.p95_ratio)
+        return PlanCost(full, paper, total, total * now.p95_ratio, now.batch_size)
 
     def is_measured(self, key: StepKey) -> bool:
         """Whether the seconds of this kind were measured rather than predicted."""

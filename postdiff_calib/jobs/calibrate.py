@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.files import StudyLock, remove_leftovers
+from postdiff_calib.jobs.call_times import calls_stage
+from postdiff_calib.jobs.devices import LocalWorkers, workers_of
 from postdiff_calib.jobs.expected import EvenUnits, Followed, ImagesInTurn
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.job import CalibrateJob
@@ -30,7 +32,7 @@ from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent, log_event, tell_work
 from postdiff_calib.quality.scorers import close_scorers
-from postdiff_calib.scores.names import BASELINE, STUDY_NAME
+from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
@@ -47,7 +49,7 @@ REPLACEMENTS = 3
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """The profile, where it was written, and whether Ctrl-C ended the search early.
+    """The profile, where it was written, whether Ctrl-C ended the search early, and which workers died, a line each.
 
     An interrupted run never replaces a confirmed profile; its own is then beside it.
     """
@@ -55,6 +57,7 @@ class CalibrateResult:
     profile: Profile
     path: Path
     interrupted: bool
+    died: Sequence[str] = ()
 
 
 def run_calibrate(job: CalibrateJob, progress: Progress | None = None, given: Given = NOTHING) -> CalibrateResult:
@@ -85,7 +88,8 @@ def _calibrate(
     if given.also is None:
         stack.callback(close_scorers, bench.also)
     stack.enter_context(bench.compiled(progress.note))
-    table = price(bench, progress, None if job.fresh else seconds_of_study(job.folder, bench))
+    anew = job.fresh or job.refresh
+    table = price(bench, progress, None if anew else seconds_of_study(job.folder, bench), refresh=job.refresh)
     lock.take()
     remove_leftovers(Path(os.path.realpath(job.out)).parent, cache_folder() / "latency", shared=True)
     study = Study(job.folder, record_of(job, bench, prompt_set, table))
@@ -101,9 +105,11 @@ def _calibrate(
     study = study.with_batch(bench.batch)
     bench.batch.found = lambda: study.with_batch(bench.batch).save()
     searching = Followed(progress, expected.after_search)
-    search = run_stage(study, bench, searching, fresh=job.fresh, storage=job.storage, name=job.study_name)
+    workers = stack.enter_context(workers_of(job, progress.note))
+    search = run_stage(study, bench, searching, fresh=job.fresh, workers=workers)
     study = saved(study, bench, search, search.searched)
-    interrupted = search.interrupted
+    if interrupted := search.interrupted:
+        workers.stop()
     if not interrupted:
         try:
             study = confirm_stage(study, bench, search, progress)
@@ -115,9 +121,13 @@ def _calibrate(
         if interrupted:
             raise KeyboardInterrupt from None
         raise
-    return CalibrateResult(
-        profile, profile.save(place_for_unfinished(job.out) if interrupted else job.out), interrupted
-    )
+    if job.budget.kind == "seconds" and not interrupted:
+        try:
+            profile = calls_stage(study, bench, profile, progress)
+        except KeyboardInterrupt:
+            interrupted = True
+    path = profile.save(place_for_unfinished(job.out) if interrupted else job.out)
+    return CalibrateResult(profile, path, interrupted, workers.died)
 
 
 def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Given = NOTHING) -> tuple[Workbench, str]:
@@ -137,7 +147,8 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Gi
     loaded = given.loaded
     if loaded is None:
         progress.stage("loading the model")
-        loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype, settings=job.deployment)
+        device = job.devices[0] if job.devices else job.device
+        loaded = load_pipeline(job.model, device=device, dtype=job.dtype, settings=job.deployment)
         for note in loaded.notes:
             progress.note(note)
     refuse_unreachable(job, loaded)
@@ -177,18 +188,18 @@ def seconds_of_study(folder: Path, bench: Workbench) -> Latency | None:
     """The seconds that a study was begun with, where they are of this machine and setting; a resumed one keeps them."""
     from postdiff_calib.cost.store import environment_of
 
-    return earlier_seconds(folder, environment_of(bench.loaded, bench.settings.batch_size))
+    return earlier_seconds(folder, environment_of(bench.loaded, bench.call_batch))
 
 
-def price(bench: Workbench, progress: Progress, known: Latency | None = None) -> CostTable:
-    """The cost of every plan on this machine; ``known`` seconds are not measured anew."""
+def price(bench: Workbench, progress: Progress, known: Latency | None = None, *, refresh: bool = False) -> CostTable:
+    """The cost of every plan on this machine; ``known`` seconds are kept, those on disk unless ``refresh`` is asked."""
     from postdiff_calib.cost.build import build_cost_table
     from postdiff_calib.cost.setting import Setting
 
     settings = bench.settings
     scales = bench.loaded.card.low_res_scales
-    setting = Setting(**settings.call, batch_size=settings.batch_size, scales=scales, quick=True)
-    table = build_cost_table(bench.loaded, setting, measure=known is None, progress=progress)
+    setting = Setting(**settings.call, batch_size=bench.call_batch, scales=scales, quick=True)
+    table = build_cost_table(bench.loaded, setting, measure=known is None, refresh=refresh, progress=progress)
     if known is not None:
         table.latency = known
         progress.note(f"seconds of {len(known.steps)} kinds of step: as this study has them")
@@ -221,11 +232,19 @@ def run_stage(
     progress: Progress,
     *,
     fresh: bool = False,
-    storage: str | None = None,
-    name: str = STUDY_NAME,
+    workers: LocalWorkers | None = None,
     join: bool = False,
 ) -> SearchResult:
-    """The Optuna study of the plans within the study's budget: alone, as the leader of workers, or as one of them."""
+    """The Optuna study of the plans within the study's budget: alone, as the leader of workers, or as one of them.
+
+    Args:
+        study: what is searched.
+        bench: what it is measured with.
+        progress: is told of every block.
+        fresh: drop what there is.
+        workers: who shares the study, and where; they are started once they can join.
+        join: be one of them.
+    """
     from postdiff_calib.search.backend.run import Problem, StudyPlace, run_search
     from postdiff_calib.search.backend.run import Progress as SearchProgress
     from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
@@ -259,11 +278,13 @@ def run_stage(
         guards=record.asked.rails,
     )
     progress.stage("searching")
-    told = None if join else record.as_dict()
+    place = StudyPlace(study.folder, fresh=fresh, join=join, record=None if join else record.as_dict())
+    if workers is not None:
+        place = replace(place, storage=workers.storage, study_name=workers.name, described=workers.start)
     return run_search(
         problem,
         settings,
-        StudyPlace(study.folder, storage, name, fresh=fresh, join=join, record=told),
+        place,
         record.fingerprint,
         progress=show,
         opened=None if join else study.save,

@@ -1,6 +1,6 @@
 """Judging a profile against what is found on a machine: pure functions from facts to checks, a line each.
 
-Symbols: L the budget's limit, t measured seconds per image, d₀ the stated and d₁ the fresh mean paired score difference
+Symbols: L the budget's limit, t measured seconds per call, d₀ the stated and d₁ the fresh mean paired score difference
 to the baseline, with standard errors σ₀ and σ₁.
 
 Latency: t ≤ L passes, t > 1.05·L fails, and between the two is a warning. A relative budget (2x, 60% time) is judged
@@ -18,17 +18,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scipy import stats
 
 from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, parse_budget
+from postdiff_calib.cost.rounds import SECONDS_HOLD
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.scores.guards import Guard, Reading
 from postdiff_calib.scores.paired import Comparison
+from postdiff_calib.study.seconds import quantile
 
 Outcome = Literal["passed", "failed", "warning", "not judged"]
 
@@ -111,12 +113,14 @@ def budget_section(profile: Profile) -> Check:
     Raises:
         BudgetError: the text is no budget.
     """
-    section, base = profile.budget, profile.expected.baseline_cost
+    section, base, times = profile.budget, profile.expected.baseline_cost, profile.times.baseline
     budget = parse_budget(section.text)
-    cost = PlanCost(base.macs, base.macs_paper, base.seconds, base.seconds_p95)
+    cost = PlanCost(base.macs, base.macs_paper, batch_size=section.batch_size)
+    if times is not None:
+        cost = replace(cost, seconds=times.per_image, seconds_p95=times.per_image_p95)
     limit = budget.resolve(cost)
     agree = (
-        (section.kind, section.quantile) == (budget.kind, budget.quantile)
+        (section.kind, section.quantile, section.unit) == (budget.kind, budget.quantile, limit.unit)
         and math.isclose(section.limit, limit.value, rel_tol=_SLACK)
         and math.isclose(section.share, limit.value / limit.baseline, rel_tol=_SLACK)
     )
@@ -141,19 +145,15 @@ def compute(profile: Profile, macs: float) -> Check:
     return Check("compute", wanted, format_macs(macs), "passed", "", figures)
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` in (0, 1] of the values do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
 def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[float]) -> Check:
-    """Seconds per image of the plan against the budget.
+    """Seconds of the plan against the budget, of a call or of an image as the budget has it.
 
     Args:
         profile: whose budget it is.
-        accelerated, baseline: seconds per image of each timed call, with and without the profile, taken in turn.
+        accelerated, baseline: seconds of each timed call, with and without the profile, taken in turn.
     """
     section = profile.budget
+    per = section.unit.rpartition(" ")[2]
     p50, p95 = statistics.median(accelerated), quantile(accelerated, 0.95)
     base50, base95 = statistics.median(baseline), quantile(baseline, 0.95)
     figures = {
@@ -166,8 +166,8 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
         "batch_size": section.batch_size,
     }
     found = (
-        f"p50 {format_seconds(p50)}, p95 {format_seconds(p95)}, baseline {format_seconds(base50)} "
-        f"({len(accelerated)} calls of {section.batch_size})"
+        f"p50 {format_seconds(p50)}, p95 {format_seconds(p95)} per call, baseline {format_seconds(base50)} "
+        f"({len(accelerated)} calls of {section.batch_size}, {format_seconds(p50 / section.batch_size)} per image)"
     )
     if section.kind == "macs":
         return Check("latency", "no limit", found, "not judged", "the budget is in MACs", figures)
@@ -178,8 +178,8 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
         wanted = f"{name} at most {limit:.3g} of the baseline {name}"
         found = f"{value:.3g}: {found}"
     else:
-        value, limit = measured, section.limit
-        wanted = f"{name} at most {format_seconds(limit)} per image"
+        value, limit = measured if per == "call" else measured / section.batch_size, section.limit
+        wanted = f"{name} at most {format_seconds(limit)} per {per}"
     over = value / limit - 1
     figures |= {"measured": value, "limit": limit}
     if over > LATENCY_ALLOWANCE:
@@ -188,6 +188,25 @@ def latency(profile: Profile, accelerated: Sequence[float], baseline: Sequence[f
         reason = f"{name} is {over:.1%} over the budget, within the {LATENCY_ALLOWANCE:.0%} that timings drift"
         return Check("latency", wanted, found, "warning", reason, figures)
     return Check("latency", wanted, found, "passed", "", figures)
+
+
+def stated_seconds(profile: Profile, device: str, baseline: Sequence[float]) -> list[Check]:
+    """A warning where the baseline's calls do not take what the profile says of this very device; empty elsewhere.
+
+    Args:
+        profile: whose times they are.
+        device: the hardware at hand.
+        baseline: seconds of each timed call of the baseline.
+    """
+    stated = profile.times.baseline
+    if stated is None or profile.times.device != device:
+        return []
+    found = statistics.median(baseline)
+    wanted, told = f"{format_seconds(stated.call)} per call", f"{format_seconds(found)} per call"
+    if abs(found / stated.call - 1) <= SECONDS_HOLD:
+        return [Check("baseline seconds", wanted, told, "passed")]
+    reason = "the machine was busy then, or is now, or is set up otherwise: calibrate --refresh measures again"
+    return [Check("baseline seconds", wanted, told, "warning", reason)]
 
 
 def quality(metric: str, stated: StatedComparison, fresh: Comparison, on: str, metrics: int = 1) -> Check:

@@ -91,7 +91,7 @@ def run_dry(job: CalibrateJob, progress: Progress | None = None, given: Given = 
     with StudyLock(job.folder, inside=(BASELINE,)) as lock:
         bench, _ = load_stage(job, progress, lock, given)
     close_scorers((bench.scorer, *bench.also))
-    return plan_of(job, bench, price(bench, progress))
+    return plan_of(job, bench, price(bench, progress, refresh=job.refresh))
 
 
 def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable) -> DryRun:

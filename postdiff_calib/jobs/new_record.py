@@ -96,7 +96,6 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
         ),
         environment=EnvironmentSection(
             device=device_name(loaded.device),
-            latency_device=None,
             compile=bench.compile,
             attention=attention_backends(loaded.pipe),
             memory_format=memory_format(getattr(loaded.pipe, loaded.card.denoiser_role)),

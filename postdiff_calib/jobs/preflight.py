@@ -55,6 +55,11 @@ def check_job(job: CalibrateJob) -> None:
         from postdiff_calib.search.backend.database import probe
 
         probe(job.storage)
+    if job.devices:
+        from postdiff_calib.models.load import pick_device
+
+        for device in job.devices:
+            pick_device(device)
     if not job.fresh:
         _refuse_other_job(job)
 
@@ -218,7 +223,7 @@ def refuse_other_study(job: CalibrateJob, bench: Workbench) -> None:
     wanted = bench.fingerprint()
     if os.path.lexists(job.folder / RECORD):
         _refuse_difference(job.folder, Study.load(job.folder).record.fingerprint, wanted)
-    place = StudyPlace(job.folder, job.storage, job.study_name)
+    place = StudyPlace(job.folder, job.shared_storage, job.study_name)
     refuse_other_settings(place, {**wanted, "num_prompts": len(bench.calibration)})
 
 

@@ -13,6 +13,7 @@ from postdiff_calib.knobs import Knobs, names, settled
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
+from postdiff_calib.study.seconds import plan_times
 from postdiff_calib.techniques import admit
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Priced:
             admit(plan.knobs, plan.steps, family, self.costs.guides)
 
     def facts(self) -> dict[str, Any]:
-        """The price of the plan as plain data; MACs and seconds are per image.
+        """The price of the plan as plain data; MACs are per image, ``times`` has the seconds of a call and an image.
 
         Raises:
             PostdiffError: the sampler refuses the plan.
@@ -112,9 +113,9 @@ class Priced:
         }
         if self.costs.latency is not None:
             cost = self.costs.price(plan)
+            times = plan_times(cost)
             facts |= {
-                "seconds": cost.seconds,
-                "seconds_p95": cost.seconds_p95,
+                "times": None if times is None else times.model_dump(),
                 "batch_size": self.costs.latency.batch_size,
                 "stable": self.costs.latency.stable,
                 "disagreement": self.costs.latency.disagreement,

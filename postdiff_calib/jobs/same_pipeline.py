@@ -23,7 +23,7 @@ def deployment_checks(profile: Profile, asked: DeploymentSettings) -> list[Check
         for fact in deployment_facts(profile, asked)
     ]
     if asked.batch_size is not None:
-        reason = "seconds per image are those of the profile's batch size"
+        reason = "seconds are of calls of the profile's batch size"
         own = profile.budget.batch_size
         found.append(checks.same("batch size", str(own), str(asked.batch_size), reason, "warning"))
     return found
@@ -64,7 +64,7 @@ def environment_checks(profile: Profile, loaded: LoadedModel, mode: CompileMode 
         *([checks.same("compile", stated, mode, otherwise, "warning")] if stated is not None else []),
         *computed_checks(profile, loaded),
         *checks.versions(profile.environment.versions, here),
-        checks.latency_device(profile.environment.latency_device, device_name(loaded.device)),
+        checks.latency_device(profile.times.device, device_name(loaded.device)),
     ]
 
 

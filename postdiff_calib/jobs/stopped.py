@@ -34,7 +34,7 @@ def stopped_line(job: CalibrateJob, written: Path | None = None) -> str:
     told = []
     if written is not None and written != job.out:
         told.append(f"{job.out} holds a confirmed profile and stays as it is, the best plan so far is in {written}")
-    names = (RECORD,) if job.storage is not None else (SCORES, OTHER_SEEDS, DATABASE)
+    names = (RECORD,) if job.shared_storage is not None else (SCORES, OTHER_SEEDS, DATABASE)
     if any((job.folder / name).is_file() for name in names):
         where = job.folder if job.storage is None else f"study {job.study_name!r} of the storage"
         told.append(f"all scores so far are kept in {where}")

@@ -7,7 +7,6 @@ What cannot be compared with the profile's pipeline (it is another one) is neith
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.accelerate.compiled import announcement, compiled, count_kinds, parse_compile
 from postdiff_calib.errors import CheckError
 from postdiff_calib.jobs import checks
+from postdiff_calib.jobs.call_times import ROUNDS, UNJUDGED_ROUNDS, time_calls
 from postdiff_calib.jobs.checks import Check
 from postdiff_calib.jobs.fresh import FreshPrompts, fresh_prompts
 from postdiff_calib.jobs.given import NOTHING, Given
-from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
 from postdiff_calib.jobs.profile_scorers import loaded_scorers, scorer_checks, scorer_names
 from postdiff_calib.jobs.same_pipeline import deployment_checks, environment_checks, identity_checks
 from postdiff_calib.knobs import Knobs
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.quality.scorer import Scorer
     from postdiff_calib.scores.select import PlanScores
-
-#: Timed calls with and without the profile: enough for a 95th percentile, fewer where nothing is judged by them.
-ROUNDS, UNJUDGED_ROUNDS = 20, 5
 
 
 @dataclass(frozen=True)
@@ -116,6 +112,8 @@ def run_verify(
     Raises:
         PostdiffError: it could not be checked: no such profile, model, prompt set or scorer.
     """
+    from postdiff_calib.cost.store import device_name
+
     progress = progress or Silent()
     profile = profile or load_profile(job.profile)
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
@@ -139,8 +137,9 @@ def run_verify(
     if told := announcement(mode, kinds):
         progress.note(told)
     with compiled(loaded.pipe, mode, kinds) as compilation:
-        accelerated, stock = time_calls(profile, loaded, fresh, progress)
+        accelerated, stock = time_plan(profile, loaded, fresh, progress)
         done.append(checks.latency(profile, accelerated, stock))
+        done += checks.stated_seconds(profile, device_name(loaded.device), stock)
         scorers = loaded_scorers(named, loaded.device, given)
         try:
             done += quality_checks(profile, loaded, fresh, progress, scorers)
@@ -177,36 +176,12 @@ def counted_macs(profile: Profile, loaded: LoadedModel) -> float:
     return table.price(compile_plan(profile.knobs)).macs
 
 
-def time_calls(
+def time_plan(
     profile: Profile, loaded: LoadedModel, fresh: FreshPrompts, progress: Progress
 ) -> tuple[list[float], list[float]]:
-    """Seconds per image with and without the profile, at its batch size, in turn; each warmed up by one call."""
-    import torch
-
-    from postdiff_calib.accelerate import accelerated
-
-    pipe, batch = loaded.pipe, profile.budget.batch_size
-    prompts = [fresh.prompts[i % len(fresh.prompts)] for i in range(batch)]
-    size, text = profile.generation.call, profile.generation.negative_prompt
-    negative = {} if text is None else {"negative_prompt": [text] * batch}
-
-    def call(knobs: Any) -> float:
-        generators = [torch.Generator("cpu").manual_seed(fresh.seed + i) for i in range(batch)]
-        with accelerated(pipe, knobs, strict=False), torch.inference_mode():
-            start = time.perf_counter()
-            pipe(
-                prompt=prompts, generator=generators, **size, **negative
-            )  # finished images on the CPU: no device clock needed
-            return (time.perf_counter() - start) / batch
-
-    judged = profile.budget.kind == "seconds"
-    rounds = ROUNDS if judged else UNJUDGED_ROUNDS
-    baseline = Knobs(loaded.card.num_inference_steps)
-    progress.stage("timing", rounds)
-    with_profile, without = in_turn(
-        [lambda: call(profile), lambda: call(baseline)], rounds, TIME_LIMIT, time.monotonic, progress
-    )
-    return with_profile, without
+    """Seconds of calls with and without the profile, at its batch size."""
+    rounds = ROUNDS if profile.budget.kind == "seconds" else UNJUDGED_ROUNDS
+    return time_calls(loaded, profile.knobs, profile.generation, fresh.prompts, fresh.seed, rounds, progress)
 
 
 def quality_checks(

@@ -101,6 +101,15 @@ class Workbench:
         return f"CMMD is not measured: scorer {self.scorer.name} has no embeddings"
 
     @property
+    def call_batch(self) -> int:
+        """Images of the calls whose seconds are measured: as asked for, else one, as a server is asked for them.
+
+        The embedded models make small images, which are asked for in batches; images of a search may be made in other
+        batches, since they do not depend on it.
+        """
+        return self.deployment.batch_size or (self.settings.batch_size if self.loaded.card.embedded else 1)
+
+    @property
     def held_out_seed(self) -> int:
         """Seed of the first held-out prompt."""
         return self.seed + len(self.calibration)

@@ -9,14 +9,16 @@ in seconds means the leader's machine wherever a plan is scored. Held-out prompt
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from postdiff_calib.accelerate.compiled import stated_mode
-from postdiff_calib.errors import StudyError
+from postdiff_calib.errors import NoStudyYetError, StudyError
 from postdiff_calib.jobs.calibrate import run_stage
+from postdiff_calib.jobs.devices import LocalWorkers
 from postdiff_calib.jobs.profile_scorers import loaded_scorers, named_again
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.profile.match import other_settings
@@ -26,6 +28,9 @@ from postdiff_calib.quality.scorers import EMBEDDED, close_scorers, parse_scorer
 from postdiff_calib.scores.names import STUDY_NAME
 from postdiff_calib.study.record import Study, StudyRecord
 
+#: Seconds between two looks for the leader's study.
+POLL = 2.0
+
 
 @dataclass(frozen=True)
 class WorkerJob:
@@ -33,7 +38,7 @@ class WorkerJob:
 
     ``storage`` and ``study_name`` are those of the leader. ``model`` stands in for the record's where the model lies in
     another place on this host; ``dtype`` ``auto`` is the study's own. ``scorer`` and ``also`` name the study's scorers
-    again, where they are code or lie in another place.
+    again, where they are code or lie in another place. ``wait`` are the seconds in which the leader may come.
     """
 
     storage: str
@@ -43,6 +48,7 @@ class WorkerJob:
     dtype: str = "auto"
     scorer: str | None = None
     also: tuple[str, ...] = ()
+    wait: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,10 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
 
     progress = progress or Silent()
     given = f"study {job.study_name!r}"
-    record = StudyRecord.from_dict(read_record(job.storage, job.study_name), given)
+    if job.wait > 0:
+        progress.stage("waiting for the leader")
+    data = awaited(lambda: read_record(job.storage, job.study_name), job.wait)
+    record = StudyRecord.from_dict(data, given)
     progress.stage("loading the model")
     bench = set_up(record, job)
     _require_same(given, record, bench)
@@ -98,10 +107,11 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
 
     # The baseline's images, which others are measured against; shared by all workers of this host.
     folder = cache_folder() / "workers" / content_hash([json.dumps(record.fingerprint, sort_keys=True)])[:16]
+    others = LocalWorkers((), job.storage, job.study_name, progress.note)
     with ExitStack() as stack:
         stack.callback(close_scorers, (bench.scorer, *bench.also))
         stack.enter_context(bench.compiled(progress.note))
-        result = run_stage(Study(folder, record), bench, progress, storage=job.storage, name=job.study_name, join=True)
+        result = run_stage(Study(folder, record), bench, progress, workers=others, join=True)
     return WorkerResult(
         study=job.study_name,
         storage=shown(job.storage),
@@ -112,6 +122,33 @@ def run_worker(job: WorkerJob, progress: Progress | None = None) -> WorkerResult
         latency_of=device,
         interrupted=result.interrupted,
     )
+
+
+def awaited(
+    read: Callable[[], Any],
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> Any:
+    """What ``read`` returns, once the leader has made the study and described it.
+
+    Args:
+        read: raises ``NoStudyYetError`` until then; any other error is passed on at once.
+        seconds: by ``clock`` after which that is passed on too.
+        clock, pause: returns seconds; lets some go by.
+
+    Raises:
+        StudyError: there was no study in all that time, or it cannot be read.
+    """
+    end = clock() + seconds
+    while True:
+        try:
+            return read()
+        except NoStudyYetError as error:
+            if clock() >= end:
+                waited = f" after {seconds:.0f} s" if seconds > 0 else ""
+                raise NoStudyYetError(error.given, f"{error.rule}{waited}", error.remedy) from error
+        pause(min(POLL, max(0.0, end - clock())))
 
 
 def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:

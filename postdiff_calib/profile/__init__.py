@@ -17,6 +17,7 @@ from postdiff_calib.profile.sections import (
     MetricResult,
     TradeoffRow,
 )
+from postdiff_calib.profile.times import PlanTimes, RowTimes, TimesSection, WholeCalls
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -25,8 +26,12 @@ __all__ = [
     "Cost",
     "GuardEntry",
     "MetricResult",
+    "PlanTimes",
     "Profile",
+    "RowTimes",
+    "TimesSection",
     "TradeoffRow",
+    "WholeCalls",
     "comment",
     "json_schema",
     "load_profile",

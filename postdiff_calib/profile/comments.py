@@ -22,7 +22,8 @@ _COMMENTS: dict[str, str] = {
     ),
     "budget": (
         "What one image may cost: text as it was asked for, limit as the hard upper bound it became, share as a part\n"
-        "of the baseline's cost. No plan over the limit was chosen. batch_size: images per call.\n"
+        "of the baseline's cost. No plan over the limit was chosen. Seconds are of a call of batch_size images,\n"
+        "unless unit says per image.\n"
         "guards: what the plan had to keep beside; bound marks those that kept a plan of a higher score out."
     ),
     "plan": (
@@ -32,7 +33,7 @@ _COMMENTS: dict[str, str] = {
     ),
     "expected": (
         "Cost per image and quality, with the same for the baseline. macs are multiply-accumulates of all\n"
-        "denoising steps (macs_paper leaves out attention's own products), seconds are medians of a whole call.\n"
+        "denoising steps (macs_paper leaves out attention's own products).\n"
         "difference: this plan minus the baseline on the same prompts and seeds, mean and 95 % interval;\n"
         "its lower end allows for the choice among finalists. verdict: better, equivalent (within delta), worse, or\n"
         "undecided, over all metrics. delta: a tenth of the spread, which is how much the baseline's own value moves\n"
@@ -52,10 +53,15 @@ _COMMENTS: dict[str, str] = {
         "minimum_detectable_difference is found in four such studies of five. notes say what is thin."
     ),
     "environment": (
-        "Where it was measured: device made the scored images, latency_device is the hardware whose seconds these\n"
-        "are. compile: how the network was compiled for these seconds; compiled otherwise, they do not hold, nor with\n"
-        "another attention or memory format. latency_disagreement: by which share rounds of the measurement disagree;\n"
-        "above 0.02 the seconds are unstable."
+        "Where it was measured: device made the scored images. compile: how the network was compiled for the seconds\n"
+        "below; compiled otherwise, they do not hold, nor with another attention or memory format."
+    ),
+    "times": (
+        "All that varies when the same command runs again. Seconds are of a whole call of budget.batch_size images on\n"
+        "device, median and 95th percentile, and per image; relative: the plan's over the baseline's. whole_calls:\n"
+        "calls that were timed as they are; the other seconds are predicted from measured kinds of step.\n"
+        "disagreement: by which share rounds of that measurement disagree; above 0.02 the seconds are unstable.\n"
+        "rows: the seconds of a call of the plans of the trade-off."
     ),
 }
 

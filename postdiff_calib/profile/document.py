@@ -30,6 +30,7 @@ from postdiff_calib.profile.sections import (
     Section,
     TradeoffSection,
 )
+from postdiff_calib.profile.times import TimesSection
 from postdiff_calib.quality.metrics import metrics
 
 
@@ -46,6 +47,7 @@ class Profile(Section):
     tradeoff: TradeoffSection
     evidence: EvidenceSection
     environment: EnvironmentSection
+    times: TimesSection
 
     @property
     def knobs(self) -> Knobs:
@@ -128,6 +130,9 @@ class Profile(Section):
         stated = (self.plan.plan_id, self.plan.n_low, self.plan.gate_step, tuple(self.plan.refresh_steps))
         if stated != plan_facts(compiled):
             raise ValueError("the plan section does not follow from the knobs section; export the profile again")
+        timed, rows = self.times.rows, self.tradeoff.rows
+        if timed and [row.share for row in timed] != [row.share for row in rows]:
+            raise ValueError("the rows of the times are not those of the trade-off; export the profile again")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from postdiff_calib.errors import KnobError, ProfileError
 from postdiff_calib.files import line_of, read_text, read_yaml
 from postdiff_calib.profile.document import Profile
-from postdiff_calib.profile.earlier import SCHEMA_VERSION, current, written_key
+from postdiff_calib.profile.earlier import SCHEMA_VERSION, current, written_at
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -48,7 +48,7 @@ def _explain(error: Exception, tree: Any, name: str, version: Any) -> ProfileErr
     if not isinstance(error, ValidationError):
         return ProfileError(name, f"it holds a value that profiles do not use ({error})", "correct the file")
     first = error.errors()[0]
-    location = tuple(written_key(part, version) for part in first["loc"])
+    location = written_at(tuple(first["loc"]), version)
     key = ".".join(str(part) for part in location) or "profile"
     where = f"{name}, line {line_of(tree, location)}, {key}"
     cause = first.get("ctx", {}).get("error")

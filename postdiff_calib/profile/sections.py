@@ -1,7 +1,7 @@
 """The sections of a profile: what each states, in which type and range.
 
-Units: ``macs`` are multiply-accumulates per image over all network calls of the denoising loop (1 MAC = 2 FLOPs),
-``seconds`` are wall-clock seconds per image at the stated batch size, ``score`` is 100 × the cosine of a CLIP model.
+``macs`` are multiply-accumulates per image over all network calls of the denoising loop (1 MAC = 2 FLOPs), ``score`` is
+100 × the cosine of a CLIP model. Seconds, and all else that varies from run to run, are in ``times.py`` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticKnownError, core_schema
 
 from postdiff_calib.accelerate.compiled import CompileMode
+from postdiff_calib.cost.budget import BudgetUnit
 from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.backends import MemoryFormat
@@ -113,7 +114,7 @@ class BudgetSection(Section):
     quantile: Literal["median", "p95"]
     limit: Annotated[float, Field(gt=0)]
     share: Annotated[float, Field(gt=0)]
-    unit: Literal["s per image", "MACs per image"]
+    unit: BudgetUnit
     batch_size: Annotated[int, Field(ge=1)]
     guards: list[GuardEntry] = Field(default_factory=list)
 
@@ -175,12 +176,10 @@ class PlanSection(Section):
 
 
 class Cost(Section):
-    """What one image costs; seconds are absent where nothing was timed."""
+    """What one image costs."""
 
     macs: float
     macs_paper: float
-    seconds: float | None
-    seconds_p95: float | None
 
 
 class Comparison(Section):
@@ -224,7 +223,6 @@ class ExpectedSection(Section):
     cost: Cost
     baseline_cost: Cost
     relative_macs: float
-    relative_seconds: float | None
     metric: str
     score: float
     baseline_score: float
@@ -272,7 +270,6 @@ class ArmResult(Section):
     knobs: str
     plan_id: str
     relative_macs: float
-    seconds: float | None
     difference: Comparison
     confirmed: bool
     metrics: dict[str, Comparison] = Field(default_factory=dict)
@@ -342,17 +339,12 @@ class EvidenceSection(Section):
 
 
 class EnvironmentSection(Section):
-    """Where the figures were measured; ``latency_device`` is the hardware whose seconds they are.
-
-    ``compile`` is how the denoiser was compiled there (``--compile``), ``attention`` what computes attention in each
-    network, ``memory_format`` how the denoiser's weights lie in memory, ``latency_disagreement`` by which share the
-    rounds of the measurement disagree; older profiles do not say.
+    """Where the images were scored. Older profiles do not say ``compile``, how the denoiser is compiled, ``attention``,
+    what computes it in each network, and ``memory_format``, how its weights lie in memory.
     """
 
     device: str
-    latency_device: str | None
     versions: dict[str, str]
     compile: CompileMode | None = None
     attention: dict[str, str] | None = None
     memory_format: MemoryFormat | None = None
-    latency_disagreement: Annotated[float, Field(ge=0)] | None = None

@@ -59,7 +59,8 @@ def tradeoff_table(tradeoff: Tradeoff) -> Table:
         f"{tradeoff.model} {tradeoff.height}×{tradeoff.width}: best plan found of each arm, difference to the baseline "
         f"on {max(found, default=tradeoff.num_held_out)} held-out prompts, 95 % interval; scores by {tradeoff.scorer}"
     )
-    return arms_table(tradeoff.rows, title, tradeoff.baseline.seconds if tradeoff.kind == "seconds" else None)
+    base = tradeoff.baseline.call if tradeoff.kind == "seconds" else None
+    return arms_table(tradeoff.rows, tradeoff.times, title, base)
 
 
 def profile_warnings(first: Profile, second: Profile) -> list[str]:
@@ -90,7 +91,7 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
     def facts(profile: Profile) -> dict[str, str]:
         e, knobs = profile.expected, profile.settings.model_dump()
         known = profile_facts(profile)
-        relative = "–" if e.relative_seconds is None else f"{e.relative_seconds:.0%}"
+        relative = "–" if profile.times.relative is None else f"{profile.times.relative:.0%}"
         return {
             "model": known["model"],
             "weights": profile.model.fingerprint,
@@ -100,7 +101,7 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
             **{f"  {name}": str(value) for name, value in knobs.items()},
             "speed-up": known["speed-up"],
             "cost per image": known["cost per image"],
-            "time per image": known.get("time per image", "–"),
+            "time per call": known.get("time per call", "–"),
             "share of MACs": f"{e.relative_macs:.0%}",
             "share of time": relative,
             **metrics(profile),
@@ -170,11 +171,11 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         return
     console = console or wide_console()
     for file in files:
-        known, notes = profile_facts(file.profile), file.profile.evidence.notes
+        known, notes = profile_facts(file.profile), (*file.profile.evidence.notes, *file.profile.times.notes)
         facts = Table(box=None, show_header=False, pad_edge=False)
         facts.add_column(style="bold")
         facts.add_column(overflow="fold")
-        for name in ("budget", "plan", "speed-up", "cost per image", "time per image", *metric_facts(file.profile)):
+        for name in ("budget", "plan", "speed-up", "cost per image", "time per call", *metric_facts(file.profile)):
             if name in known:
                 facts.add_row(name, Text(known[name]))
         console.print(facts, highlight=False)

@@ -14,8 +14,8 @@ from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs.paper_study import Price, write_result
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json, with_schema
-from postdiff_calib.report.terminal import seconds, wide_console
-from postdiff_calib.report.wording import interval, shown, value
+from postdiff_calib.report.terminal import wide_console
+from postdiff_calib.report.wording import interval, seconds, shown, value
 from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:

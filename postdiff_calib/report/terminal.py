@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.cost.budget import format_macs, format_seconds
-from postdiff_calib.profile import ArmResult, Profile, TradeoffRow
+from postdiff_calib.profile import ArmResult, Profile, RowTimes, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.report.console import make_console, print_table
@@ -21,6 +20,8 @@ from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.wording import (
     arm_difference,
     arm_results,
+    budget_text,
+    call_time,
     category_cell,
     category_metrics,
     category_note,
@@ -34,9 +35,11 @@ from postdiff_calib.report.wording import (
     results,
     row_difference,
     row_metrics,
+    seconds,
     shown,
     speed_up,
     verdict,
+    whole_calls,
     winner,
 )
 from postdiff_calib.scores.select import ARM_NAMES, Arm
@@ -48,11 +51,6 @@ if TYPE_CHECKING:
 
 #: Columns of the table of arms whose cells need no heading.
 ARM_COLUMNS = ("arm", "plan")
-
-
-def seconds(value: float | None) -> str:
-    """Seconds as text, or a dash where nothing was timed."""
-    return "–" if value is None else format_seconds(value)
 
 
 def wide_console() -> Console:
@@ -84,7 +82,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         facts.add_row(name, Text(text))
     console.print(facts, highlight=False)
     console.print()
-    print_table(console, arms_table(profile.tradeoff.rows), plain=ARM_COLUMNS)
+    print_table(console, arms_table(profile.tradeoff.rows, profile.times.rows), plain=ARM_COLUMNS)
     row = own_row(profile)
     if row is not None:
         console.print(f"\n[bold]Step reduction or cheaper steps?[/bold] {escape(row.answer)}", highlight=False)
@@ -95,30 +93,23 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         console.print(heading, style="italic", highlight=False)
         print_table(console, categories_table(profile.categories))
         console.print(category_note(profile.categories), style="dim italic", highlight=False, markup=False)
-    for note in (*profile.model.notes, *profile.evidence.notes, *_old_rows(profile)):
+    for note in (*profile.model.notes, *profile.evidence.notes, *profile.times.notes, *_old_rows(profile)):
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def profile_facts(profile: Profile) -> dict[str, str]:
     """What a person wants to know of a profile, by name, each a line of text."""
-    model, budget, e = profile.model, profile.budget, profile.expected
-    cost, base = e.cost, e.baseline_cost
-    limit = format_macs(budget.limit) if budget.kind == "macs" else format_seconds(budget.limit)
-    time = ""
-    if cost.seconds is not None:
-        time = f"{seconds(cost.seconds)} of {seconds(base.seconds)}"
-        time += f" on {profile.environment.latency_device}" if profile.environment.latency_device else ""
-        how = profile.environment.compile
-        time += f", compiled ({how})" if how not in (None, "off") else ""
+    model = profile.model
+    timed = {"time per call": call_time(profile), "timed whole": whole_calls(profile)}
     return {
         "model": f"{model.id} {model.height}×{model.width}, {model.scheduler}",
-        "budget": f"{budget.text}: at most {limit} per image",
+        "budget": budget_text(profile),
         **_scorers(profile),
         **({"restricted to": ", ".join(profile.evidence.restrictions)} if profile.evidence.restrictions else {}),
         "plan": f"{profile.words} ({profile.knobs.describe()})",
         "speed-up": speed_up(profile),
         "cost per image": macs_text(profile),
-        **({"time per image": time} if time else {}),
+        **{name: text for name, text in timed.items() if text is not None},
         **metric_facts(profile),
         **_kept(profile),
         "detectable": minimum_detectable_difference(profile),
@@ -160,19 +151,26 @@ def _old_rows(profile: Profile) -> tuple[str, ...]:
     return ("Some plans in the table are judged on calibration prompts, which flatters them. Calibrate again.",)
 
 
-def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_seconds: float | None = None) -> Table:
+def arms_table(
+    rows: Sequence[TradeoffRow],
+    times: Sequence[RowTimes] = (),
+    title: str | None = None,
+    baseline_seconds: float | None = None,
+) -> Table:
     """The three arms at every budget, a line each, and under them which is better.
 
     Args:
         rows: cheapest budget first.
+        times: seconds of a call of each row's plans; empty where nothing was timed.
         title: above the table.
-        baseline_seconds: shares of it stand beside the seconds, where budgets are in seconds.
+        baseline_seconds: of a call; shares of it stand beside the seconds, where budgets are in seconds.
     """
     metrics = row_metrics(rows)
     table = Table(
         title=escape(title or "best plan found of each arm: difference to the baseline, 95 % interval"),
         caption="better: cheaper steps minus step reduction, best found of each"
-        + (", in spreads of the baseline" if any(row.unit == "spreads" for row in rows) else ""),
+        + (", in spreads of the baseline" if any(row.unit == "spreads" for row in rows) else "")
+        + ("; time: of a call" if times else ""),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -183,8 +181,12 @@ def arms_table(rows: Sequence[TradeoffRow], title: str | None = None, baseline_s
         table.add_column(name)
     for name in ("MACs", "time", *(shown(metric).label for metric in metrics)):
         table.add_column(escape(name), justify="right", no_wrap=True)
-    for row in rows:
-        lines = [_arm_line(arm, result, metrics, baseline_seconds) for arm, result in arm_results(row).items()]
+    for number, row in enumerate(rows):
+        timed = times[number] if number < len(times) else None
+        lines = [
+            _arm_line(arm, result, metrics, None if timed is None else getattr(timed, arm), baseline_seconds)
+            for arm, result in arm_results(row).items()
+        ]
         lines.append(_better_line(row, metrics))
         for i, line in enumerate(lines):
             table.add_row(f"{row.share:.0%}" if i == 0 else "", *(Text(cell) for cell in line))
@@ -205,10 +207,12 @@ def categories_table(section: CategoriesSection) -> Table:
     return table
 
 
-def _arm_line(arm: Arm, result: ArmResult, metrics: Sequence[str], baseline_seconds: float | None) -> list[str]:
-    time = seconds(result.seconds)
-    if result.seconds is not None and baseline_seconds:
-        time += f" ({result.seconds / baseline_seconds:.0%})"
+def _arm_line(
+    arm: Arm, result: ArmResult, metrics: Sequence[str], call: float | None, baseline_call: float | None
+) -> list[str]:
+    time = seconds(call)
+    if call is not None and baseline_call:
+        time += f" ({call / baseline_call:.0%})"
     found = [arm_difference(result, metric) for metric in metrics]
     itself = all(c is None or c.low == c.high for c in found)
     differences = [

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from postdiff_calib.cost.budget import format_flops, format_macs
+from postdiff_calib.cost.budget import format_flops, format_macs, format_seconds
+from postdiff_calib.cost.rounds import is_stable
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection, CategoryRow
 from postdiff_calib.quality import metric as find_metric
@@ -60,9 +61,9 @@ def factor(share: float) -> str:
 
 def speed_up(profile: Profile) -> str:
     """How much faster the plan is than the baseline, in time where that was measured and in compute."""
-    e = profile.expected
-    said = f"{factor(e.relative_macs)} in compute"
-    return said if e.relative_seconds is None else f"{factor(e.relative_seconds)} in time, {said}"
+    relative = profile.times.relative
+    said = f"{factor(profile.expected.relative_macs)} in compute"
+    return said if relative is None else f"{factor(relative)} in time, {said}"
 
 
 def macs_text(profile: Profile) -> str:
@@ -71,6 +72,50 @@ def macs_text(profile: Profile) -> str:
     macs, base = e.cost.macs, e.baseline_cost.macs
     flops = f"{format_flops(macs)} of {format_flops(base)}"
     return f"{format_macs(macs)} of {format_macs(base)} ({e.relative_macs:.0%}; {flops})"
+
+
+def seconds(amount: float | None) -> str:
+    """Seconds as text, or a dash where nothing was timed."""
+    return "–" if amount is None else format_seconds(amount)
+
+
+def call_time(profile: Profile) -> str | None:
+    """The plan's seconds of a call beside the baseline's, per image too where a call has several; None where untimed.
+
+    For example ``520 ms of 860 ms (60%), p95 540 ms; 52 ms of 86 ms per image, batch 10; on NVIDIA H100``.
+    """
+    times, batch = profile.times, profile.budget.batch_size
+    if times.plan is None or times.baseline is None:
+        return None
+    plan, base = times.plan, times.baseline
+    share = "" if times.relative is None else f" ({times.relative:.0%})"
+    text = f"{seconds(plan.call)} of {seconds(base.call)}{share}, p95 {seconds(plan.call_p95)}"
+    if batch > 1:
+        text += f"; {seconds(plan.per_image)} of {seconds(base.per_image)} per image, batch {batch}"
+    how = profile.environment.compile
+    text += f"; on {times.device}" if times.device else ""
+    text += f", compiled ({how})" if how not in (None, "off") else ""
+    return f"{text}, unstable" if times.disagreement is not None and not is_stable(times.disagreement) else text
+
+
+def whole_calls(profile: Profile) -> str | None:
+    """The calls that were timed as they are, in a line; None where none were."""
+    calls = profile.times.whole_calls
+    if calls is None:
+        return None
+    return (
+        f"median {seconds(calls.plan.call)}, p95 {seconds(calls.plan.call_p95)}; baseline "
+        f"{seconds(calls.baseline.call)}, p95 {seconds(calls.baseline.call_p95)} ({calls.number} calls of each)"
+    )
+
+
+def budget_text(profile: Profile) -> str:
+    """The budget as it was asked for and the limit that it became, e.g. ``2x: at most 430 ms per call``."""
+    budget = profile.budget
+    per = budget.unit.rpartition(" ")[2]
+    limit = format_macs(budget.limit) if budget.kind == "macs" else format_seconds(budget.limit)
+    p95 = " (p95)" if budget.quantile == "p95" else ""
+    return f"{budget.text}: at most {limit}{p95} per {per}"
 
 
 def results(profile: Profile) -> tuple[MetricResult, ...]:

@@ -2,6 +2,8 @@
 
 STUDY_NAME = "postdiff"
 DATABASE, SCORES, HELD_OUT = "study.db", "scores.jsonl", "held_out.jsonl"
+#: The database that the worker processes of one host share.
+SHARED_DATABASE = "workers.db"
 #: What a database that lost tables is kept as.
 DAMAGED_DATABASE = "study.damaged.db"
 #: The baseline's scores of some calibration prompts with other seeds.

@@ -10,13 +10,13 @@ Rows, winners and sentences are those of the profile (``evidence.Evidence.row``)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from postdiff_calib.cost.budget import Budget, BudgetKind, Limit, PlanCost
 from postdiff_calib.errors import BudgetError
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.profile import Comparison, TradeoffRow
+from postdiff_calib.profile import Comparison, RowTimes, TradeoffRow
 from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import compare
 from postdiff_calib.scores.select import ARMS, Arm
@@ -25,6 +25,7 @@ from postdiff_calib.study.conclude import comparison_section, tradeoff_row
 from postdiff_calib.study.evidence import Evidence
 from postdiff_calib.study.record import Study
 from postdiff_calib.study.rows import crossover
+from postdiff_calib.study.seconds import plan_times, row_times
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Tradeoff:
         model: name of the model.
         height, width: image size in pixels.
         scorer: what scored the images.
-        kind: what shares are of: seconds or MACs per image.
+        kind: what shares are of: seconds or MACs.
         baseline: cost of the baseline.
         budget_share: the study's own budget, as a share of it; None where it is of the other kind.
         metrics: names of the quality metrics, the score first.
@@ -64,6 +65,7 @@ class Tradeoff:
         num_prompts, num_held_out: prompts of the search and of the judgement.
         rows: cheapest budget first.
         points: every plan with enough scores, by arm, cheapest first.
+        times: seconds of a call of each row's plans; empty where nothing was timed.
         crossover: the two shares between which the better of step reduction and cheaper steps changes, or None.
         answer: all of it in one sentence.
     """
@@ -80,6 +82,7 @@ class Tradeoff:
     num_prompts: int
     num_held_out: int
     rows: tuple[TradeoffRow, ...]
+    times: tuple[RowTimes, ...]
     points: dict[Arm, tuple[PlanPoint, ...]]
     crossover: tuple[float, float] | None
     answer: str
@@ -91,7 +94,8 @@ class Tradeoff:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        data = {name: value for name, value in vars(self).items() if name not in ("rows", "points", "baseline")}
+        apart = ("rows", "times", "points", "baseline")
+        data = {name: value for name, value in vars(self).items() if name not in apart}
         points = {
             arm: [{**vars(p), "arms": list(p.arms), "difference": p.difference.model_dump()} for p in found]
             for arm, found in self.points.items()
@@ -99,10 +103,16 @@ class Tradeoff:
         return {
             **data,
             "metrics": list(self.metrics),
-            "baseline": asdict(self.baseline),
+            "baseline": self._baseline(),
             "rows": [row.model_dump(mode="json") for row in self.rows],
+            "times": [row.model_dump(mode="json") for row in self.times],
             "points": points,
         }
+
+    def _baseline(self) -> dict[str, Any]:
+        times, cost = plan_times(self.baseline), self.baseline
+        timed = {"batch_size": cost.batch_size, **times.model_dump()} if times is not None else None
+        return {"macs": cost.macs, "macs_paper": cost.macs_paper, "times": timed}
 
 
 def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
@@ -124,10 +134,10 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
     own = record.resolve()
     limits = sorted((record.resolve(budget) for budget in budgets), key=lambda limit: limit.value)
     limits = limits or evidence.rows_beside(own)
-    if len({(limit.kind, limit.quantile) for limit in limits}) > 1:
+    if len({limit.terms for limit in limits}) > 1:
         raise BudgetError(
             f"budgets {', '.join(budget.text for budget in budgets)}",
-            "a comparison is in seconds or in MACs, not in both",
+            "a comparison is in seconds or in MACs, of calls or of images, not in both",
             "give budgets of one kind, such as 20%,40%,80%",
         )
     terms = limits[0]
@@ -145,6 +155,7 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
         num_prompts=len(record.calibration),
         num_held_out=len(record.held_out),
         rows=tuple(tradeoff_row(row, evidence) for row in rows),
+        times=tuple(map(row_times, rows)) if record.cost.latency is not None else (),
         points=_points(evidence, terms),
         crossover=crossover(rows),
         answer=overall_answer(rows, "MACs" if terms.kind == "macs" else "time"),

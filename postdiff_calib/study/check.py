@@ -60,10 +60,19 @@ class _Term(_Part):
 
 
 class _Searched(_Part):
-    limit: tuple[Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive, str]
+    limit: tuple[
+        Literal["macs", "seconds"], Literal["median", "p95"], _Positive, _Positive, str, Literal["call", "image"]
+    ]
     finalists: list[str]
     unfound: tuple[float | None, float | None] | None
     fits: dict[Literal["step_reduction", "cheaper_steps", "combined"], bool]
+
+
+class _WholeCalls(_Part):
+    plan_id: str
+    batch_size: _AtLeastOne
+    seconds: Annotated[list[_Positive], Field(min_length=2)]
+    baseline: Annotated[list[_Positive], Field(min_length=2)]
 
 
 class _Record(_Part):
@@ -82,6 +91,7 @@ class _Record(_Part):
     objective: list[_Term] = []
     searched: list[_Searched] = []
     fitting: _AtLeastOne | None = None
+    whole_calls: _WholeCalls | None = None
 
     @model_validator(mode="after")
     def _a_category_each(self) -> _Record:

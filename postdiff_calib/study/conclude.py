@@ -6,7 +6,7 @@ Everything here is arithmetic on what was measured; no image is made. ``choose``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from postdiff_calib.study.by_category import categories_section
 from postdiff_calib.study.choose import Choice, choose, mean_score
 from postdiff_calib.study.evidence import Evidence
 from postdiff_calib.study.rows import Row, crossover
+from postdiff_calib.study.seconds import Seconds, times_section
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Facts:
         settings: how images are made; the batch size is the one at which seconds are meant.
         categories: of the held-out prompts; empty where the prompt set has none.
         notes: those that do not follow from scores.
+        seconds: what was timed.
     """
 
     model: ModelSection
@@ -49,6 +51,7 @@ class Facts:
     settings: GenerationSettings
     categories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    seconds: Seconds = field(default_factory=Seconds)
 
 
 def conclude(
@@ -85,7 +88,7 @@ def conclude(
             "quantile": limit.quantile,
             "limit": limit.value,
             "share": limit.value / limit.baseline,
-            "unit": "s per image" if limit.kind == "seconds" else "MACs per image",
+            "unit": limit.unit,
             "batch_size": facts.settings.batch_size,
             "guards": [_guard(guard, winner, baseline, guard in choice.bound) for guard in guards],
         },
@@ -101,7 +104,6 @@ def conclude(
             "cost": _cost(winner.cost),
             "baseline_cost": _cost(baseline.cost),
             "relative_macs": winner.cost.macs / baseline.cost.macs,
-            "relative_seconds": _ratio(winner.cost.seconds, baseline.cost.seconds),
             "metric": "clip_score" if first.metric == SCORE else first.metric,
             "score": first.score,
             "baseline_score": first.baseline_score,
@@ -124,6 +126,7 @@ def conclude(
             "notes": [*warnings, *facts.notes, *_notes(choice, limit, evidence)],
         },
         "environment": facts.environment,
+        "times": times_section(facts.seconds, plan_id, winner.cost, baseline.cost, limit, table),
     }
     return Profile.model_validate(data)
 
@@ -235,7 +238,6 @@ def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, lo
         knobs=plan.knobs.describe(),
         plan_id=plan.plan.plan_id,
         relative_macs=plan.cost.macs / baseline.cost.macs,
-        seconds=plan.cost.seconds,
         difference=metrics[objective.metrics[0]],
         metrics=metrics,
         confirmed=True,
@@ -248,13 +250,4 @@ def comparison_section(c: stats.Comparison) -> Comparison:
 
 
 def _cost(cost: PlanCost) -> dict[str, Any]:
-    return {
-        "macs": cost.macs,
-        "macs_paper": cost.macs_paper,
-        "seconds": cost.seconds,
-        "seconds_p95": cost.seconds_p95,
-    }
-
-
-def _ratio(value: float | None, reference: float | None) -> float | None:
-    return None if value is None or not reference else value / reference
+    return {"macs": cost.macs, "macs_paper": cost.macs_paper}

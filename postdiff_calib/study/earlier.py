@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 
 def with_earlier_searches(study: Study) -> Study:
-    """The study with the budgets that an earlier call searched in the same space; nothing is saved yet."""
+    """The study with the budgets that an earlier call searched in the same space; nothing is saved yet.
+
+    Whole calls that it timed are kept beside the seconds that they were timed with.
+    """
     earlier = earlier_record(study)
-    if earlier is None or earlier.asked.restrictions != study.record.asked.restrictions:
+    if earlier is None:
+        return study
+    if earlier.cost.latency == study.record.cost.latency:
+        study = replace(study, record=replace(study.record, whole_calls=earlier.whole_calls))
+    if earlier.asked.restrictions != study.record.asked.restrictions:
         return study
     return replace(study, record=replace(study.record, searched=earlier.searched))
 

@@ -72,15 +72,14 @@ class Evidence:
     def at(self, limit: Limit) -> SearchedBudget | None:
         """What was searched at a limit; None where it was not."""
         for budget in self.searched:
-            same = (budget.limit.kind, budget.limit.quantile) == (limit.kind, limit.quantile)
+            same = budget.limit.terms == limit.terms
             if same and abs(budget.limit.value - limit.value) <= _SAME * limit.value:
                 return budget
         return None
 
     def rows_beside(self, limit: Limit) -> list[Limit]:
         """The budgets of a trade-off table: this one, and those searched in the same terms, cheapest first."""
-        terms = (limit.kind, limit.quantile)
-        others = [b.limit for b in self.searched if (b.limit.kind, b.limit.quantile) == terms]
+        others = [b.limit for b in self.searched if b.limit.terms == limit.terms]
         others = [other for other in others if abs(other.value - limit.value) > _SAME * limit.value]
         return sorted([limit, *others], key=lambda one: one.value)
 

@@ -35,12 +35,13 @@ from postdiff_calib.search.restrict import allowed
 from postdiff_calib.study.asked import Asked
 from postdiff_calib.study.check import check_record
 from postdiff_calib.study.conclude import Facts, conclude
+from postdiff_calib.study.earlier_record import current
 from postdiff_calib.study.evidence import Evidence, NoImages, Scored
 from postdiff_calib.study.searched import SearchedBudget, searched_budget, searched_data
-from postdiff_calib.study.seconds import environment_of_seconds, notes_of_seconds
+from postdiff_calib.study.seconds import Seconds, TimedCalls, environment_of_seconds, notes_of_seconds
 
 RECORD = "study.json"
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class StudyRecord:
         objective: the metrics with their spreads, weights and δ; the score alone until spreads are measured.
         searched: the budgets that were searched; those of earlier calls are kept.
         fitting: how many images fitted into memory at a time, where that was fewer than asked for.
+        whole_calls: calls of the plan that the search led to, timed as they are; None where none were.
     """
 
     asked: Asked
@@ -80,6 +82,7 @@ class StudyRecord:
     searched: tuple[SearchedBudget, ...] = ()
     held_out_categories: tuple[str, ...] = ()
     fitting: int | None = None
+    whole_calls: TimedCalls | None = None
 
     @property
     def baseline(self) -> Knobs:
@@ -132,6 +135,7 @@ class StudyRecord:
             "searched": [searched_data(budget) for budget in self.searched],
             "cost": self.cost.as_dict(),
             **({"fitting": self.fitting} if self.fitting is not None else {}),
+            **({"whole_calls": self.whole_calls.as_dict()} if self.whole_calls is not None else {}),
         }
         plain: dict[str, Any] = json.loads(json.dumps(whole))
         return plain
@@ -144,6 +148,7 @@ class StudyRecord:
             StudyError: it is not a record of this version; ``name`` stands for it in the message.
         """
         remedy = "run postdiff calibrate on this study again"
+        data = current(data)
         if not isinstance(data, Mapping) or data.get("record_version") != RECORD_VERSION:
             version = data.get("record_version") if isinstance(data, Mapping) else None
             anew = "move it away, then postdiff calibrate on this folder writes it anew from the scores"
@@ -168,6 +173,7 @@ class StudyRecord:
                 searched=tuple(searched_budget(part) for part in fields["searched"]),
                 held_out_categories=tuple(fields.get("held_out_categories", ())),
                 fitting=fields.get("fitting"),
+                whole_calls=TimedCalls.from_dict(fields["whole_calls"]) if fields.get("whole_calls") else None,
             )
         except (LookupError, TypeError, ValueError, AttributeError, PostdiffError) as error:
             raise StudyError(name, f"it is damaged ({type(error).__name__}: {error})", remedy) from error
@@ -293,9 +299,17 @@ class Study:
         evidence = record.evidence.model_copy(
             update={"num_held_out": judged, "trials": record.trials, "images": images}
         )
-        notes = notes_of_seconds(record.environment, record.model.dtype, record.cost.latency, latency)
-        notes += tuple(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed)
-        return Facts(record.model, evidence, environment, settings, categories=record.held_out_categories, notes=notes)
+        own = record.cost.latency
+        notes = notes_of_seconds(record.environment, record.model.dtype, own, latency)
+        return Facts(
+            record.model,
+            evidence,
+            environment,
+            settings,
+            categories=record.held_out_categories,
+            notes=tuple(f"Failed: {knobs}: {reason}" for knobs, reason in record.failed),
+            seconds=Seconds(latency, record.whole_calls if latency is own else None, notes),
+        )
 
     def with_search(
         self, trials: int, failed: Sequence[tuple[str, str]], searched: Sequence[SearchedBudget] = ()
@@ -335,6 +349,6 @@ class Study:
         return study
 
 
-def _terms(limit: Limit) -> tuple[str, str, float]:
+def _terms(limit: Limit) -> tuple[str, str, str, float]:
     """What makes two searched budgets one; the baseline may have been timed anew."""
-    return limit.kind, limit.quantile, limit.value
+    return *limit.terms, limit.value

@@ -37,9 +37,11 @@ def further_limits(limit: Limit) -> tuple[Limit, ...]:
     """The trade-off's other budgets, in the terms of ``limit``."""
     own = limit.value / limit.baseline
     before = "p95:" if limit.quantile == "p95" else ""
-    after = " time" if limit.kind == "seconds" else ""
+    after = "" if limit.kind == "macs" else " time" if limit.per == "call" else " time per image"
     return tuple(
-        Limit(limit.kind, limit.quantile, share * limit.baseline, limit.baseline, f"{before}{share:.0%}{after}")
+        Limit(
+            limit.kind, limit.quantile, share * limit.baseline, limit.baseline, f"{before}{share:.0%}{after}", limit.per
+        )
         for share in FURTHER_SHARES
         if abs(share - own) > _SAME_SHARE
     )
@@ -49,7 +51,7 @@ def searched_data(budget: SearchedBudget) -> dict[str, Any]:
     """A searched budget as plain data; the inverse of ``searched_budget``."""
     limit, unfound = budget.limit, budget.unfound
     return {
-        "limit": [limit.kind, limit.quantile, limit.value, limit.baseline, limit.text],
+        "limit": [limit.kind, limit.quantile, limit.value, limit.baseline, limit.text, limit.per],
         "finalists": list(budget.finalists),
         "unfound": None
         if unfound is None

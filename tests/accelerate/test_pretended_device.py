@@ -23,7 +23,7 @@ def run(pipe, dtype, knobs=FULL, noise=None, **call):
     if knobs is None:
         call["num_inference_steps"] = FULL.num_inference_steps
     else:
-        enable(pipe, knobs, noise=noise)
+        enable(pipe, P.suited(pipe, knobs), noise=noise)
     with watched(pipe, network) as watch:
         latents = P.latents(pipe, COUNT, height=128, width=128, **call)
     return latents, watch
@@ -32,7 +32,7 @@ def run(pipe, dtype, knobs=FULL, noise=None, **call):
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("family", ["sd", "sdxl", "lcm", "pixart-alpha", "pixart-sigma"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "lcm", "pixart-alpha", "pixart-sigma", *P.FLOW])
 def test_a_whole_call_stays_on_the_device(family, dtype, noise):
     build, call = P.FAMILIES[family]
     pipe = build()

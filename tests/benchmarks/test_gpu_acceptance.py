@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import acceptance_checks as checks
@@ -41,7 +42,19 @@ def test_identity_is_bitwise_and_written_to_the_file(tmp_path, capsys):
         assert row["accelerated_finite"]
         assert row["accelerated_differs"]
     assert record["machine"]["versions"]["diffusers"]
-    assert record["sections"]["second-device"]["rows"] == [{"device": "cuda:1", "state": "not there"}]
+    (second,) = record["sections"]["second-device"]["rows"]
+    assert (second["device"], second["state"], len(second["raw"])) == ("cpu", "timed", 3)
+    assert second["parts_over_total"] == pytest.approx(1)
+    further = record["sections"]["further"]["rows"]
+    sizes = [size.label for size in models.FURTHER]
+    assert [row["model"] for row in further if "neutral" in row] == sizes
+    assert all(row["neutral"]["bitwise"] for row in further if "neutral" in row)
+    plans = {size: {row["plan"]: row for row in further if row["model"] == size and "plan" in row} for size in sizes}
+    assert all(list(rows) == list(settings(4)) for rows in plans.values())
+    # FLUX's guidance is an input of its network: there is no half to drop
+    flux = plans["FLUX-size 1024²"]
+    assert [name for name, row in flux.items() if "state" in row] == ["m=.75", "all"]
+    assert all("efficiency" in row for row in plans["SD3-size 1024²"].values())
     assert "| SD1.5-size 512² | bfloat16 | True | bitwise | bitwise | True |" in capsys.readouterr().out
 
 
@@ -112,13 +125,38 @@ def test_every_row_is_in_the_file_before_the_next(bench, tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "parameters"),
-    [("SD1.5-size 512²", 859_520_964), ("SDXL-size 1024²", 2_567_463_684)],
+    [
+        ("SD1.5-size 512²", 859_520_964),
+        ("SDXL-size 1024²", 2_567_463_684),
+        ("FLUX-size 1024²", 11_901_408_320),
+        ("SD3-size 1024²", 2_028_328_000),
+    ],
 )
 def test_full_sizes_have_the_published_parameters(label, parameters):
-    size = next(size for size in models.SIZES if size.label == label)
+    size = next(size for size in (*models.SIZES, *models.FURTHER) if size.label == label)
     loaded = models.build(models.card_of(size), "meta", "bfloat16")
-    assert sum(weight.numel() for weight in loaded.pipe.unet.parameters()) == parameters
+    network = getattr(loaded.pipe, loaded.card.denoiser_role)
+    assert sum(weight.numel() for weight in network.parameters()) == parameters
+    assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
     assert (loaded.card.height, loaded.card.width) == (size.side, size.side)
+
+
+def test_a_model_is_built_where_memory_allows(bench, monkeypatch):
+    size = models.FURTHER[1]
+    card = models.miniature(models.card_of(size))
+    needed = round(models.weight_bytes(card, "bfloat16") * (1 + models.ROOM)) + models.SPARE
+    assert models.weight_bytes(card, "float32") == 2 * models.weight_bytes(card, "bfloat16")
+    models.require_room(card, "bfloat16", needed)
+    models.require_room(card, "bfloat16", None)
+    with pytest.raises(UnsupportedError, match=r"it takes 4.0 GiB, and 4.0 GiB are free"):
+        models.require_room(card, "bfloat16", needed - 1)
+    monkeypatch.setattr(Bench, "free", 30 * 2**30)
+    monkeypatch.setattr(timing, "FURTHER", models.FURTHER[:1])
+    timing.further(bench)  # 16.8 billion weights
+    (row,) = bench.rows
+    assert row["state"].startswith("skipped: ")
+    assert "and 30.0 GiB are free" in row["state"]
 
 
 def test_a_missing_card_and_a_missing_family_are_named(monkeypatch):
@@ -157,17 +195,23 @@ def test_timed_sections_have_their_values(bench, monkeypatch, tmp_path):
     timed = [run["knobs"] for run in bench.rows[0]["runs"][-8:]]
     assert sorted(map(str, timed)) == sorted(str(row["settings"]) for row in bench.rows[0]["plans"] * 2)
     assert bench.rows[2]["seconds"].keys() == {"plain", "marks", "memory"}
+    bench.rows.clear()
+    timing.prediction_sdxl(bench)
+    assert [(row["model"], row["table"]) for row in bench.rows] == [
+        ("SDXL-size 1024²", table) for table in ("before", "after", "marks")
+    ]
+    assert len(bench.rows[0]["plans"]) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiled_steps_are_never_mixed_with_uncompiled(bench, monkeypatch):
-    timing.compiled(bench, ["k=2"])
+    timing.compiled(bench, ["k=2", "m=.75", "s=.5 β=.5"])
     rows = {row["plan"]: row for row in bench.rows}
     assert not any("state" in row for row in rows.values())
     assert all(row["graphs_compiled_while_timed"] == 0 and not row["graph_breaks"] for row in rows.values())
     assert all(row["against_eager"]["bitwise"] for row in rows.values())
-    assert (rows["stock"]["graphs"], rows["k=2"]["graphs"]) == (1, 2)
+    assert {name: row["graphs"] for name, row in rows.items()} == {"stock": 1, "k=2": 2, "m=.75": 2, "s=.5 β=.5": 2}
     # With less room than kinds of step, the plan fails by name rather than running uncompiled.
     bench.rows.clear()
     monkeypatch.setattr(timing, "RECOMPILE_LIMIT", 1)

@@ -144,12 +144,13 @@ def test_seconds_from_a_table_of_another_machine(tmp_path, small_space) -> None:
     path = tmp_path / "h100.json"
     write_json(path, table.as_dict())
     facts = priced("--model", "bk-sdm-tiny", "--table", str(path), "-T", "4")
-    assert facts["seconds"] == 3.0
-    assert facts["seconds_p95"] == pytest.approx(3.6)
+    assert facts["times"] == pytest.approx({"call": 12, "call_p95": 14.4, "per_image": 3, "per_image_p95": 3.6})
     assert facts["environment"] == {"device_name": "H100"}
-    assert "3 s per image (p95 3.6 s), batch 4, H100" in run("cost", *TINY, "--table", str(path), "-T", "4")
-    text = run("cost", *TINY, "--table", str(path), "--grid", "--budget", "4s")
-    assert "plans cost at most 4 s per image" in text
+    told = run("cost", *TINY, "--table", str(path), "-T", "4")
+    assert "12 s per call (p95 14.4 s) of 4 images, 3 s per image; H100" in told
+    for budget, limit in (("16s", "16 s per call"), ("4s/image", "4 s per image")):
+        text = run("cost", *TINY, "--table", str(path), "--grid", "--budget", budget)
+        assert f"plans cost at most {limit}" in text
     write_json(path, {**table.as_dict(), "model": "sd15"})
     with pytest.raises(UsageError, match="it is of sd15, not bk-sdm-tiny"):
         run("cost", *TINY, "--table", str(path))

@@ -1,6 +1,8 @@
 """One calibration killed again and again, in every stage, ends as one that never was: nothing lost, nothing silent."""
 
 import json
+import re
+import shutil
 import signal
 
 import pytest
@@ -73,6 +75,22 @@ def test_kills_in_every_stage_change_nothing(tmp_path):
         assert scores(chain.study / name) == scores(straight.study / name)
     assert chain.leftovers() == []
     assert [name for name in chain.files() if name not in straight.files()] == []
+
+
+@pytest.mark.slow
+def test_the_same_command_writes_the_same_bytes_but_for_the_times(tmp_path):
+    texts = []
+    for _ in range(2):
+        one = Calibration(tmp_path / "same")  # each with a study and a cache of its own
+        ended = one.run()
+        assert ended.code == 0, ended.err
+        texts.append(one.out.read_bytes().decode())
+        shutil.rmtree(one.folder)
+    times = [yaml.safe_load(text)["times"] for text in texts]
+    assert times[0]["plan"] != times[1]["plan"]
+    rest = [re.sub(r"(?ms)^times:\n.*?(?=^\S|\Z)", "", text) for text in texts]
+    assert rest[0].encode() == rest[1].encode()
+    assert all("times" not in yaml.safe_load(text) and len(yaml.safe_load(text)) == 9 for text in rest)
 
 
 def scores(path):

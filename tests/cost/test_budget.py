@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postdiff_calib.cost.budget import Limit, PlanCost, format_macs, format_seconds, parse_budget, parse_budgets
+from postdiff_calib.cost.budget import (
+    Limit,
+    PlanCost,
+    budget_of,
+    budgets_of,
+    format_macs,
+    format_seconds,
+    parse_budget,
+    parse_budgets,
+)
 from postdiff_calib.errors import BudgetError
 
 BASELINE = PlanCost(macs=40e12, macs_paper=30e12, seconds=2.0, seconds_p95=2.4)
@@ -112,6 +121,41 @@ def test_p95_is_compared_with_p95() -> None:
     assert limit.allows(PlanCost(1, 1, seconds=2.3, seconds_p95=2.1))
 
 
+def test_seconds_are_of_a_call_unless_an_image_is_named() -> None:
+    batch = PlanCost(40e12, 30e12, seconds=2.0, seconds_p95=2.5, batch_size=4)
+    assert (batch.call, batch.call_p95) == (8.0, 10.0)
+    assert [parse_budget(text).per for text in ("8s", "2s/image", "2s per call", "60%")] == [
+        *("call", "image", "call", "image")
+    ]
+    for text, allowed in (("8s", True), ("7.9s", False), ("2s/image", True), ("1.9s per image", False)):
+        assert parse_budget(text).resolve(batch).allows(batch) is allowed
+    assert parse_budget("p95:10s").resolve(batch).allows(batch)
+    assert not parse_budget("p95:9.9s").resolve(batch).allows(batch)
+    assert [parse_budget(text).resolve(batch).value for text in ("2x", "2x per image", "60%")] == [4.0, 1.0, 24e12]
+    units = [parse_budget(text).resolve(batch).unit for text in ("2x", "2x per image", "60%")]
+    assert units == ["s per call", "s per image", "MACs per image"]
+    with pytest.raises(BudgetError, match="MACs are counted per image"):
+        parse_budget("60% per call")
+
+
+def test_the_flag_for_images_changes_seconds_that_do_not_say_what_they_are_of() -> None:
+    asked = {"1.2s": "1.2s per image", "p95:2x": "p95:2x per image", "2s per call": "2s per call", "60%": "60%"}
+    for text, meant in asked.items():
+        assert budget_of(text, per_image=True) == parse_budget(meant)
+        assert budget_of(text) == parse_budget(text)
+    assert [b.text for b in budgets_of("1s,2s/image,60%", per_image=True)] == ["1s per image", "2s/image", "60%"]
+    for nonsense in ("soon", "1s,,2s"):
+        with pytest.raises(BudgetError):
+            budgets_of(nonsense, per_image=True)
+
+
+def test_limits_of_calls_and_of_images_are_not_the_same() -> None:
+    call, image = Limit("seconds", "median", 1.0, 2.0), Limit("seconds", "median", 1.0, 2.0, per="image")
+    assert call.terms != image.terms
+    assert image.text == "1.0s per image"
+    assert Limit("macs", "median", 1.0, 2.0) == Limit("macs", "median", 1.0, 2.0, per="image")
+
+
 def test_seconds_that_were_not_measured_are_refused() -> None:
     unmeasured = PlanCost(macs=1e12, macs_paper=1e12)
     with pytest.raises(BudgetError, match="no seconds were measured"):
@@ -129,10 +173,10 @@ def test_an_unreachable_budget_names_what_is_reachable_and_what_binds() -> None:
 
 
 def test_descriptions_state_image_batch_and_quantile() -> None:
-    assert parse_budget("1.2s").describe(4) == "at most 1.2 s per image (median, batch 4)"
-    assert parse_budget("p95:850ms").describe() == "at most 850 ms per image (p95, batch 1)"
+    assert parse_budget("1.2s").describe(4) == "at most 1.2 s per call (median, batch 4)"
+    assert parse_budget("p95:850ms").describe() == "at most 850 ms per call (p95, batch 1)"
     assert parse_budget("60%").describe() == "at most 60% of the baseline's MACs per image (attention counted)"
-    assert parse_budget("2x").describe() == "at most 50% of the baseline's seconds per image (median, batch 1)"
+    assert parse_budget("2x").describe() == "at most 50% of the baseline's seconds per call (median, batch 1)"
 
 
 def test_figures_in_words() -> None:

@@ -1,5 +1,7 @@
 """Measuring a real tiny pipeline: complete, restored afterwards, kept on disk, and asked again only when told."""
 
+from types import SimpleNamespace
+
 import pipelines
 import pytest
 import torch
@@ -94,6 +96,7 @@ def test_a_second_time_comes_from_the_disk(loaded, cache, monkeypatch) -> None:
         return Latency({key: one}, one, one, one, one, 0.0, 1.0, 0.0, 1.0, 2)
 
     monkeypatch.setattr("postdiff_calib.cost.latency.measure", fake)
+    monkeypatch.setattr("postdiff_calib.cost.latency.drift", lambda *_: 0.0)
     table = make_table(loaded)
     first = measured_latency(loaded, table, SETTING)
     files = list((cache / "latency").iterdir())
@@ -105,6 +108,30 @@ def test_a_second_time_comes_from_the_disk(loaded, cache, monkeypatch) -> None:
     assert measured_latency(loaded, table, SETTING).steps[key].median == 2
     assert measured_latency(loaded, table, SETTING, refresh=True).steps[key].median == 3
     assert measured_latency(loaded, table, SETTING).steps[key].median == 3
+
+
+@pytest.mark.parametrize(("off", "measured", "told"), [(0.09, 1, "before"), (0.12, 2, "longer"), (-0.2, 2, "shorter")])
+def test_seconds_that_a_call_does_not_take_any_more_are_measured_anew(loaded, cache, monkeypatch, off, measured, told):
+    one, calls = timing([1.0]), []
+    whole = Latency({StepKey(16, 16, True, True, True, -1): one}, one, one, one, one, 0.0, 1.0, 0.0, 1.0, 2)
+    monkeypatch.setattr("postdiff_calib.cost.latency.measure", lambda *_: calls.append(1) or whole)
+    table = make_table(loaded)
+    measured_latency(loaded, table, SETTING)
+
+    def run_plan(loaded, table, setting, plan):
+        # the machine takes so much more than the seconds say; one call of three is disturbed
+        total = 2 * (1.0 + 6 * 1.0 + 1.0) * (1 + off)
+        runs.append(plan)
+        return SimpleNamespace(total=total * (3 if len(runs) == 2 else 1))
+
+    runs = []
+    monkeypatch.setattr("postdiff_calib.cost.latency.run_plan", run_plan)
+    progress = Recorder()
+    measured_latency(loaded, table, SETTING, progress=progress)
+    assert len(calls) == measured
+    assert told in progress.notes[0]
+    assert {plan.knobs for plan in runs} == {Knobs(6)}
+    assert table.latency is None
 
 
 def test_the_file_name_follows_all_that_seconds_depend_on(loaded, cache) -> None:

@@ -21,7 +21,7 @@ from postdiff_calib.errors import BudgetError, ModelError, OutputError, ProfileE
 from postdiff_calib.jobs.export import ExportJob, as_json, diffusers_script, python_script, run_export
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.profile import Profile, json_schema, load_profile, parse_profile
+from postdiff_calib.profile import Profile, TimesSection, json_schema, load_profile, parse_profile
 from postdiff_calib.profile.sections import EvidenceSection
 from postdiff_calib.search.unfound import Unfound
 from postdiff_calib.study.arms import compare_arms
@@ -79,8 +79,8 @@ def test_what_is_not_confirmed_is_never_better_or_equivalent(tmp_path):
 
 
 def test_several_budgets_go_to_a_file_each(study):
-    files = export(study, budgets="40%, 9ms,1.25x", format="json", out=study.parent / "p.json")
-    assert [file.path.name for file in files] == ["p-40pct.json", "p-9ms.json", "p-1.25x.json"]
+    files = export(study, budgets="40%, 90ms,1.25x", format="json", out=study.parent / "p.json")
+    assert [file.path.name for file in files] == ["p-40pct.json", "p-90ms.json", "p-1.25x.json"]
     assert [file.profile.budget.kind for file in files] == ["macs", "seconds", "seconds"]
     assert all(load_profile(file.path) == file.profile for file in files)
 
@@ -120,12 +120,12 @@ def test_two_metrics_are_stated_and_their_deltas_can_be_set(tmp_path):
 
 
 def test_another_machine_does_not_inherit_searches_in_seconds(tmp_path):
-    study = make_study(tmp_path / "study", budget="24ms").folder
+    study = make_study(tmp_path / "study", budget="24ms per image").folder
     table = table_file(tmp_path / "h100.json", latency(1e-9, "H100"))
-    (here,) = export(study, budget="24ms")
+    (here,) = export(study, budget="24ms per image")
     assert here.profile.tradeoff.crossover is not None
     assert not any("not searched" in note for note in here.profile.evidence.notes)
-    (there,) = export(study, budget="0.024ms", latency_table=table)
+    (there,) = export(study, budget="0.024ms per image", latency_table=table)
     assert there.profile.knobs == here.profile.knobs
     assert [row.winner for row in there.profile.tradeoff.rows] == ["undecided"]
     assert any("was not searched" in note for note in there.profile.evidence.notes)
@@ -140,16 +140,28 @@ def test_another_machines_table_prices_the_same_scores(study):
     table = table_file(study.parent / "h100.json", latency(1e-9, "H100", dtype="float16"))
     # The baseline's 40,000 MACs take 40 ms here and 40 µs there.
     with pytest.raises(BudgetError, match=r"costs 7.02 ms"):
-        export(study, budget="0.024ms")
-    (fast,) = export(study, budget="0.024ms", latency_table=table)
+        export(study, budget="0.024ms per image")
+    (fast,) = export(study, budget="0.024ms per image", latency_table=table)
     assert fast.profile.knobs == Knobs(20, cache_interval=2)
-    assert fast.profile.expected.cost.seconds == pytest.approx(24e-6)
-    assert fast.profile.environment.latency_device == "H100"
+    assert fast.profile.times.plan.per_image == pytest.approx(24e-6)
+    assert fast.profile.times.plan.call == pytest.approx(240e-6)
+    assert fast.profile.times.device == "H100"
     assert fast.profile.model.dtype == "float32"
-    assert "The seconds are of float16, the scores of float32." in fast.profile.evidence.notes
-    (here,) = export(study, budget="24ms")
-    assert here.profile.environment.latency_device == "this machine"
+    assert "The seconds are of float16, the scores of float32." in fast.profile.times.notes
+    (here,) = export(study, budget="24ms per image")
+    assert here.profile.times.device == "this machine"
     assert here.profile.knobs == fast.profile.knobs
+
+
+def test_a_table_of_calls_of_another_size_says_so(study):
+    table = table_file(study.parent / "t.json", replace(latency(1e-9, "H100"), batch_size=4))
+    (made,) = export(study, budget="0.096ms", latency_table=table)
+    assert made.profile.budget.batch_size == 4
+    assert made.profile.times.plan.call == pytest.approx(4 * made.profile.times.plan.per_image)
+    note = "The seconds are of calls of 4 images, the study's own of 10 images: a call takes another time."
+    assert note in made.profile.times.notes
+    (own,) = export(study, budget="240ms")
+    assert not any("calls of" in note for note in own.profile.times.notes)
 
 
 @pytest.mark.parametrize(
@@ -174,10 +186,9 @@ def test_a_table_of_another_network_is_refused(study, monkeypatch):
 def test_a_table_without_seconds_serves_macs_only(study):
     table = table_file(study.parent / "t.json", None)
     with pytest.raises(StudyError, match="holds no seconds"):
-        export(study, budget="24ms", latency_table=table)
+        export(study, budget="24ms per image", latency_table=table)
     (profile,) = (file.profile for file in export(study, budget="60%", latency_table=table))
-    assert profile.expected.cost.seconds is None
-    assert profile.environment.latency_device is None
+    assert profile.times == TimesSection()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json"])
@@ -228,7 +239,7 @@ def test_a_password_is_never_kept(tmp_path):
 
 def test_json_reads_back_where_yaml_would_not():
     data = profile_data()
-    data["expected"]["cost"]["seconds"] = 1e-05
+    data["times"]["plan"]["per_image"] = 1e-05
     profile = Profile.model_validate(data)
     assert "1e-05" in as_json(profile)
     assert parse_profile(as_json(profile)) == profile
@@ -431,13 +442,15 @@ def test_points_and_frontiers(study):
 
 def test_budgets_of_one_kind(study):
     loaded = Study.load(study)
-    seconds = compare_arms(loaded, parse_budgets("16ms,24ms"))
+    seconds = compare_arms(loaded, parse_budgets("160ms,240ms"))
     assert seconds.kind == "seconds"
     assert seconds.budget_share is None
     assert [row.share for row in seconds.rows] == pytest.approx([0.4, 0.6])
-    assert seconds.rows[1].cheaper_steps.seconds == pytest.approx(0.024)
+    assert seconds.times[1].cheaper_steps == pytest.approx(0.24)
     with pytest.raises(BudgetError, match="not in both"):
         compare_arms(loaded, parse_budgets("40%,24ms"))
+    with pytest.raises(BudgetError, match="not in both"):
+        compare_arms(loaded, parse_budgets("240ms,24ms per image"))
     # the study was searched in MACs
     assert [row.winner for row in seconds.rows] == ["undecided", "undecided"]
     cheapest = compare_arms(loaded, parse_budgets("5%,10%"))

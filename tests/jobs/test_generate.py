@@ -118,7 +118,7 @@ def test_escape_sequences_of_a_profile_are_shown_and_not_obeyed(capsys, tmp_path
     data["model"] |= {"id": f"id{evil}", "notes": [f"note{evil}"]}
     data["tradeoff"]["rows"][0] |= {"answer": f"answer{evil}"}
     data["tradeoff"]["crossover"] = f"cross{evil}"
-    data["environment"]["latency_device"] = f"device{evil}"
+    data["times"]["device"] = f"device{evil}"
     path = tmp_path / "p.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     text = shown(capsys, "profile", "show", str(path))

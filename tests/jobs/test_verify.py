@@ -14,8 +14,9 @@ from postdiff_calib.cost.budget import parse_budget
 from postdiff_calib.errors import BudgetError, CheckError
 from postdiff_calib.jobs import checks
 from postdiff_calib.jobs.calibrate import run_calibrate
+from postdiff_calib.jobs.in_turn import in_turn
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.verify import VerifyJob, VerifyResult, in_turn, run_verify
+from postdiff_calib.jobs.verify import VerifyJob, VerifyResult, run_verify
 from postdiff_calib.profile import Comparison, Profile, load_profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.scores import paired as stats
@@ -29,8 +30,9 @@ def profile(**budget):
     return Profile.model_validate(data)
 
 
-def seconds_budget(text="60ms", limit=0.06, **more):
-    return profile(text=text, kind="seconds", limit=limit, share=limit / 0.1, unit="s per image", **more)
+def seconds_budget(text="1.5s", limit=1.5, **more):
+    """Of calls of 25 images."""
+    return profile(text=text, kind="seconds", limit=limit, share=limit / 2.5, unit="s per call", **more)
 
 
 # --- the budget section ---------------------------------------------------------------------------------------------
@@ -41,9 +43,10 @@ def seconds_budget(text="60ms", limit=0.06, **more):
     [
         {},
         {"text": "3GMACs"},
-        {"text": "60ms", "kind": "seconds", "limit": 0.06},
-        {"text": "2x", "kind": "seconds", "limit": 0.05, "share": 0.5},
-        {"text": "p95:66ms", "kind": "seconds", "quantile": "p95", "limit": 0.066, "share": 0.6},
+        {"text": "60ms per image", "kind": "seconds", "limit": 0.06, "unit": "s per image"},
+        {"text": "1.5s", "kind": "seconds", "limit": 1.5, "unit": "s per call"},
+        {"text": "2x", "kind": "seconds", "limit": 1.25, "share": 0.5, "unit": "s per call"},
+        {"text": "p95:1.65s", "kind": "seconds", "quantile": "p95", "limit": 1.65, "share": 0.6, "unit": "s per call"},
     ],
 )
 def test_a_budget_that_agrees_with_itself_passes(budget):
@@ -51,7 +54,15 @@ def test_a_budget_that_agrees_with_itself_passes(budget):
 
 
 @pytest.mark.parametrize(
-    "edit", [{"limit": 1.5e9}, {"text": "30%"}, {"share": 0.3}, {"kind": "seconds"}, {"quantile": "p95"}]
+    "edit",
+    [
+        {"limit": 1.5e9},
+        {"text": "30%"},
+        {"share": 0.3},
+        {"kind": "seconds"},
+        {"quantile": "p95"},
+        {"unit": "s per call"},
+    ],
 )
 def test_a_budget_edited_in_one_place_fails(edit):
     check = checks.budget_section(profile(**edit))
@@ -83,26 +94,42 @@ def test_macs_do_not_judge_a_budget_in_seconds():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "outcome"), [(0.059, "passed"), (0.06, "passed"), (0.062, "warning"), (0.064, "failed")]
+    ("seconds", "outcome"), [(1.475, "passed"), (1.5, "passed"), (1.55, "warning"), (1.6, "failed")]
 )
 def test_latency_around_an_absolute_limit(seconds, outcome):
-    check = checks.latency(seconds_budget(), [seconds] * 5, [0.1] * 5)
+    check = checks.latency(seconds_budget(), [seconds] * 5, [2.5] * 5)
     assert check.outcome == outcome
     assert check.figures["p50"] == seconds
+    assert "1.5 s per call" in check.wanted
+    image = profile(text="60ms per image", kind="seconds", limit=0.06, unit="s per image")
+    check = checks.latency(image, [seconds] * 5, [2.5] * 5)
+    assert check.outcome == outcome
+    assert check.figures["measured"] == pytest.approx(seconds / 25)
+    assert "60 ms per image" in check.wanted
 
 
 def test_a_median_budget_forgives_stragglers_and_a_p95_budget_does_not():
-    times = [0.05] * 18 + [0.09] * 2
-    assert checks.latency(seconds_budget(), times, [0.1] * 20).outcome == "passed"
-    strict = seconds_budget("p95:60ms", quantile="p95")
-    assert checks.latency(strict, times, [0.1] * 20).outcome == "failed"
-    assert checks.latency(strict, [0.05] * 19 + [0.09], [0.1] * 20).outcome == "passed"
+    times = [1.25] * 18 + [2.25] * 2
+    assert checks.latency(seconds_budget(), times, [2.5] * 20).outcome == "passed"
+    strict = seconds_budget("p95:1.5s", quantile="p95")
+    assert checks.latency(strict, times, [2.5] * 20).outcome == "failed"
+    assert checks.latency(strict, [1.25] * 19 + [2.25], [2.5] * 20).outcome == "passed"
 
 
 def test_a_relative_budget_is_judged_by_the_same_minutes():
     relative = seconds_budget("60% time")
     assert checks.latency(relative, [0.11] * 5, [0.2] * 5).outcome == "passed"  # a machine half as fast
     assert checks.latency(relative, [0.05] * 5, [0.06] * 5).outcome == "failed"
+
+
+def test_the_baselines_own_seconds_are_compared_on_the_same_device_alone():
+    ((name, outcome),) = [(c.name, c.outcome) for c in checks.stated_seconds(profile(), "cpu", [2.45, 2.7, 9.0])]
+    assert (name, outcome) == ("baseline seconds", "passed")
+    for busy in (2.2, 2.8):
+        (check,) = checks.stated_seconds(profile(), "cpu", [busy] * 3)
+        assert check.outcome == "warning"
+        assert "busy" in check.reason
+    assert checks.stated_seconds(profile(), "another", [9.0]) == []
 
 
 def test_a_budget_in_macs_reports_seconds_without_judging_them():

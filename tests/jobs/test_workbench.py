@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.workbench import Workbench, judge_for, why_unjudged
 from postdiff_calib.models.cards import get_card
+from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.models.shapes.judge import SceneJudge
 from postdiff_calib.profile.match import other_settings
 from postdiff_calib.prompts import PromptSet, content_hash
@@ -54,6 +55,11 @@ def test_a_study_rests_on_scheduler_and_configuration():
     assert other_settings(known, made.fingerprint()).startswith("configuration was ")
     older = {name: value for name, value in known.items() if name not in ("configuration", "scheduler", "tokenizers")}
     assert other_settings(older, made.fingerprint()) == ""
+
+
+def test_seconds_are_of_calls_of_one_image_but_for_the_embedded_model_or_as_asked():
+    assert [bench(card).call_batch for card in ("shapes", "shapes-flow", "sd15", "sdxl")] == [10, 10, 1, 1]
+    assert replace(bench("sd15"), deployment=DeploymentSettings(batch_size=4)).call_batch == 4
 
 
 @pytest.mark.parametrize("card", ["sd15", "sdxl"])

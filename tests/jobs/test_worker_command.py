@@ -26,6 +26,8 @@ from postdiff_calib.study.record import Study, StudyRecord
 COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from postdiff_calib.search.backend import database; database.HEARTBEAT = 1; "
+    "from postdiff_calib.jobs import devices as d; soon = 'from postdiff_calib.search.backend import database as b; '; "
+    "d.COMMAND = (*d.COMMAND[:2], soon + 'b.HEARTBEAT = 1; ' + d.COMMAND[2], *d.COMMAND[3:]); "
     "from postdiff_calib.cli.main import main; main(sys.argv[1:])"
 )
 TRIALS = 6
@@ -214,6 +216,52 @@ def test_leader_and_workers_share_a_study_and_survive_kills(server, tmp_path, pr
     assert tmp_path / "study" / "scores.jsonl" in files
     assert not [path for path in files if b"sesame" in path.read_bytes()]
     assert "sesame" not in out + worker_out + err
+
+
+@pytest.mark.slow
+def test_a_calibration_starts_its_workers_names_one_that_dies_and_ends_all(tmp_path, processes):
+    command = [*CALIBRATE, "--devices", "cpu,cpu,cpu", "--study", "study", "--out", "p.yaml"]
+    command = [word for i, word in enumerate(command) if word != "--device" and command[i - 1] != "--device"]
+    command[command.index("20")] = "10"
+    url = f"sqlite:///{tmp_path / 'study' / 'workers.db'}"
+
+    def workers_of(watched, leader):
+        """Process ids of the workers that have a trial in hand."""
+        running = [t for t in watched.trials() if t.state.name == "RUNNING" and "wanted" in t.user_attrs]
+        found = {int(t.user_attrs["worker"].rpartition(":")[2]) for t in running if "worker" in t.user_attrs}
+        return found - {leader.pid}
+
+    # Ctrl-C in the leader ends its workers too
+    leader = processes.start(*command)
+    until(lambda: read_record(url, "postdiff"), leader)
+    watched = Watched(url, "postdiff")
+    until(lambda: workers_of(watched, leader), leader)
+    mine = workers_of(watched, leader)
+    leader.send_signal(signal.SIGINT)
+    _, err = leader.communicate(timeout=PATIENCE)
+    assert leader.returncode == 130, err
+    assert "the same command goes on" in err
+    for pid in mine:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    # the same command goes on; a worker that is killed is named, and its trial is done by another
+    leader = processes.start(*command)
+    until(lambda: workers_of(watched, leader) - mine, leader)
+    victim = (workers_of(watched, leader) - mine).pop()
+    os.kill(victim, signal.SIGKILL)
+    _, err = leader.communicate(timeout=PATIENCE)
+    assert leader.returncode == 0, err
+    assert "the worker on cpu died (signal 9); the others go on" in err
+    states = [t.state.name for t in watched.trials()]
+    disconnect(watched.storage)
+    study = Study.load(tmp_path / "study")
+    assert states.count("COMPLETE") == study.record.trials
+    assert set(states) <= {"COMPLETE", "FAIL", "PRUNED"}
+    profile = load_profile(tmp_path / "p.yaml")
+    assert profile.expected.confirmed
+    assert profile.expected.cost.macs <= profile.budget.limit
+    assert (tmp_path / "study" / "scores.jsonl").exists()
 
 
 def report_trials(trials):

@@ -11,9 +11,18 @@ from profiles import profile_data
 
 from postdiff_calib.errors import OutputError, ProfileError
 from postdiff_calib.files import write_atomically
+from postdiff_calib.jobs.checks import budget_section
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
-from postdiff_calib.profile import SCHEMA_VERSION, Profile, comment, json_schema, load_profile, parse_profile
+from postdiff_calib.profile import (
+    SCHEMA_VERSION,
+    Profile,
+    TimesSection,
+    comment,
+    json_schema,
+    load_profile,
+    parse_profile,
+)
 from postdiff_calib.report.terminal import profile_facts
 from postdiff_calib.report.wording import results, verdict, winner
 
@@ -113,9 +122,15 @@ def test_rules_between_knobs_are_the_knobs_own(data):
         parse_profile(as_text(data))
 
 
+def test_times_of_other_rows_are_refused(data):
+    data["times"]["rows"][0]["share"] = 0.5
+    with pytest.raises(ProfileError, match="rows of the times are not those of the trade-off"):
+        parse_profile(as_text(data))
+
+
 def test_a_newer_schema_is_refused(data):
-    data["schema_version"] = 4
-    with pytest.raises(ProfileError, match="line 1, schema_version: 4: this postdiff reads up to 3"):
+    data["schema_version"] = 5
+    with pytest.raises(ProfileError, match="line 1, schema_version: 5: this postdiff reads up to 4"):
         parse_profile(as_text(data), "p.yaml")
 
 
@@ -141,9 +156,26 @@ def test_version_1_counted_prompts_that_are_scored():
     assert verdict(Profile.model_validate(data)) == "undecided; --num-prompts 480 would decide"
 
 
-def version_2():
-    """The data of ``profile_data`` as version 2 had it."""
+def version_3():
+    """The data of ``profile_data`` as version 3 had it: seconds of an image, beside what they are of."""
     data = copy.deepcopy(profile_data())
+    times = data.pop("times")
+    data["schema_version"] = 3
+    for cost, plan in (("cost", "plan"), ("baseline_cost", "baseline")):
+        figures = times[plan]
+        data["expected"][cost] |= {"seconds": figures["per_image"], "seconds_p95": figures["per_image_p95"]}
+    data["expected"]["relative_seconds"] = times["relative"]
+    data["environment"] |= {"latency_device": times["device"], "latency_disagreement": times["disagreement"]}
+    for row, timed in zip(data["tradeoff"]["rows"], times["rows"], strict=True):
+        for arm in ("step_reduction", "cheaper_steps", "combined"):
+            if row[arm] is not None:
+                row[arm]["seconds"] = timed[arm] / data["budget"]["batch_size"]
+    return data
+
+
+def version_2():
+    """The same as version 2 had it."""
+    data = version_3()
     data["schema_version"] = 2
     data["plan"]["content"] = data["plan"].pop("plan_id")
     data["evidence"] |= {"sampler": data["evidence"].pop("search")}
@@ -158,8 +190,40 @@ def version_2():
     return data
 
 
-def test_version_2_is_the_same_profile_in_other_words(data):
-    assert parse_profile(as_text(version_2())) == parse_profile(as_text(data))
+@pytest.mark.parametrize("earlier", [version_2, version_3])
+def test_an_earlier_version_is_the_same_profile_in_other_words(data, earlier):
+    assert parse_profile(as_text(earlier())) == parse_profile(as_text(data))
+
+
+def test_an_earlier_budget_in_seconds_was_of_an_image():
+    data = version_3()
+    data["budget"] |= {"text": "2x", "kind": "seconds", "limit": 0.05, "share": 0.5, "unit": "s per image"}
+    profile = parse_profile(as_text(data))
+    assert (profile.budget.text, profile.budget.unit) == ("2x per image", "s per image")
+    assert budget_section(profile).outcome == "passed"
+    assert (profile.times.plan.call, profile.times.plan.per_image) == (1.5, 0.06)
+    # what was never timed has no times
+    for cost in ("cost", "baseline_cost"):
+        data["expected"][cost] |= {"seconds": None, "seconds_p95": None}
+    data["expected"]["relative_seconds"] = data["environment"]["latency_device"] = None
+    del data["environment"]["latency_disagreement"]
+    for row in data["tradeoff"]["rows"]:
+        row["step_reduction"]["seconds"] = row["cheaper_steps"]["seconds"] = None
+    assert parse_profile(as_text(data)).times == TimesSection()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "told"),
+    [
+        ("expected", "relative_seconds", "expected.relative_seconds"),
+        ("environment", "latency_device", "latency_device"),
+    ],
+)
+def test_wrong_times_of_an_earlier_version_are_named_by_its_own_key(section, key, told):
+    data = version_3()
+    data[section][key] = [1]
+    with pytest.raises(ProfileError, match=rf"line \d+, .*{told}"):
+        parse_profile(as_text(data))
 
 
 def test_an_error_in_an_older_version_names_the_key_that_stands_in_the_file():

@@ -127,7 +127,7 @@ def make_study(
         num_inference_steps=20,
         model=ModelSection.model_validate(data["model"]),
         evidence=EvidenceSection(**{**data["evidence"], "prompt_set": "<i>set</i>"}),
-        environment=EnvironmentSection(device="cpu", latency_device=None, versions={"torch": "2.15.0"}),
+        environment=EnvironmentSection(device="cpu", versions={"torch": "2.15.0"}),
         calibration=tuple(f"calibration prompt {i}" for i in range(N)),
         held_out=(*ATTACKS, *(f"held-out prompt {i}" for i in range(2, N))),
         cost=timed(table) if seconds else table,

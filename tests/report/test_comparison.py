@@ -132,8 +132,8 @@ def test_an_old_profile_is_shown_and_its_rows_are_marked():
 
 
 def test_seconds_are_shown_where_the_budgets_are_in_seconds(study):
-    text = printed(print_tradeoff, compare_arms(study, parse_budgets("16ms,24ms")))
-    assert "16 ms (40%)" in line_with(text, "step reduction", "T=8")
+    text = printed(print_tradeoff, compare_arms(study, parse_budgets("160ms,240ms")))
+    assert "160 ms (40%)" in line_with(text, "step reduction", "T=8")
 
 
 def test_two_profiles_side_by_side():

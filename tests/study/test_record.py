@@ -53,9 +53,20 @@ def test_the_record_is_read_back_with_its_objective_and_its_searches(tmp_path):
 
 def test_a_record_of_another_version_is_refused_by_name():
     data = study_record().as_dict()
-    assert data["record_version"] == RECORD_VERSION == 4
-    with pytest.raises(StudyError, match="record version 3; this postdiff reads 4; move it away, then"):
+    assert data["record_version"] == RECORD_VERSION == 5
+    with pytest.raises(StudyError, match="record version 3; this postdiff reads 5; move it away, then"):
         StudyRecord.from_dict({**data, "record_version": 3})
+
+
+def test_a_record_of_the_version_before_had_seconds_of_an_image():
+    data = study_record().as_dict()
+    asked, environment = {**data["asked"], "budget": "1.2s"}, {**data["environment"], "latency_device": None}
+    limit = {"limit": ["seconds", "median", 1.2, 2.0, "1.2s"], "finalists": [], "unfound": None, "fits": FITS}
+    earlier = {**data, "record_version": 4, "asked": asked, "environment": environment, "searched": [limit]}
+    record = StudyRecord.from_dict(earlier)
+    assert record.asked.budget == parse_budget("1.2s per image")
+    assert record.searched[0].limit == Limit("seconds", "median", 1.2, 2.0, per="image")
+    assert StudyRecord.from_dict(record.as_dict()).as_dict() == record.as_dict()
 
 
 def test_a_second_search_is_kept_beside_the_first_and_a_repeated_one_takes_its_place(tmp_path):

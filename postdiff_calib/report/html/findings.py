@@ -18,8 +18,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
 from postdiff_calib.quality.metrics import Metric
 from postdiff_calib.report.plot_data import Point
-from postdiff_calib.report.terminal import seconds
-from postdiff_calib.report.wording import Interval, interval, own_row, results, shown, signed
+from postdiff_calib.report.wording import Interval, interval, own_row, results, seconds, shown, signed
 from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import Comparison, compare
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
@@ -245,9 +244,9 @@ class Findings:
         return found
 
     def cost_words(self, plan: PlanScores) -> str:
-        """A plan's cost, e.g. ``51% of the MACs, 41 ms``."""
+        """A plan's cost, e.g. ``51% of the MACs, 41 ms per call``."""
         words = f"{plan.cost.macs / self.judged.baseline.cost.macs:.0%} of the MACs"
-        return words if plan.cost.seconds is None else f"{words}, {seconds(plan.cost.seconds)}"
+        return words if plan.cost.call is None else f"{words}, {seconds(plan.cost.call)} per call"
 
     @property
     def verdict(self) -> str:
@@ -255,7 +254,8 @@ class Findings:
         e = self.profile.expected
         if self.stock:
             return "Run the model as it is: no accelerated plan within this budget was found to be better."
-        share = e.relative_seconds if self.limit.kind == "seconds" and e.relative_seconds else e.relative_macs
+        relative = self.profile.times.relative
+        share = relative if self.limit.kind == "seconds" and relative else e.relative_macs
         where = f"At {share:.0%} of the {'time' if self.limit.kind == 'seconds' else 'compute'}"
         found = results(self.profile)
         if e.verdict in ("better", "worse"):

@@ -35,9 +35,10 @@ from postdiff_calib.report.html.plots import (
 from postdiff_calib.report.html.prompts import prompt_rows
 from postdiff_calib.report.html.shares import parts
 from postdiff_calib.report.kept import view
-from postdiff_calib.report.terminal import seconds
 from postdiff_calib.report.wording import (
     arm_difference,
+    budget_text,
+    call_time,
     category_cell,
     category_metrics,
     category_note,
@@ -49,10 +50,12 @@ from postdiff_calib.report.wording import (
     prompts,
     results,
     row_difference,
+    seconds,
     shown,
     signed,
     value,
     verdict,
+    whole_calls,
     winner,
 )
 from postdiff_calib.scores.select import ARM_NAMES
@@ -178,7 +181,9 @@ def _context(findings: Findings) -> dict[str, Any]:
         "minimum_detectable_difference": minimum_detectable_difference(profile),
         "results": results(profile),
         "moved": _moved(findings),
-        "limit": findings.limit.show(findings.limit.value),
+        "budget_text": budget_text(profile),
+        "call_time": call_time(profile),
+        "whole_calls": whole_calls(profile),
         "measure": "MACs" if findings.limit.kind == "macs" else f"seconds ({findings.limit.quantile})",
         "frontiers": _frontiers(findings),
         "histograms": _histograms(findings),

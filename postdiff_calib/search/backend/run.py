@@ -156,9 +156,16 @@ class Search:
             for indices in self.runner.blocks(self.reference, self.settings.explore_prompts):
                 self.runner.score(self.reference, "baseline", indices)
             restore_scores(self.queue, self.note)
+        elif self.place.store is None and not self.book.plans:
+            # Scores that one process alone has made are shared from now on.
+            shared = StudyStore(self.study, self._backend.engine)
+            for block in FileStore(self.place.folder / SCORES).read():
+                shared.append(block)
+            self.book.refresh()
         self.queue.enqueue(self.queue.first)
         if self.place.record is not None:
             self.study.set_user_attr(RECORD_ATTRIBUTE, dict(self.place.record))
+        self.place.described()
 
     def run(self) -> SearchResult:
         """Do what is left of the search, alone or beside other workers."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import optuna
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, delete, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from postdiff_calib.errors import OutputError, StudyError, reason_of
+from postdiff_calib.errors import NoStudyYetError, OutputError, StudyError, reason_of
 from postdiff_calib.files.differences import differences_of_studies
 from postdiff_calib.progress import log_event
 from postdiff_calib.scores.blocks import check_block
@@ -71,6 +71,7 @@ class StudyPlace:
         heartbeat: seconds between two heartbeats of a worker, with a storage.
         record: plain data kept with the study, from which workers learn what it is about.
         store: where scores are kept; by default a file in the folder, or the storage where one is given.
+        described: called by the leader once workers can join.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class StudyPlace:
     heartbeat: int = HEARTBEAT
     record: Mapping[str, Any] | None = None
     store: ScoreStore | None = None
+    described: Callable[[], None] = lambda: None
 
     @property
     def single(self) -> bool:
@@ -213,8 +215,9 @@ def _load(url: str, name: str, backend: optuna.storages.RDBStorage, **options: A
         raise _no_study(url, name) from error
 
 
-def _no_study(url: str, name: str) -> StudyError:
-    return StudyError(f"study {name!r} in {shown(url)}", "there is none", "start it with postdiff calibrate --storage")
+def _no_study(url: str, name: str) -> NoStudyYetError:
+    remedy = "start it with postdiff calibrate --storage"
+    return NoStudyYetError(f"study {name!r} in {shown(url)}", "there is none", remedy)
 
 
 def read_record(url: str, name: str) -> Any:
@@ -235,7 +238,7 @@ def read_record(url: str, name: str) -> Any:
         finally:
             disconnect(backend)
     if record is None:
-        raise StudyError(
+        raise NoStudyYetError(
             f"study {name!r} in {shown(url)}", "its leader has not described it yet", "start the worker again"
         )
     return record

@@ -30,7 +30,7 @@ from postdiff_calib.search.strategy import Strategy
 
 def key(limit: Limit) -> list[str | float]:
     """A limit as a trial carries it; two searches of one study are told apart by it."""
-    return [limit.kind, limit.quantile, limit.value]
+    return [limit.kind, limit.quantile, limit.value, *((limit.per,) if limit.kind == "seconds" else ())]
 
 
 class TrialRunner:
