@@ -82,6 +82,7 @@ class MethodStudy:
         }
         unique = {(one.key, one.label): one for own in chosen.values() for one in own.values() if one is not None}
         scored = self._score([whole, *unique.values()])
+        reference = cast("PlanScores", scored["", ""])  # a baseline that cannot be scored is raised
         seconds = self._seconds([whole, *unique.values()]) if self.job.measure else {}
 
         def row(one: Setting) -> MethodRow:
@@ -90,7 +91,7 @@ class MethodStudy:
             result, share = scored[one.key, one.label], one.cost.macs / cost.macs
             if isinstance(result, str):
                 return MethodRow(one.method, one.label, one.cost, share, why=result)
-            measures, timed = measures_of(result, scored["", ""]), seconds.get((one.key, one.label), ())
+            measures, timed = measures_of(result, reference), seconds.get((one.key, one.label), ())
             return MethodRow(one.method, one.label, one.cost, share, measures, timed, fid=self._fid(result))
 
         budgets_rows = {

@@ -164,4 +164,5 @@ class EncoderPropagation(Technique):
         return (Fired(self.name, self.acts(steps), any(step.layers_skipped for step in summary.steps)),)
 
     def metered(self, key: Any) -> Knobs | None:  # noqa: D102
-        return Knobs(2, encoder_interval=2) if (REUSED, True) in key.more else None
+        reused = {"num_inference_steps": 2, "encoder_interval": 2}
+        return Knobs.from_dict(reused) if (REUSED, True) in key.more else None

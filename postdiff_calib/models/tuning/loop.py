@@ -165,7 +165,7 @@ class Tuner:
             for step in range(self.done, steps)
             for part in range(tuning.accumulation)
         )
-        numbers = [range(first, first + size) for first in firsts]
+        numbers = [list(range(first, first + size)) for first in firsts]
         loader = torch.utils.data.DataLoader(samples, batch_sampler=numbers, num_workers=workers, collate_fn=_collate)
         return iter(loader)
 

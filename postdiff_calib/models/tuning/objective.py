@@ -13,6 +13,7 @@ Symbols: B images, latents (B, C, h, w), N training timesteps, x₀ clean latent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ Condition = dict[str, torch.Tensor]
 def is_low(places: torch.Tensor, low_res_fraction: float) -> torch.Tensor:
     """Which places on the schedule are low-resolution steps: (B,) float64 → (B,) bool."""
     # 9 decimals: 1 − 0.7 must not lie above 0.3 for its binary form
-    return places >= round(1 - low_res_fraction, 9) if low_res_fraction > 0 else torch.zeros_like(places, dtype=bool)
+    return places >= (round(1 - low_res_fraction, 9) if low_res_fraction > 0 else math.inf)
 
 
 def low_side(card: Card, low_res_scale: float) -> tuple[int, int]:
@@ -121,7 +122,7 @@ class DiffusionObjective(Objective):
             "sample": lambda: latents,
         }
         predicted = network(noisy, timesteps, **condition, return_dict=False)[0]
-        return _mean_squares(predicted, targets[kind]())
+        return _mean_squares(predicted, targets[kind]())  # type: ignore[no-untyped-call]
 
 
 class FlowObjective(Objective):

@@ -35,13 +35,11 @@ Picture = tuple[Any, str]
 
 
 class Source(Protocol):
-    """Pictures in groups that are read together.
+    """Pictures in groups that are read together."""
 
-    Attributes:
-        groups: number of pictures in each.
-    """
-
-    groups: Sequence[int]
+    @property
+    def groups(self) -> Sequence[int]:
+        """Number of pictures in each."""
 
     def read(self, group: int, place: int) -> Picture:
         """A picture, as bytes or a path, and its caption."""
