@@ -124,7 +124,9 @@ def draw(labels: Sequence[str], images: Sequence[Sequence[Any]], prompts: Sequen
     )
     pen = ImageDraw.Draw(sheet)
     for y, (label, row) in enumerate(zip(labels, images, strict=True)):
-        text = "\n".join("\n".join(_wrapped(pen, line, _LABEL - 12)) for line in label.splitlines())
+        # the built-in font has neither of these
+        plain = label.replace("×", "x").replace("β", "beta")
+        text = "\n".join("\n".join(_wrapped(pen, line, _LABEL - 12)) for line in plain.splitlines())
         pen.multiline_text((4, y * (height + _GAP) + 8), text, fill="black", font_size=_TEXT)
         for x, image in enumerate(row):
             enlarged = width > image.width
