@@ -52,9 +52,9 @@ def tgate(pipe: Any) -> Any:
 
 
 def cache_dit(pipe: Any) -> Iterator[None]:
-    """cache-dit with its defaults (DBCache); for transformers only."""
+    """cache-dit's DBCache, for transformers only; its default of eight blocks in full is more than there are here."""
     package = importlib.import_module("cache_dit")  # declared nowhere: it is tried, not needed
-    package.enable_cache(pipe)
+    package.enable_cache(pipe, cache_config=package.DBCacheConfig(Fn_compute_blocks=1))
     yield
     package.disable_cache(pipe)
 
