@@ -133,8 +133,9 @@ def write_grid(
     pen = ImageDraw.Draw(sheet)
     for y, (label, images) in enumerate(rows):
         top = y * (height + _GAP)
-        # the built-in font has no Greek
-        pen.multiline_text((4, top + 4), _wrapped(pen, label.replace("β", "beta"), _LABEL - 8), "black", font_size=11)
+        # the end of a path says enough, and the built-in font has no Greek
+        name = label.rpartition("/")[2].replace("β", "beta")
+        pen.multiline_text((4, top + 4), _wrapped(pen, name, _LABEL - 8), "black", font_size=11)
         for x, image in enumerate(images):
             if image is not None:
                 cell = Image.fromarray(to_array(image)).resize((width, height), Image.Resampling.NEAREST)
