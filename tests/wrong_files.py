@@ -31,7 +31,7 @@ def profiles():
     text = yaml.safe_dump(good, sort_keys=False)
     changed = {
         "schema0": ("schema_version", 0),
-        "schema4": ("schema_version", 4),
+        "schema5": ("schema_version", 5),
         "schema_text": ("schema_version", "two"),
         "schema_true": ("schema_version", True),
         "guidance_inf": ("model.guidance_scale", float("inf")),
@@ -55,7 +55,7 @@ def profiles():
         "binary": b"\xff\xfe\x00\x81",
         "latin1": "a: 1\nb: caf\xe9\n".encode("latin-1"),
         "bomb": BOMB,
-        "anchor": text.replace("schema_version: 3", "schema_version: &v 3"),
+        "anchor": text.replace("schema_version: 4", "schema_version: &v 4"),
         "merge": "<<: {a: 1}\n" + text,
         "twice": text + "model: {}\n",
         "twice_json": '{"schema_version": 2, "schema_version": 2}',

@@ -156,6 +156,7 @@ def test_a_machine_that_never_settles_says_so_and_is_measured_anew(monkeypatch, 
 
     machine.calls = 0
     again, notes = measure(table)
-    assert (machine.calls, again) == (0, steady)  # what is stable is taken from the cache
+    # What is stable is taken from the cache: a few short calls see that it still holds.
+    assert (machine.calls, again) == (1 + latency._CHECKED_CALLS, steady)
     measure(table, refresh=True)
     assert machine.calls > 0

@@ -18,6 +18,7 @@ from postdiff_calib.files import (
 )
 from postdiff_calib.files.lock import LOCK
 from postdiff_calib.files.write import STUDY_FILES
+from postdiff_calib.jobs.overwrite import EXPORTED
 from postdiff_calib.prompts.sample import Sample, write_set
 from postdiff_calib.scores import names
 from postdiff_calib.study import record
@@ -125,6 +126,7 @@ def test_inputs_and_study_files_are_no_outputs(tmp_path):
         names.OTHER_SEEDS,
         record.RECORD,
         LOCK,
+        EXPORTED,
     }
     assert known == STUDY_FILES
 

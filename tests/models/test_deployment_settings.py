@@ -170,5 +170,5 @@ def test_a_negative_prompt_of_the_settings_reaches_the_images():
     }  # fmt: skip
     assert torch.equal(images["asked"], images["given"])
     assert not torch.equal(images["asked"], images["plain"])
-    assert plain.of_images == {**plain.call, **plain.attachment}
+    assert {**plain.of_images, "switch": "renoise"} == {**plain.call, **plain.attachment}
     assert asked.of_images == {**plain.of_images, "negative_prompt": "blue"}

@@ -104,7 +104,7 @@ def test_every_knob_runs_and_is_priced(card):
         output_type="pt",
     ).images
     assert torch.equal(baseline, stock)
-    with accelerated(loaded.pipe, EVERYTHING, latent_multiple=card.latent_multiple):
+    with accelerated(loaded.pipe, EVERYTHING, **settings.attachment):
         images = torch.cat(list(generate(loaded.pipe, EVERYTHING, CAPTIONS, [0, 1], settings)))
         steps = summary(loaded.pipe).steps
     assert [step.latent_size for step in steps] == [(8, 8)] * 3 + [(16, 16)] * 3

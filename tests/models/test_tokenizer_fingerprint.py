@@ -39,7 +39,7 @@ def broken(whole, tmp_path_factory):
 
 
 def test_a_study_is_not_resumed_with_another_tokenizer(whole, broken, tmp_path, monkeypatch):
-    scorer = SimpleNamespace(fingerprint="0123")  # the folder's own would be fetched
+    scorer = SimpleNamespace(fingerprint="0123", name="made up")  # the folder's own would be fetched
     monkeypatch.setattr("postdiff_calib.quality.clip.ClipScorer", lambda *_, **__: scorer)
     job = CalibrateJob(broken.source, prompts="shapes", num_prompts=10, study=tmp_path / "s", out=tmp_path / "p.yaml")
     bench = set_up(job, replace(whole, card=broken.card), materials_of(job, NOTHING))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.report.html.findings import Findings
 
 #: What the filter goes by: the score's difference is below −δ, within ±δ, above δ, or not known.
@@ -34,7 +33,8 @@ def prompt_rows(findings: Findings) -> list[PromptRow]:
     for index, prompt in enumerate(findings.prompts):
         found = {name: _known(float(values[index])) for name, values in by_metric.items()}
         category = categories[index] if categories else ""
-        rows.append(PromptRow(prompt, category, findings.first_seed + index, _group(found[SCORE], delta), found))
+        group = _group(found[findings.score], delta)
+        rows.append(PromptRow(prompt, category, findings.first_seed + index, group, found))
     return rows
 
 
