@@ -211,7 +211,9 @@ def test_compiled_steps_are_never_mixed_with_uncompiled(bench, monkeypatch):
     assert not any("state" in row for row in rows.values())
     assert all(row["graphs_compiled_while_timed"] == 0 and not row["graph_breaks"] for row in rows.values())
     assert all(row["against_eager"]["bitwise"] for row in rows.values())
-    assert {name: row["graphs"] for name, row in rows.items()} == {"stock": 1, "k=2": 2, "m=.75": 2, "s=.5 β=.5": 2}
+    graphs = {name: row["graphs"] for name, row in rows.items()}
+    # the last guided step, which keeps cross-attention for those after it, is a graph of its own
+    assert graphs == {"stock": 1, "k=2": 2, "m=.75": 3, "s=.5 β=.5": 2}
     # With less room than kinds of step, the plan fails by name rather than running uncompiled.
     bench.rows.clear()
     monkeypatch.setattr(timing, "RECOMPILE_LIMIT", 1)
