@@ -49,9 +49,11 @@ class PickScorer(ClipScorer):
 
         folder = _folder(name)
         try:
-            model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            # A folder on this machine each: nothing is downloaded, so no revision can be named.
+            model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)  # nosec B615
             source = folder if (folder / "preprocessor_config.json").is_file() else _folder(f"pickscore:{_PROCESSOR}")
-            images, texts = CLIPImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+            images = CLIPImageProcessor.from_pretrained(source, local_files_only=True)  # nosec B615
+            texts = AutoTokenizer.from_pretrained(source, local_files_only=True)  # nosec B615
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             rule = f"transformers cannot load it ({reason_of(error)[:200]})"
             raise ModelError(f"scorer {name!r}", rule, "check its configuration and weights") from error
@@ -145,7 +147,8 @@ def hps_weights(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(HPSV2, HPSV2_WEIGHTS))
+        # No commit could be checked offline; what was loaded is recorded by its hash and compared from then on.
+        return Path(hf_hub_download(HPSV2, HPSV2_WEIGHTS))  # nosec B615
     except (OSError, ValueError) as error:
         raise _absent(name, HPSV2, HPSV2_WEIGHTS) from error
 
