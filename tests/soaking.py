@@ -99,6 +99,7 @@ class Soak:
     def __init__(self, name: str, seed: int = 0) -> None:
         self.name = name
         self.pipe = self._build()
+        self._stock("pt")  # a decoder may keep attributes of its own from its first call on
         self.before = self._stock()
         self.fingerprint = P.fingerprint(self.pipe)
         self.done = {"ended": 0, "refused": 0, "broke off": 0}
@@ -110,9 +111,9 @@ class Soak:
     def _build(self) -> Any:
         return P.FAMILIES[self.name][0]()
 
-    def _stock(self) -> torch.Tensor:
+    def _stock(self, output: str = "latent") -> torch.Tensor:
         """Images of the pipeline as it is without postdiff."""
-        one = Asked(None, False, NOISES[0], ("red",), SIZES[0], 1, "latent", None)
+        one = Asked(None, False, NOISES[0], ("red",), SIZES[0], 1, output, None)
         return self._make(self.pipe, one, num_inference_steps=2)
 
     def _enable(self, pipe: Any, asked: Asked) -> None:
