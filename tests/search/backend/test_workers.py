@@ -98,10 +98,10 @@ def regret(result):
 @pytest.mark.parametrize(("count", "kind"), [(2, "postgresql"), (4, "postgresql"), (6, "sqlite")])
 def test_workers_share_trials_and_survive_a_kill(request, tmp_path, count, kind):
     url = request.getfixturevalue("server") if kind == "postgresql" else f"sqlite:///{tmp_path / 'shared.db'}"
-    name, delay = f"study{count}", 0.02 if kind == "postgresql" else 0.0  # a file under all the load there can be
+    name, rounds = f"study{count}", 40_000 if kind == "postgresql" else 1  # a file under all the load there can be
     search = lead(tmp_path, url, name)
-    processes = [worker(tmp_path, url, name, delay=delay) for _ in range(count - 1)]
-    processes.append(worker(tmp_path, url, name, kill_after=3, delay=delay))
+    processes = [worker(tmp_path, url, name, rounds=rounds) for _ in range(count - 1)]
+    processes.append(worker(tmp_path, url, name, kill_after=3, rounds=rounds))
     with finished(processes) as outputs:
         assert processes[-1].returncode == -signal.SIGKILL, outputs[-1]
         for process, (_, errors) in zip(processes[:-1], outputs[:-1], strict=True):
