@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from postdiff_calib.errors import KnobError
 
@@ -14,6 +14,7 @@ DEFAULT_NOISE: Noise = "complement"
 #: How the latent gets to full size, and whether low-resolution steps have noise levels of their own.
 SwitchWay = Literal["renoise", "expand", "renoise-own-grid", "expand-own-grid"]
 SWITCH_WAYS: tuple[SwitchWay, ...] = ("renoise", "expand", "renoise-own-grid", "expand-own-grid")
+_Name = TypeVar("_Name", bound=str)
 #: What is defined for every scheduler, and what profiles have that name none.
 DEFAULT_SWITCH: SwitchWay = "renoise"
 #: What a new calibration and ``enable`` with bare knobs take for a rectified flow.
@@ -26,14 +27,7 @@ def parse_noise(text: str) -> Noise:
     Raises:
         KnobError: there is no such way.
     """
-    for noise in NOISES:
-        if text == noise:
-            return noise
-    raise KnobError(
-        f"noise {text!r}",
-        f"it is {', '.join(NOISES[:-1])} or {NOISES[-1]}",
-        "complement stays nearest to a seed's baseline image",
-    )
+    return _named("noise", text, NOISES, "complement stays nearest to a seed's baseline image")
 
 
 def parse_switch(text: str) -> SwitchWay:
@@ -42,11 +36,11 @@ def parse_switch(text: str) -> SwitchWay:
     Raises:
         KnobError: there is no such way.
     """
-    for way in SWITCH_WAYS:
-        if text == way:
-            return way
-    raise KnobError(
-        f"switch {text!r}",
-        f"it is {', '.join(SWITCH_WAYS[:-1])} or {SWITCH_WAYS[-1]}",
-        "renoise is defined for every scheduler",
-    )
+    return _named("switch", text, SWITCH_WAYS, "renoise is defined for every scheduler")
+
+
+def _named(what: str, text: str, names: tuple[_Name, ...], remedy: str) -> _Name:
+    for name in names:
+        if text == name:
+            return name
+    raise KnobError(f"{what} {text!r}", f"it is {', '.join(names[:-1])} or {names[-1]}", remedy)
