@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
+from postdiff_calib.cli.shared import with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_run
 @with_log
 def ablate_command(
+    *,
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     vary: Annotated[
         list[str] | None,
@@ -30,17 +33,10 @@ def ablate_command(
     num_prompts: Annotated[
         int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
     ] = None,
-    prompts: Annotated[
-        str | None, typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
+    run: Any,
     study: Annotated[
         Path | None,
         typer.Option("--study", help="Folder of the study; the same resumes.  [default: studies/MODEL-ablation]"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The result, .json, with a .png beside it.  [default: in the study's folder]"),
     ] = None,
     noise: Annotated[
         str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
@@ -53,14 +49,9 @@ def ablate_command(
             "[default: what suits the scheduler]",
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
-    *,
     log: Any,
 ) -> None:
     """Vary one knob or two and see what each value costs and loses, in pairs with the baseline.
@@ -74,18 +65,12 @@ def ablate_command(
     from postdiff_calib.report.studies import print_ablation, print_price
 
     job = AblateJob(
+        **run,
         model=model,
-        prompts=prompts,
         num_prompts=num_prompts,
-        seed=seed,
         study=study,
-        out=out,
         noise=noise,
         switch=switch,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        fresh=fresh,
         vary=tuple(vary or ()),
         fix=tuple(fix or ()),
         steps=steps,
@@ -95,7 +80,7 @@ def ablate_command(
     if dry_run:
         print_price(price_ablation(job), as_json=as_json)
         return
-    files = {"inputs": [prompts] if prompts else [], "outputs": [job.result(KIND)], "study": job.folder(KIND)}
+    files = {"inputs": [job.prompts] if job.prompts else [], "outputs": [job.result(KIND)], "study": job.folder(KIND)}
     with log.of("ablate", **files, quiet=quiet or as_json), console_progress(quiet=quiet or as_json) as progress:
         result = run_ablation(job, progress)
     print_ablation(result, job.result(KIND), as_json=as_json)

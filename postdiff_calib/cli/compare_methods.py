@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.shared import with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
+@with_run
 def compare_methods_command(
+    *,
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     budgets: Annotated[
         str, typer.Option("--budgets", help="What all may cost, such as 75%,60%,45% or 1.2s.")
@@ -29,25 +32,14 @@ def compare_methods_command(
     num_prompts: Annotated[
         int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
     ] = None,
-    prompts: Annotated[
-        str | None, typer.Option("--prompts", help="A shipped set's name or a file; default: the model's own set.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
+    run: Any,
     study: Annotated[
         Path | None,
         typer.Option("--study", help="Folder of the study; the same resumes.  [default: studies/MODEL-methods]"),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The result, .json, with a .png beside it.  [default: in the study's folder]"),
-    ] = None,
     noise: Annotated[
         str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
     ] = DEFAULT_NOISE,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, float16, bfloat16.")] = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Images per batch; 0 chooses.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -64,17 +56,11 @@ def compare_methods_command(
     from postdiff_calib.report.studies import print_methods, print_price
 
     job = MethodsJob(
+        **run,
         model=model,
-        prompts=prompts,
         num_prompts=num_prompts,
-        seed=seed,
         study=study,
-        out=out,
         noise=noise,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        fresh=fresh,
         budgets=budgets,
         profiles=tuple(profile or ()),
         measure=measure,

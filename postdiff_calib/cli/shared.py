@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -65,6 +66,31 @@ def option(name: str, kind: Any, default: Any, flag: str, text: str, **more: Any
 def with_deployment(command: Callable[..., None]) -> Shared:
     """The command with the deployment's own settings as options, as ``DeploymentSettings`` in ``deployment``."""
     return Shared(command, "deployment", _deployment_options, _deployment)
+
+
+def with_run(command: Callable[..., None]) -> Shared:
+    """The command with what every paper study takes as options, as arguments of its job by name in ``run``."""
+    return Shared(command, "run", _run_options, dict)
+
+
+def _run_options() -> list[inspect.Parameter]:
+    return [
+        option(
+            "prompts", str | None, None, "--prompts", "A shipped set's name or a file; default: the model's own set."
+        ),
+        option("seed", int, 0, "--seed", "Fixes prompts and images.", min=0, max=2**63 - 1),
+        option(
+            "out",
+            Path | None,
+            None,
+            "--out",
+            "The result, .json, with a .png beside it.  [default: in the study's folder]",
+        ),
+        option("device", str, "auto", "--device", "auto, cpu, cuda, mps …"),
+        option("dtype", str, "auto", "--dtype", "auto, float32, float16, bfloat16."),
+        option("batch_size", int, 0, "--batch-size", "Images per batch; 0 chooses.", min=0),
+        option("fresh", bool, False, "--fresh", "Start anew instead of resuming."),
+    ]
 
 
 def _deployment_options() -> list[inspect.Parameter]:
