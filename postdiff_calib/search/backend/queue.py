@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from postdiff_calib.knobs import searched
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.book import ScoreBook
+from postdiff_calib.search.backend import retry
 from postdiff_calib.search.backend.proposer import fit, parameters
 from postdiff_calib.search.backend.trial import TrialRunner
 from postdiff_calib.search.problem import Problem
@@ -137,15 +138,37 @@ class TrialQueue:
             str(t.user_attrs["plan"]): str(t.user_attrs["failed"]) for t in self.trials() if "failed" in t.user_attrs
         }
 
+    def left_behind(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Trials of this search that were cut short and that nobody has queued again.
+
+        To end a trial and to queue its successor are two steps: a process may be killed between them, and Optuna alone
+        takes the first when the storage fails in the middle of a trial and answers again at its end.
+        """
+        taken_up = {number for t in trials for number in retry.cut_short_before(t)}
+        return [
+            t
+            for t in trials
+            if t.state == TrialState.FAIL
+            and t.number not in taken_up
+            and "plan" in t.user_attrs
+            and "failed" not in t.user_attrs
+            and t.user_attrs.get("search") == self.runner.limits[0]
+        ]
+
     def surplus(self, trial: optuna.Trial) -> bool:
-        """Whether as many trials as were asked for had begun before this one, or are queued."""
+        """Whether as many trials as were asked for had begun before this one, or are queued, or take up the same."""
+        trials = self.trials()
+        before = retry.cut_short_before(trials[trial.number])
+        if before and any(retry.cut_short_before(t) == before for t in trials[: trial.number]):
+            return True  # two processes queued the successor of one trial at the same moment
         if "plan" in trial.user_attrs:
             return False
-        others = [t for t in self.trials() if t.number != trial.number]
+        others = [t for t in trials if t.number != trial.number]
         ahead = [
             t for t in others if t.number < trial.number or t.state == TrialState.WAITING or "plan" in t.user_attrs
         ]
-        return len([t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]) >= self.total
+        open_or_done = [t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]
+        return len(open_or_done) + len(self.left_behind(trials)) >= self.total
 
     def images_left(self, trials: Sequence[FrozenTrial]) -> int:
         """Images still to be made at most: for the trials in hand, for those queued and for those to be proposed."""

@@ -43,6 +43,11 @@ class Left(BaseException):
         self.cause = cause
 
 
+def cut_short_before(trial: FrozenTrial) -> list[int]:
+    """The trials, by number, that this one takes up: its predecessors, the last of them last."""
+    return list(trial.system_attrs.get("retry_history", []))
+
+
 def retire_dead(study: optuna.Study) -> None:
     """Queue again the trials of workers that gave no sign of life for too long."""
     with warnings.catch_warnings():
@@ -68,9 +73,7 @@ def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial's successor: same plan, same wanted prompts, linked to it as Optuna links retries."""
-    log_event(
-        "retry", number=trial.number, plan=trial.user_attrs.get("plan"), reason="its worker stopped or fell silent"
-    )
+    log_event("retry", number=trial.number, plan=trial.user_attrs.get("plan"), reason="its worker did not end it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, trial)

@@ -11,6 +11,7 @@ record there; *workers* join, each with its own trial. A trial whose process die
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -191,7 +192,7 @@ class Search:
         """
         watched: set[int] = set()
         while True:
-            trials = self.queue.trials()
+            trials = self._all_taken_up()
             waiting = sum(t.state == TrialState.WAITING for t in trials)
             running = [t for t in trials if t.state == TrialState.RUNNING]
             left = waiting or total - sum(self.queue.counts(t) for t in trials)
@@ -206,6 +207,14 @@ class Search:
                 return
             if self.runner.fatal is not None:
                 raise self.runner.fatal
+
+    def _all_taken_up(self) -> list[FrozenTrial]:
+        """All trials, once those that were cut short and left behind are queued again."""
+        trials = self.queue.trials()
+        lost = self.queue.left_behind(trials)
+        for trial in lost:
+            retry.queue_again(self.study, copy.deepcopy(trial))
+        return self.queue.trials() if lost else trials
 
     def _run_trials(self, count: int) -> None:
         self._trial_is_lost = False

@@ -1,6 +1,7 @@
 """Several worker processes on one real PostgreSQL server, one of them killed in the middle of a trial."""
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -219,6 +220,31 @@ def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_pat
     assert not result.interrupted
     assert result.trials == result.own_trials == 5 + FEWER
     assert [t.state.name for t in trials_of(url)].count("FAIL") == 1
+    assert surface.images == sum(plan.n for plan in result.plans.values())
+
+
+@pytest.mark.parametrize("queued_by", [0, 1, 2])
+def test_a_trial_cut_short_is_taken_up_once_by_however_many_it_was_queued(tmp_path, queued_by):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    few = SearchSettings(n_trials=5)
+
+    def the_worker_dies_as_it_ends_the_trial():
+        storage = connect(url, 1)
+        study = optuna.load_study(study_name="postdiff", storage=storage)
+        trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
+        study.tell(trial.number, state=TrialState.FAIL)
+        for _ in range(queued_by):
+            give_back(study, copy.deepcopy(trial))
+        disconnect(storage)
+
+    surface = Disturbed(6, the_worker_dies_as_it_ends_the_trial)
+    result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
+    assert result.trials == result.own_trials == 5 + FEWER
+    trials = trials_of(url)
+    (dead,) = (t for t in trials if t.state == TrialState.FAIL)
+    heirs = [t for t in trials if dead.number in t.system_attrs.get("retry_history", [])]
+    assert [t.state.name for t in heirs] == ["COMPLETE", "PRUNED"][: max(1, queued_by)]
+    assert {t.user_attrs["plan"] for t in heirs} == {dead.user_attrs["plan"]}
     assert surface.images == sum(plan.n for plan in result.plans.values())
 
 
