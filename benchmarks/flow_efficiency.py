@@ -1,10 +1,10 @@
 """Does the speed-up on rectified-flow transformers reach what MACs promise, and how do other caches compare?
 
-Timing: a FLUX-like and an SD3-like network of random weights, 12 blocks of width 256, on 512 or 1024 image tokens, in
-their stock pipelines with guidance (two calls a step, and one batch), latents only, float32. One thread, and its
-processor time, which other work on the machine hardly changes. Up to three settings run between two runs of the stock
-pipeline and are compared with their mean. MACs are those of the package's own meter, convention ``full``; efficiency =
-(seconds of stock ÷ seconds) ÷ (MACs of stock ÷ MACs); wanted: at least 0.9.
+Timing: a FLUX-like and an SD3-like network of random weights, 12 blocks of width 768 (``--heads`` of 64 for another),
+on 512 or 1024 image tokens, in their stock pipelines with guidance (two calls a step, and one batch), latents only,
+float32. One thread, and its processor time, which other work on the machine hardly changes. Up to three settings run
+between two runs of the stock pipeline and are compared with their mean. MACs are those of the package's own meter,
+convention ``full``; efficiency = (seconds of stock ÷ seconds) ÷ (MACs of stock ÷ MACs); wanted: at least 0.9.
 
 Beside k = 2 run diffusers' FirstBlockCache and TaylorSeerCache and the package cache-dit, each with as many full steps:
 FirstBlockCache by a threshold that is searched for, the others by their interval or mask. ``ran`` counts calls of each
@@ -55,7 +55,7 @@ from postdiff_calib.models.live import live_model
 from postdiff_calib.plan import compile_plan
 
 RESULT = Path(__file__).parent / "results" / "flow_efficiency_cpu.json"
-STEPS, HEADS, HEAD, BLOCKS = 4, 4, 64, 12
+STEPS, HEAD, BLOCKS = 4, 64, 12
 #: Image height and width in pixels, of 8 × 8 to a latent pixel and 2 × 2 of those to a token.
 SIZES = {512: (512, 256), 1024: (512, 512)}
 LOW = {"low_res_fraction": 0.5, "low_res_scale": 0.5}
@@ -69,7 +69,7 @@ SETTINGS = {
 Call = Callable[[], torch.Tensor]
 
 
-def flux_like() -> tuple[Any, dict[str, Any]]:
+def flux_like(heads: int) -> tuple[Any, dict[str, Any]]:
     """A pipeline and the arguments of its call: 4 joint blocks and 8 of one stream, true guidance."""
     import pipelines
     from diffusers import FluxTransformer2DModel
@@ -83,7 +83,7 @@ def flux_like() -> tuple[Any, dict[str, Any]]:
         num_layers=BLOCKS // 3,
         num_single_layers=BLOCKS - BLOCKS // 3,
         attention_head_dim=HEAD,
-        num_attention_heads=HEADS,
+        num_attention_heads=heads,
         joint_attention_dim=old.joint_attention_dim,
         pooled_projection_dim=old.pooled_projection_dim,
         axes_dims_rope=(16, 24, 24),
@@ -92,12 +92,12 @@ def flux_like() -> tuple[Any, dict[str, Any]]:
     return pipe, call
 
 
-def sd3_like() -> tuple[Any, dict[str, Any]]:
+def sd3_like(heads: int) -> tuple[Any, dict[str, Any]]:
     """A pipeline and the arguments of its call: 12 joint blocks."""
     import pipelines
 
-    width = {"num_layers": BLOCKS, "attention_head_dim": HEAD, "num_attention_heads": HEADS, "sample_size": 64}
-    width |= {"caption_projection_dim": HEAD * HEADS, "pos_embed_max_size": 48}
+    width = {"num_layers": BLOCKS, "attention_head_dim": HEAD, "num_attention_heads": heads, "sample_size": 64}
+    width |= {"caption_projection_dim": HEAD * heads, "pos_embed_max_size": 48}
     return pipelines.sd3(**width), dict(pipelines.FAMILIES["sd3"][1])
 
 
@@ -146,8 +146,8 @@ def hook_seconds(pipe: Any, knobs: Knobs) -> float:
 class Bench:
     """One network at one number of tokens: the stock pipeline, ours and the others on the same weights."""
 
-    def __init__(self, model: str, tokens: int, kept: dict[str, Any]) -> None:
-        self.pipe, call = MODELS[model]()
+    def __init__(self, model: str, heads: int, tokens: int, kept: dict[str, Any]) -> None:
+        self.pipe, call = MODELS[model](heads)
         self.pipe.set_progress_bar_config(disable=True)
         height, width = SIZES[tokens]
         self.call = {**call, "height": height, "width": width, "num_inference_steps": STEPS, "output_type": "latent"}
@@ -226,11 +226,12 @@ class Bench:
         return {"stock": stock, "seconds": found, "speedups": ratios}
 
 
-def timing_part(model: str, tokens: int, turns: int, work: Path) -> None:
+def timing_part(model: str, heads: int, tokens: int, turns: int, work: Path) -> None:
     """Add some turns to what the file keeps of one network and size."""
     kept = json.loads(work.read_text()) if work.exists() else {}
-    own = kept.setdefault(f"{model} {tokens}", {"turns": []})
-    bench = Bench(model, tokens, own)
+    name = f"{model} of width {HEAD * heads}, {tokens} tokens"
+    own = kept.setdefault(name, {"turns": []})
+    bench = Bench(model, heads, tokens, own)
     bench.seconds("stock")
     own |= {"macs": bench.macs, "failed": bench.failed, "thresholds": bench.thresholds}
     own["ran"] = {name: bench.ran(name) for name in ("k=2", *bench.rivals)}
@@ -239,7 +240,7 @@ def timing_part(model: str, tokens: int, turns: int, work: Path) -> None:
     for _ in range(turns):
         own["turns"].append(bench.turn(len(own["turns"])))
         work.write_text(json.dumps(kept))
-        print(f"{model} {tokens}: {len(own['turns'])} turns", flush=True)
+        print(f"{name}: {len(own['turns'])} turns", flush=True)
 
 
 def distances(count: int, work: Path) -> None:
@@ -369,6 +370,7 @@ def write(work: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(MODELS), help="time this network")
+    parser.add_argument("--heads", type=int, default=12, help="of 64; width is 64 times as much")
     parser.add_argument("--tokens", type=int, choices=list(SIZES), default=1024)
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--distances", type=int, default=0, metavar="N", help="of N prompts on shapes-flow")
@@ -381,7 +383,7 @@ def main() -> None:
     if options.packages:
         sys.path.append(str(options.packages))
     if options.model:
-        timing_part(options.model, options.tokens, options.turns, options.work)
+        timing_part(options.model, options.heads, options.tokens, options.turns, options.work)
     if options.distances:
         distances(options.distances, options.work)
     if options.write:

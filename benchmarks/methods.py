@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--budgets", default="75%,60%,45%")
     parser.add_argument("--num-prompts", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=1, help="other prompts and noise than those of a calibration's")
     parser.add_argument("--profile", type=Path, nargs="*", default=[], help="calibrated plans")
     parser.add_argument("--no-measure", action="store_true", help="measure no seconds")
     parser.add_argument("--work", type=Path, default=Path("studies"), help="folder of the study's folder")
@@ -43,6 +44,7 @@ def main() -> None:
     job = MethodsJob(
         model=options.model,
         num_prompts=options.num_prompts,
+        seed=options.seed,
         study=options.work / f"{options.model}-methods",
         budgets=options.budgets,
         profiles=tuple(options.profile),

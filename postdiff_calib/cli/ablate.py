@@ -31,7 +31,7 @@ def ablate_command(
         bool, typer.Option("--trace", help="Also score the decoded clean estimate at every step.")
     ] = False,
     num_prompts: Annotated[
-        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
+        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 50, shapes-flow: 80]")
     ] = None,
     run: Any,
     study: Annotated[

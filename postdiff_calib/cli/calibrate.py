@@ -37,7 +37,7 @@ def calibrate_command(
             "--num-prompts",
             min=10,
             help="Prompts that finalists are judged on; half as many more are for the search.  "
-            "[default: 500; shapes: 120]",
+            "[default: 500; shapes: 50, shapes-flow: 80]",
         ),
     ] = None,
     trials: Annotated[

@@ -30,7 +30,7 @@ def compare_methods_command(
         typer.Option("--fid-reference", help="FID against a folder of real images, or own; from 2,048 prompts on."),
     ] = None,
     num_prompts: Annotated[
-        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 120]")
+        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 50, shapes-flow: 80]")
     ] = None,
     run: Any,
     study: Annotated[

@@ -31,7 +31,7 @@ def judge_command(
     category: Annotated[str | None, typer.Option("--category", help="Column of their categories.")] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option("--num-prompts", min=10, help="Prompts to judge on.  [default: 500; shapes: 120]"),
+        typer.Option("--num-prompts", min=10, help="Prompts to judge on.  [default: 500; shapes: 50, shapes-flow: 80]"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
     study: Annotated[

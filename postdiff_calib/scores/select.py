@@ -20,6 +20,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import StepPlan, compile_plan
 from postdiff_calib.quality.metrics import SCORE
 from postdiff_calib.scores.objective import Objective
+from postdiff_calib.scores.paired import Comparison, compare
 
 Arm = Literal["step_reduction", "cheaper_steps", "combined"]
 ARMS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps", "combined")
@@ -81,6 +82,19 @@ class PlanScores:
         step_reduction = not self.plan.acting
         cheaper_steps = self.knobs.num_inference_steps == default_steps
         return tuple(arm for arm, member in zip(ARMS, (step_reduction, cheaper_steps, True), strict=True) if member)
+
+
+def compare_metrics(
+    plan: PlanScores, other: PlanScores, names: Iterable[str], low: float | None = None, high: float | None = None
+) -> dict[str, Comparison]:
+    """Plan minus other in each metric; ``low`` and ``high`` as ``paired.compare`` takes them.
+
+    Where none of the metrics differs on any prompt, and one of them has many values, the images are the same.
+    """
+    pairs = {name: (plan.metric(name), other.metric(name)) for name in names}
+    equal = all(np.array_equal(*pair, equal_nan=True) for pair in pairs.values())
+    many = any(len(np.unique(values[np.isfinite(values)])) > 2 for values, _ in pairs.values())
+    return {name: compare(*pair, low, high, equal=equal and many) for name, pair in pairs.items()}
 
 
 def merit(plan: PlanScores, baseline: PlanScores, objective: Objective) -> float:

@@ -82,7 +82,7 @@ def choose(limit: Limit, evidence: Evidence, guards: Sequence[Guard] = ()) -> Ch
     names = objective.metrics
     low = stats.largest_t(np.array([p.metric(m) - baseline.metric(m) for p in inside for m in names]))
     high = stats.largest_t(np.array([baseline.metric(m) - winner.metric(m) for m in names]), skewed=False)
-    comparisons = tuple(stats.compare(winner.metric(m), baseline.metric(m), low, high) for m in names)
+    comparisons = tuple(select.compare_metrics(winner, baseline, names, low, high).values())
     verdict = stats.overall(comparisons, [term.delta for term in objective.terms])
     if not confirmed and verdict.kind in ("better", "equivalent"):
         verdict = Verdict("undecided")  # chosen and judged on the same prompts
@@ -94,10 +94,8 @@ def _inside(field: Scored, limit: Limit) -> list[PlanScores]:
 
 
 def _non_inferior(plan: PlanScores, baseline: PlanScores, objective: Objective) -> bool:
-    return all(
-        stats.non_inferior(stats.compare(plan.metric(t.metric), baseline.metric(t.metric)), t.delta)
-        for t in objective.terms
-    )
+    found = select.compare_metrics(plan, baseline, objective.metrics)
+    return all(stats.non_inferior(found[term.metric], term.delta) for term in objective.terms)
 
 
 def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where: str = "scored") -> list[PlanScores]:

@@ -22,7 +22,7 @@ from postdiff_calib.scores import guards as rails
 from postdiff_calib.scores import paired as stats
 from postdiff_calib.scores.guards import Guard
 from postdiff_calib.scores.objective import Objective
-from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.select import PlanScores, compare_metrics
 from postdiff_calib.study.answers import crossover_text, row_answer
 from postdiff_calib.study.by_category import categories_section
 from postdiff_calib.study.choose import Choice, choose, mean_score
@@ -233,7 +233,8 @@ def _arm(plan: PlanScores | None, baseline: PlanScores, objective: Objective, lo
         return None
     names = objective.metrics
     high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]), skewed=False)
-    metrics = {m: comparison_section(stats.compare(plan.metric(m), baseline.metric(m), low, high)) for m in names}
+    found = compare_metrics(plan, baseline, names, low, high)
+    metrics = {name: comparison_section(comparison) for name, comparison in found.items()}
     return ArmResult(
         knobs=plan.knobs.describe(),
         plan_id=plan.plan.plan_id,

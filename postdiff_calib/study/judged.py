@@ -18,7 +18,7 @@ from postdiff_calib.scores import guards as rails
 from postdiff_calib.scores import paired as stats
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Comparison, Verdict, VerdictKind
-from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.select import PlanScores, compare_metrics
 from postdiff_calib.study.choose import mean_score
 from postdiff_calib.study.conclude import comparison_section
 
@@ -147,7 +147,7 @@ def _judged(one: ScoredSetUp, baseline: PlanScores, objective: Objective, low: f
         return Judged(one.setup, one.cost, broken=one.broken or "too few prompts are scored")
     names = objective.metrics
     high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]), skewed=False)
-    comparisons = [stats.compare(plan.metric(m), baseline.metric(m), low, high) for m in names]
+    comparisons = list(compare_metrics(plan, baseline, names, low, high).values())
     metrics = []
     for term, c in zip(objective.terms, comparisons, strict=True):
         base = mean_score(baseline, term.metric)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from postdiff_calib.scores.objective import Objective
 from postdiff_calib.scores.paired import Comparison, compare, largest_t
-from postdiff_calib.scores.select import Arm, PlanScores
+from postdiff_calib.scores.select import Arm, PlanScores, compare_metrics
 from postdiff_calib.search.unfound import Unfound
 
 Array = npt.NDArray[np.float64]
@@ -151,9 +151,7 @@ def make_row(judged: Judged | None, share: float, *, unfound: Unfound | None, fi
     terms = judged.objective.terms
     rows = np.array([cheaper_steps.metric(t.metric) - step_reduction.metric(t.metric) for t in terms])
     below, above = largest_t(rows), largest_t(-rows)
-    metrics = {
-        t.metric: compare(cheaper_steps.metric(t.metric), step_reduction.metric(t.metric), below, above) for t in terms
-    }
+    metrics = compare_metrics(cheaper_steps, step_reduction, [t.metric for t in terms], below, above)
     return Row(share, step_reduction, cheaper_steps, combined, True, fits, difference, metrics, low)
 
 

@@ -52,6 +52,30 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
+@pytest.mark.parametrize(("n", "loses", "gains"), [(50, 0.02, 0.0), (50, 0.1, 0.0), (80, 0.04, 0.0), (120, 0.06, 0.03)])
+def test_yes_or_no_is_covered_where_hardly_a_prompt_differs(n, loses, gains):
+    rng, truth = np.random.default_rng(0), 100 * (gains - loses)
+    hits = 0
+    for _ in range(1000):
+        draw = rng.random(n)
+        baseline = np.where(draw < gains, 0.0, 100.0)
+        plan = np.where((draw >= gains) & (draw < gains + loses), 0.0, 100.0)
+        found = compare(plan, baseline)
+        # the same from differences alone, unless none is seen
+        assert not found.mean or compare(plan - baseline, np.zeros(n)) == found
+        hits += found.low <= truth <= found.high
+    assert hits >= 940
+
+
+def test_no_difference_seen_is_not_no_difference():
+    same = np.tile([100.0, 0.0], 25)
+    assert verdict(compare(same, same), 3.0) == "undecided"
+    assert verdict(compare(np.full(50, 100.0), np.full(50, 100.0)), 3.0) == "undecided"
+    # a plan that draws the baseline's own images has no difference in a metric of many values
+    scores = np.arange(50.0)
+    assert compare(scores, scores).sd == 0
+
+
 # --- the largest of several ----------------------------------------------------------------------------------------
 
 
