@@ -62,6 +62,7 @@ LOW = {"low_res_fraction": 0.5, "low_res_scale": 0.5}
 SETTINGS = {
     "hooks attached, neutral knobs": Knobs(STEPS),
     "k=2": Knobs(STEPS, cache_interval=2),
+    "k=2, first block live": Knobs(STEPS, cache_interval=2, cache_branch=0),
     "m=.75": Knobs(STEPS, guidance_fraction=0.75),
     "s=.5 β=.5": Knobs(STEPS, **LOW),
     "all together": Knobs(STEPS, cache_interval=2, guidance_fraction=0.75, **LOW),
@@ -234,7 +235,7 @@ def timing_part(model: str, heads: int, tokens: int, turns: int, work: Path) -> 
     bench = Bench(model, heads, tokens, own)
     bench.seconds("stock")
     own |= {"macs": bench.macs, "failed": bench.failed, "thresholds": bench.thresholds}
-    own["ran"] = {name: bench.ran(name) for name in ("k=2", *bench.rivals)}
+    own["ran"] = {name: bench.ran(name) for name in ("k=2", "k=2, first block live", *bench.rivals)}
     own["parameters"] = sum(p.numel() for p in bench.pipe.transformer.parameters())
     own["hook_seconds"] = hook_seconds(bench.pipe, bench.settled(SETTINGS["k=2"]))
     for _ in range(turns):
@@ -284,10 +285,11 @@ def distances(count: int, work: Path) -> None:
 
     for interval in (2, 3):
         full = len(compile_plan(Knobs(steps, cache_interval=interval)).refresh_steps)
-        knobs = settled(Knobs(steps, cache_interval=interval).as_dict(), steps, lacks)
-        with accelerated(pipe, knobs), counted(pipe.transformer) as ran:
-            found = latents(pipe)
-        note("postdiff", interval, found, ran)
+        for ours, branch in (("postdiff", 1), ("postdiff, first block live", 0)):
+            asked = Knobs(steps, cache_interval=interval, cache_branch=branch)
+            with accelerated(pipe, settled(asked.as_dict(), steps, lacks)), counted(pipe.transformer) as ran:
+                found = latents(pipe)
+            note(ours, interval, found, ran)
         for name in RIVALS:
 
             def make(threshold: float, name: str = name, interval: int = interval) -> Rival:

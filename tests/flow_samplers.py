@@ -117,6 +117,11 @@ class Noise:
         return x + (sigmas[i + 1] - sigmas[i]) * v
 
 
+def reused(plan):
+    """The blocks of six that a reuse step skips: all but both ends, and for branch 0 all but the first."""
+    return range(1, 6) if plan.knobs.cache_branch == 0 else range(1, 5)
+
+
 def close(ours, reference):
     assert ours.shape == reference.shape
     assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
@@ -140,6 +145,7 @@ def two_calls(network, knobs, noise, c, u, scale, rescaled, count=2, way="renois
     sigmas = torch.cat([shift / (shift + (1 / even - 1)), torch.zeros(1)])
     made = Noise(count, noise, way)
     x, sigmas = made.start(plan), made.grid(sigmas, plan)
+    network.span = reused(plan)
     for i, step in enumerate(plan):
         size = tuple(x.shape[-2:])
         v = given = network(tokens(x), sigmas[i], *c, size, "conditional", step.refresh)

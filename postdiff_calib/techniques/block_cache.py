@@ -7,8 +7,9 @@ the boundary, returns the kept feature.
 
 Transformers (PixArt; idea of Δ-DiT, arXiv 2406.01125): there are no skip connections, so a middle span of blocks is
 reused by its residual, output minus input. At each end n = max(1, round((b + 1)·N / 28)) of the N blocks stay live:
-2 + 2 of PixArt's 28 for branch 1, whose cached step then costs about as large a share as a U-Net's. Blocks on image and
-text have a residual for each of the two; where guidance is two calls of the network, each call has its own.
+2 + 2 of PixArt's 28 for branch 1, whose cached step then costs about as large a share as a U-Net's. Branch 0 keeps the
+first block alone, as diffusers' FirstBlockCache does. Blocks on image and text have a residual for each of the two;
+where guidance is two calls of the network, each call has its own.
 
 Symbols: k cache interval, b cache branch, N transformer blocks.
 """

@@ -12,7 +12,7 @@ from typing import Any
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.models.families.family import BlockOutput
 
-#: PixArt's depth, at which branch b keeps b + 1 blocks live at each end.
+#: PixArt's depth, at which branch b > 0 keeps b + 1 blocks live at each end.
 _REFERENCE_DEPTH = 28
 
 
@@ -65,7 +65,7 @@ class Span:
         self.ran = True
         if self.last and self.flags.keep and residual.entry is not None:
             outputs = output if len(self.names) > 1 else (output,)
-            residual.held = tuple(after - before for after, before in zip(outputs, residual.entry, strict=True))
+            residual.held = tuple(map(_added_by_span, outputs, residual.entry))
             residual.entry = None
         return output
 
@@ -73,13 +73,20 @@ class Span:
         return states if len(states) > 1 else states[0]
 
 
+def _added_by_span(after: Any, before: Any) -> Any:
+    """A span's residual; None for the text where the network's last block, which drops it, belongs to the span."""
+    return None if after is None else after - before
+
+
 def _added(states: Any, residual: Any) -> Any:
     """States (B, L, D) plus a residual, which may have been kept with more padding at its end."""
-    return states + residual[:, : states.shape[1]]
+    return states if residual is None else states + residual[:, : states.shape[1]]
 
 
 def span_of(depth: int, branch: int) -> range:
-    """Indices of the transformer blocks that a reuse step skips."""
+    """Indices of the transformer blocks that a reuse step skips; for branch 0 all but the first."""
+    if branch == 0 and depth > 1:
+        return range(1, depth)
     ends = max(1, round((branch + 1) * depth / _REFERENCE_DEPTH))
     if 2 * ends >= depth:
         raise UnsupportedError(

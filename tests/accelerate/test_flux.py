@@ -18,7 +18,7 @@ class Flux:
         self.network = pipe.transformer
         self.kept = {}
 
-    def __call__(self, x, sigma, text, pooled, size, which, refresh, span=range(1, 5)):
+    def __call__(self, x, sigma, text, pooled, size, which, refresh):
         n, count = self.network, len(x)
         pair = size[0] // 2, size[1] // 2
         rows, columns = torch.meshgrid(torch.arange(pair[0]), torch.arange(pair[1]), indexing="ij")
@@ -29,16 +29,16 @@ class Flux:
         given = [1000 * sigma.expand(count), *([] if guidance is None else [guidance]), pooled]
         time = n.time_text_embed(*given)
         for i, block in enumerate([*n.transformer_blocks, *n.single_transformer_blocks]):
-            if i == span[0]:
+            if i == self.span[0]:
                 entry = encoder, hidden
-            if i in span and not refresh:
-                if i == span[0]:
+            if i in self.span and not refresh:
+                if i == self.span[0]:
                     encoder, hidden = (state + kept for state, kept in zip(entry, self.kept[which], strict=True))
                 continue
             encoder, hidden = block(
                 hidden_states=hidden, encoder_hidden_states=encoder, temb=time, image_rotary_emb=rotary
             )
-            if i == span[-1] and refresh:
+            if i == self.span[-1] and refresh:
                 self.kept[which] = encoder - entry[0], hidden - entry[1]
         return n.proj_out(n.norm_out(hidden, time))
 

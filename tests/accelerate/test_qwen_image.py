@@ -15,7 +15,7 @@ class QwenImage:
         self.network = pipe.transformer
         self.kept = {}
 
-    def __call__(self, x, sigma, text, mask, size, which, refresh, span=range(1, 5)):
+    def __call__(self, x, sigma, text, mask, size, which, refresh):
         n = self.network
         shapes = [[(1, size[0] // 2, size[1] // 2)]] * len(x)
         rotary = n.pos_embed(shapes, max_txt_seq_len=text.shape[1], device=x.device)
@@ -23,10 +23,10 @@ class QwenImage:
         time = n.time_text_embed(sigma.expand(len(x)), hidden)
         mask = None if mask is None else mask.bool()
         for i, block in enumerate(n.transformer_blocks):
-            if i == span[0]:
+            if i == self.span[0]:
                 entry = encoder, hidden
-            if i in span and not refresh:
-                if i == span[0]:
+            if i in self.span and not refresh:
+                if i == self.span[0]:
                     encoder, hidden = (state + kept for state, kept in zip(entry, self.kept[which], strict=True))
                 continue
             encoder, hidden = block(
@@ -36,7 +36,7 @@ class QwenImage:
                 temb=time,
                 image_rotary_emb=rotary,
             )
-            if i == span[-1] and refresh:
+            if i == self.span[-1] and refresh:
                 self.kept[which] = encoder - entry[0], hidden - entry[1]
         return n.proj_out(n.norm_out(hidden, time))
 

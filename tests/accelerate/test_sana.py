@@ -5,7 +5,7 @@ from dataclasses import replace
 import pipelines as P
 import pytest
 import torch
-from flow_samplers import CASES, SIZE, WAYS, Noise, case_name, close
+from flow_samplers import CASES, SIZE, WAYS, Noise, case_name, close, reused
 
 from postdiff_calib.accelerate import accelerated
 from postdiff_calib.knobs import Knobs
@@ -62,7 +62,7 @@ def sana_sampler(pipe, knobs, noise, count=2, scale=4.5, way="renoise"):
             (torch.cat([x, x]), torch.cat([u, c]), torch.cat([no_mask, mask])) if step.guided else (x, c, mask)
         )
         t = 1000 * sigmas[i].expand(len(sample))
-        v = network(sample, t, text, masks, range(1, 5), step.refresh, step.cross_attention_live)
+        v = network(sample, t, text, masks, reused(plan), step.refresh, step.cross_attention_live)
         if step.guided:
             v = v[:count] + scale * (v[count:] - v[:count])
         x = made.step(x, v, sigmas, i, plan)

@@ -4,7 +4,7 @@ import pipelines as P
 import pytest
 import torch
 from diffusers.callbacks import SD3CFGCutoffCallback
-from flow_samplers import CASES, KNOBS, SIZE, WAYS, Noise, calculate_shift, case_name, close
+from flow_samplers import CASES, KNOBS, SIZE, WAYS, Noise, calculate_shift, case_name, close, reused
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.errors import UnsupportedError, UsageError
@@ -13,7 +13,7 @@ from postdiff_calib.plan import compile_plan
 
 
 class Sd3:
-    """The network of a Stable Diffusion 3 pipeline, taken apart: two live blocks at the ends, a span between."""
+    """The network of a Stable Diffusion 3 pipeline, taken apart: live blocks at the ends, a span between."""
 
     def __init__(self, pipe):
         self.network = pipe.transformer
@@ -32,7 +32,8 @@ class Sd3:
                 continue
             encoder, hidden = block(hidden_states=hidden, encoder_hidden_states=encoder, temb=time)
             if i == span[-1] and refresh:
-                self.kept = encoder - entry[0], hidden - entry[1]
+                # the last block of all drops the text
+                self.kept = (0 * entry[0] if encoder is None else encoder - entry[0]), hidden - entry[1]
         out = n.proj_out(n.norm_out(hidden, time))
         out = out.reshape(len(x), size[0] // 2, size[1] // 2, 2, 2, n.out_channels)
         return torch.einsum("nhwpqc->nchpwq", out).reshape(len(x), -1, *size)
@@ -52,7 +53,7 @@ def sd3_sampler(pipe, knobs, noise, count=2, scale=7.0, mu=None, way="renoise"):
         if not step.guided and network.kept is not None and len(network.kept[0]) == 2 * count:
             network.kept = tuple(kept[count:] for kept in network.kept)
         sample, text, pooled = batch
-        span = range(1, 5)
+        span = reused(plan)
         v = network(sample, 1000 * sigmas[i].expand(len(sample)), text, pooled, span, step.refresh)
         if step.guided:
             v = v[:count] + scale * (v[count:] - v[:count])

@@ -4,7 +4,7 @@ import pipelines as P
 import pytest
 import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
-from flow_samplers import CASES, SIZE, Noise, calculate_shift, case_name, close
+from flow_samplers import CASES, SIZE, Noise, calculate_shift, case_name, close, reused
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.errors import UsageError
@@ -19,7 +19,7 @@ class ZImage:
         self.network = pipe.transformer
         self.kept = {}
 
-    def __call__(self, x, sigma, text, which, refresh, span=range(1, 5)):
+    def __call__(self, x, sigma, text, which, refresh):
         n, t = self.network, (1 - sigma).expand(1)
         time = n.t_embedder(t * n.t_scale)
         found = n.patchify_and_embed([x.unsqueeze(1)], [text], 2, 1)
@@ -34,13 +34,13 @@ class ZImage:
             words = block(words, None, words_turn)
         both, turn = torch.cat([image, words], dim=1), torch.cat([image_turn, words_turn], dim=1)
         for i, block in enumerate(n.layers):
-            if i == span[0]:
+            if i == self.span[0]:
                 entry = both
-            if i in span and not refresh:
-                both = both + self.kept[which] if i == span[0] else both
+            if i in self.span and not refresh:
+                both = both + self.kept[which] if i == self.span[0] else both
                 continue
             both = block(both, None, turn, time)
-            if i == span[-1] and refresh:
+            if i == self.span[-1] and refresh:
                 self.kept[which] = both - entry
         out = n.all_final_layer["2-1"](both, c=time)
         return -n.unpatchify([out[0]], sizes, 2, 1)[0].squeeze(1)
@@ -54,6 +54,7 @@ def z_image_sampler(pipe, knobs, noise, texts, negatives, count=2, scale=5.0):
     made = Noise(count, noise)
     x, sigmas = made.start(plan), made.grid(scheduler.sigmas, plan)
     network = ZImage(pipe)
+    network.span = reused(plan)
     for i, step in enumerate(plan):
         rows = []
         for j in range(count):

@@ -80,7 +80,7 @@ def test_unet_without_middle_block_or_third_up_layer():
 
 
 def test_span_of_a_transformer():
-    assert list(span_of(28, 0)) == list(range(1, 27))
+    assert list(span_of(28, 0)) == list(range(1, 28))
     assert list(span_of(28, 1)) == list(range(2, 26))
     assert list(span_of(6, 1)) == [1, 2, 3, 4]
     with pytest.raises(UnsupportedError, match="leaves none to reuse"):
