@@ -6,11 +6,9 @@ pipeline as they were scored, and kept in the study's folder as those of the rep
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from postdiff_calib.cost.budget import parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
@@ -18,16 +16,13 @@ from postdiff_calib.files import refuse_output, replacing
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.report.html.images import Album
+from postdiff_calib.report.sheet import draw_sheet
 from postdiff_calib.report.wording import factor
 from postdiff_calib.study.record import Study
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
 
-#: Pixels between images; width of the labels on the left, height of the prompts below; and the text's size.
-_GAP, _LABEL, _CAPTION, _TEXT = 4, 190, 64, 11
-#: Small images are enlarged with sharp pixels up to this side, large ones reduced to twice of it.
-_SIDE = 128
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -86,7 +81,7 @@ def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel
     indices = range(job.num_prompts)
     album.make(list(dict.fromkeys(row.knobs for row in rows)), indices, progress or Silent())
     images = [[album.image(row.knobs, index) for index in indices] for row in rows]
-    sheet = draw([row.label for row in rows], images, [held_out[index] for index in indices])
+    sheet = draw_sheet([row.label for row in rows], images, [held_out[index] for index in indices])
     with replacing(job.out, f"plot {job.out}", "name another file (--out)") as temporary:
         sheet.save(temporary, format=_FORMATS[job.out.suffix.lower()], optimize=True)
     return job.out
@@ -103,57 +98,3 @@ def grid_rows(study: Study, budgets: str) -> list[Row]:
         rows.append((profile.budget.share, Row(label, profile.knobs)))
     rows.sort(key=lambda row: row[0])
     return [Row(f"baseline\n{baseline.num_inference_steps} full steps", baseline), *(row for _, row in rows)]
-
-
-def draw(labels: Sequence[str], images: Sequence[Sequence[Any]], prompts: Sequence[str]) -> Any:
-    """A sheet of images with a label beside each row and the prompt below each column.
-
-    Args:
-        labels: R of them; lines are wrapped.
-        images: R rows of C Pillow images of one size.
-        prompts: C of them.
-
-    Returns:
-        A Pillow image.
-    """
-    from PIL import Image, ImageDraw
-
-    width, height = _shown_size(*images[0][0].size)
-    sheet = Image.new(
-        "RGB", (_LABEL + len(prompts) * (width + _GAP), len(labels) * (height + _GAP) + _CAPTION), "white"
-    )
-    pen = ImageDraw.Draw(sheet)
-    for y, (label, row) in enumerate(zip(labels, images, strict=True)):
-        # the built-in font has neither of these
-        plain = label.replace("×", "x").replace("β", "beta")
-        text = "\n".join("\n".join(_wrapped(pen, line, _LABEL - 12)) for line in plain.splitlines())
-        pen.multiline_text((4, y * (height + _GAP) + 8), text, fill="black", font_size=_TEXT)
-        for x, image in enumerate(row):
-            enlarged = width > image.width
-            resample = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-            sheet.paste(image.resize((width, height), resample), (_LABEL + x * (width + _GAP), y * (height + _GAP)))
-    for x, prompt in enumerate(prompts):
-        lines = _wrapped(pen, prompt, width)
-        lines = [*lines[:5], "and so on"] if len(lines) > 6 else lines
-        at = (_LABEL + x * (width + _GAP), len(labels) * (height + _GAP))
-        pen.multiline_text(at, "\n".join(lines), fill="black", font_size=_TEXT - 2, spacing=1)
-    return sheet
-
-
-def _shown_size(width: int, height: int) -> tuple[int, int]:
-    longest = max(width, height)
-    scale = _SIDE // longest if longest <= _SIDE else min(1.0, 2 * _SIDE / longest)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _wrapped(pen: Any, text: str, width: int) -> list[str]:
-    """Lines of a text that are at most so many pixels wide; a word that is wider is broken."""
-    lines = [""]
-    for word in text.split():
-        for part in textwrap.wrap(word, max(4, width // 6)) or [""]:
-            tried = f"{lines[-1]} {part}".strip()
-            if pen.textlength(tried, font_size=_TEXT) <= width:
-                lines[-1] = tried
-            else:
-                lines.append(part)
-    return lines

@@ -19,6 +19,7 @@ from postdiff_calib.files.pixels import to_array
 from postdiff_calib.quality.metrics import in_words
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json
+from postdiff_calib.report.sheet import draw_sheet
 from postdiff_calib.report.terminal import wide_console
 from postdiff_calib.report.wording import interval, shown, value
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     import torch
 
     from postdiff_calib.study.judged import Cost, Judged, Judgement
-
-#: Pixels of a grid: the least side of a cell, the gap, the labels' width and the captions' height.
-_LEAST_SIDE, _GAP, _LABEL, _CAPTION = 128, 4, 160, 48
 
 
 def print_judgement(
@@ -121,40 +119,14 @@ def write_grid(
     Raises:
         OutputError: it cannot be written.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
-    known = [image for _, images in rows for image in images if image is not None]
-    if not known:
+    if all(image is None for _, images in rows for image in images):
         return None
-    scale = max(1, -(-_LEAST_SIDE // max(known[0].shape[-2:])))
-    height, width = (scale * side for side in known[0].shape[-2:])
-    size = (_LABEL + len(prompts) * (width + _GAP), len(rows) * (height + _GAP) + _CAPTION)
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for y, (label, images) in enumerate(rows):
-        top = y * (height + _GAP)
-        # the end of a path says enough, and the built-in font has no Greek
-        name = label.rpartition("/")[2].replace("β", "beta")
-        pen.multiline_text((4, top + 4), _wrapped(pen, name, _LABEL - 8), "black", font_size=11)
-        for x, image in enumerate(images):
-            if image is not None:
-                cell = Image.fromarray(to_array(image)).resize((width, height), Image.Resampling.NEAREST)
-                sheet.paste(cell, (_LABEL + x * (width + _GAP), top))
-    for x, prompt in enumerate(prompts):
-        at = (_LABEL + x * (width + _GAP), len(rows) * (height + _GAP))
-        pen.multiline_text(at, _wrapped(pen, prompt, width, 9), "black", font_size=9, spacing=1)
+    # the end of a path says enough
+    labels = [label.rpartition("/")[2] for label, _ in rows]
+    cells = [[None if image is None else Image.fromarray(to_array(image)) for image in images] for _, images in rows]
+    sheet = draw_sheet(labels, cells, prompts)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
     return path
-
-
-def _wrapped(pen: object, text: str, width: int, font_size: int = 11) -> str:
-    from PIL import ImageDraw
-
-    assert isinstance(pen, ImageDraw.ImageDraw)
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and pen.textlength(f"{lines[-1]} {word}", font_size=font_size) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)

@@ -174,7 +174,7 @@ def test_a_judgement_resumes_and_draws_its_images(tmp_path, capsys, functions, m
     assert fewer["fidelity"]["ssim"] < 0.999
     assert all(len(one["cost"]["seconds"]) == len(one["cost"]["baseline_seconds"]) == 1 for one in found["setups"])
     with Image.open(found["grid"]) as grid:
-        assert grid.size == (160 + 6 * 132, 4 * 132 + 48)
+        assert grid.size == (190 + 6 * 132, 4 * 132 + 64)
 
     def never(*args, **kwargs):
         raise AssertionError("an image is made again")
