@@ -58,6 +58,7 @@ def profile_data(knobs: Knobs | None = None) -> dict[str, Any]:
             "loras": [],
             "vae": None,
             "variant": None,
+            "unet_revision": None,
         },
         "budget": {
             "text": "60%",

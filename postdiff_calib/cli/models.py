@@ -13,7 +13,7 @@ def models_command(
 ) -> None:
     """List the supported models: where they are, how they run, and which knobs apply.
 
-    Any other pipeline of the same classes works too, by local directory or hub id.
+    Any other pipeline of the same classes works too, by local directory or as owner/name@COMMIT on the hub.
 
     Example: postdiff models
     """
@@ -40,8 +40,8 @@ def models_command(
         table.add_column(heading, no_wrap=heading not in ("from", "licence"), overflow="fold")
     for card in cards:
         symbols = [row.symbol for row in knob_table() if row.field in card.knobs and len(row.symbol) == 1]
-        source = "this package" if card.embedded else f"{card.hub_id}@{card.revision[:8]}"
-        source += f", U-Net {card.unet_hub_id}@main" if card.unet_hub_id else ""
+        source = "this package" if card.embedded else f"{card.hub_id}@{(card.revision or 'COMMIT')[:8]}"
+        source += f", U-Net {card.unet_hub_id}@COMMIT" if card.unet_hub_id else ""
         table.add_row(
             card.name,
             f"{card.height}×{card.width}",
@@ -53,4 +53,6 @@ def models_command(
             source,
         )
     # Piped output has no width of its own; rows must stay whole for grep.
-    print_table(make_console(200), table)
+    console = make_console(200)
+    print_table(console, table)
+    console.print("COMMIT: name it, such as sd21@ and the 40 digits of its hash; nothing is fetched from a branch")

@@ -120,9 +120,9 @@ def _deployment_options() -> list[inspect.Parameter]:
             "A LoRA to merge into the model, with its scale; repeatable.",
             metavar="FILE_OR_ID[:SCALE]",
         ),
-        option("vae", str | None, None, "--vae", "Folder or hub id of another autoencoder."),
+        option("vae", str | None, None, "--vae", "Folder or OWNER/NAME@COMMIT of another autoencoder."),
         option("variant", str | None, None, "--variant", "Of the model's files, such as fp16."),
-        option("revision", str | None, None, "--revision", "Of a model on the hub."),
+        option("revision", str | None, None, "--revision", "The commit of a model on the hub."),
     ]
 
 

@@ -94,7 +94,7 @@ def run_ablation(job: AblateJob, progress: Progress | None = None) -> Ablation:
     Raises:
         PostdiffError: bad input, by one line; what was scored is kept.
     """
-    from postdiff_calib.jobs.paper_study import known_card
+    from postdiff_calib.models.cards import known_card
 
     progress, folder = progress or Silent(), job.folder(KIND)
     job.check_places(KIND)

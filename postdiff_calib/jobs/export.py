@@ -21,8 +21,11 @@ from postdiff_calib.cost.table import CostTable
 from postdiff_calib.errors import ModelError, OutputError, ProfileError, StudyError, UsageError
 from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.jobs.overwrite import refuse_overwrite, remember
+from postdiff_calib.models.cards import get_card
+from postdiff_calib.models.hub import is_commit, on_hub
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
+from postdiff_calib.profile.sections import ModelSection
 from postdiff_calib.study.record import Study
 
 #: How a script gets at postdiff's own loader.
@@ -142,7 +145,7 @@ def python_script(profile: Profile) -> str:
     return _script(
         profile,
         imports=("from postdiff_calib import Knobs, accelerated", *imports),
-        constants={"MODEL": profile.model.card or profile.model.id, "DTYPE": profile.model.dtype},
+        constants={"MODEL": profile.model_to_load, "DTYPE": profile.model.dtype},
         load=load,
         attach=(f"with accelerated(pipe, KNOBS, {_options(profile)}), torch.inference_mode():",),
     )
@@ -150,8 +153,6 @@ def python_script(profile: Profile) -> str:
 
 def diffusers_script(profile: Profile) -> str:
     """A script of plain diffusers, plus the one import that accelerates its pipeline."""
-    from postdiff_calib.models.cards import get_card
-
     model = profile.model
     imports: tuple[str, ...] = ("from postdiff_calib import Knobs, enable",)
     constants: dict[str, Any] = {"MODEL": model.id}
@@ -167,26 +168,46 @@ def diffusers_script(profile: Profile) -> str:
 
 
 def _own_loading(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Imports and statements that load a model through postdiff, with the scheduler that was asked for, if any."""
-    model = profile.model
-    if model.scheduler_config is None:
+    """Imports and statements that load a model through postdiff, with the commit and scheduler that were asked for."""
+    model, revision = _pinned(profile.model), profile.deployment.revision
+    given = [] if revision is None else [f"revision={revision!r}"]
+    if model.scheduler_config is not None:
+        given += [f"scheduler={model.scheduler!r}", f"scheduler_config={tuple(model.scheduler_config.items())!r}"]
+    if not given:
         return (LOADER,), ("pipe = load_pipeline(MODEL, dtype=DTYPE).pipe",)
-    asked = f"scheduler={model.scheduler!r}, scheduler_config={tuple(model.scheduler_config.items())!r}"
+    asked = ", ".join(given)
     return (LOADER, "from postdiff_calib.models.deployment import DeploymentSettings"), (
         f"settings = DeploymentSettings({asked})",
         "pipe = load_pipeline(MODEL, dtype=DTYPE, settings=settings).pipe",
     )
 
 
+def _pinned(model: ModelSection) -> ModelSection:
+    """The model, once it is known that a script will load what was calibrated, whatever a branch has become.
+
+    Raises:
+        ProfileError: it is on the hub, and the profile names no commit.
+    """
+    card = get_card(model.card) if model.card else None
+    places = [(model.id, model.revision)] if model.revision != "local" or on_hub(model.id) else []
+    if card is not None and card.unet_hub_id is not None:
+        places.append((card.unet_hub_id, model.unet_revision or ""))
+    for place, commit in places:
+        if not is_commit(commit) and not (card is not None and card.embedded):
+            rule = f"it names no commit of {place}, and a branch moves"
+            remedy = f"calibrate at one: --model {model.card or place}@COMMIT"
+            raise ProfileError(f"profile for {model.id}", rule, remedy)
+    return model
+
+
 def _stock_loading(
     profile: Profile, imports: tuple[str, ...], constants: dict[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Imports and statements that load a stock pipeline as ``models.load`` does; adds the constants they name."""
-    from postdiff_calib.models.cards import get_card
     from postdiff_calib.models.families import family_named
     from postdiff_calib.models.scheduler import scheduler_settings
 
-    model = profile.model
+    model = _pinned(profile.model)
     dtype = f"torch.{_identifier(model.dtype)}"
     pipeline, scheduler = _identifier(model.pipeline_class), _identifier(model.scheduler)
     names = {pipeline, scheduler}
@@ -195,8 +216,12 @@ def _stock_loading(
     lines = []
     if unet is not None:
         names.add("UNet2DConditionModel")
-        constants["UNET"] = unet
-        lines += [f"unet = UNet2DConditionModel.from_pretrained(UNET, dtype={dtype}, use_safetensors=True)"]
+        constants |= {"UNET": unet, "UNET_REVISION": model.unet_revision}
+        lines += [
+            "unet = UNet2DConditionModel.from_pretrained(",
+            f"    UNET, revision=UNET_REVISION, dtype={dtype}, use_safetensors=True",
+            ")",
+        ]
         arguments += ["unet=unet"]
     if model.revision != "local":
         constants["REVISION"] = model.revision

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.cost.budget import format_macs
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import StudyLock, require_writable, safe_name, write_atomically
-from postdiff_calib.jobs.paper_study import claim, known_card
+from postdiff_calib.jobs.paper_study import claim
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.tuning.asked import STATE, Tuning
 from postdiff_calib.plan import compile_plan
@@ -125,8 +125,11 @@ class Finetuned:
 def price_finetune(job: FinetuneJob) -> FinetunePrice:
     """What the whole fine-tuning costs; nothing is trained."""
     from postdiff_calib.cost.build import table_for_card
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.models.place import place_of
 
+    place_of(job.model)
     card = known_card(job.model) or load_pipeline(job.model).card
     _check(job, card)
     table, tuning = table_for_card(card), job.tuning
@@ -168,12 +171,15 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     Raises:
         PostdiffError: bad input, by one line; the state is kept.
     """
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.models.place import place_of
     from postdiff_calib.models.tuning.loop import accelerator_for
 
     progress, folder = progress or Silent(), job.folder
     require_writable(folder, f"folder {folder}", "give another (--work)")
     require_writable(job.result, f"output {job.result}", "give another (--out)")
+    place_of(job.model)
     if (known := known_card(job.model)) is not None:
         _check(job, known)
     accelerator = accelerator_for(job.device, job.tuning.accumulation)

@@ -98,7 +98,7 @@ def load_for(
     if asked and not override:
         raise _not_applicable(profile, asked)
     settings = deployment.over(profile.deployment)
-    loaded = load_pipeline(profile.model.card or profile.model.id, device=device, dtype=dtype, settings=settings)
+    loaded = load_pipeline(profile.model_to_load, device=device, dtype=dtype, settings=settings)
     found = mismatches(profile.model, loaded)
     if found and not override:
         raise _not_applicable(profile, found)

@@ -137,7 +137,7 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     Raises:
         PostdiffError: a set-up, a scorer, a δ or a place is wrong.
     """
-    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.cards import known_card
 
     setups = [parse_setup(one) for one in job.setups]
     if not setups:
@@ -148,10 +148,9 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     require_writable(job.folder, f"study folder {job.folder}", "give another (--study)")
     if job.grid is not None:
         refuse_output(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
-    for card in CARDS:
-        if card.name == job.base.model and card.available:
-            for one in setups:
-                one.knobs(job.base.deployment.card(card))
+    if (card := known_card(job.base.model)) is not None and card.available:
+        for one in setups:
+            one.knobs(job.base.deployment.card(card))
     return setups
 
 

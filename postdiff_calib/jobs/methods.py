@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.method_settings import KIND, MethodsJob, plan_settings
-from postdiff_calib.jobs.paper_study import Price, about_study, card_of, claim, known_card, set_up
+from postdiff_calib.jobs.paper_study import Price, about_study, card_of, claim, set_up
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
@@ -55,6 +55,7 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
         PostdiffError: bad input, by one line; what was scored is kept.
     """
     from postdiff_calib.jobs.method_study import MethodStudy
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.quality.fid import require_enough
 
     progress, folder = progress or Silent(), job.folder(KIND)

@@ -9,6 +9,7 @@ from postdiff_calib.accelerate.network import unwrapped
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.models.backends import attention_backends, memory_format
+from postdiff_calib.models.cards import CARDS
 from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection, ScorerEntry
 from postdiff_calib.quality.scorers import EMBEDDED
@@ -29,7 +30,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
 
     loaded = bench.loaded
     pipe, card = loaded.pipe, loaded.card
-    known = card.name if card.name != loaded.source else None
+    known = card.name if any((card.name, card.hub_id) == (one.name, one.hub_id) for one in CARDS) else None
     trials = job.trials if job.trials is not None else default_trials(len(bench.held_out), job.search)
     return StudyRecord(
         asked=Asked(
@@ -57,6 +58,7 @@ def record_of(job: CalibrateJob, bench: Workbench, prompt_set: str, table: CostT
             id=card.name if card.embedded else loaded.source,
             card=known,
             revision=loaded.revision or "local",
+            unet_revision=loaded.unet_revision or None,
             pipeline_class=type(pipe).__name__,
             denoiser_class=type(unwrapped(getattr(pipe, card.denoiser_role))).__name__,
             fingerprint=loaded.fingerprint,

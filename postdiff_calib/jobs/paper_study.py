@@ -114,17 +114,17 @@ def price_of(settings: Sequence[tuple[Knobs, int]], table: CostTable, default_st
     return Price(sum(count for _, count in settings), macs, macs / whole)
 
 
-def known_card(model: str) -> Card | None:
-    """The card of a model that is known by name; None where it has to be loaded to be known."""
-    from postdiff_calib.models.cards import CARDS
-
-    return next((card for card in CARDS if card.name == model), None)
-
-
 def card_of(job: PaperStudyJob) -> Card:
-    """The model's card; the weights are loaded only where the name is not a card's."""
-    from postdiff_calib.models.load import load_pipeline
+    """The model's card; the weights are loaded only where the name is not a card's.
 
+    Raises:
+        ModelError: there is no such model, or it is on the hub and no commit is named.
+    """
+    from postdiff_calib.models.cards import known_card
+    from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.models.place import place_of
+
+    place_of(job.model)
     return known_card(job.model) or load_pipeline(job.model, device=job.device, dtype=job.dtype).card
 
 

@@ -66,16 +66,15 @@ def check_job(job: CalibrateJob) -> None:
 
 def _check_settings(job: CalibrateJob) -> None:
     """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
-    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
     from postdiff_calib.search.space import SearchSpace
 
     if is_single_file(job.model):
         job.deployment.card(card_of_kind(kind_of(job.model)))
-    for card in CARDS:
-        if card.name == job.model and card.available:
-            with_settings = job.deployment.card(card)
-            SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)
+    if (card := known_card(job.model)) is not None and card.available:
+        with_settings = job.deployment.card(card)
+        SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)
 
 
 def _check_places(job: CalibrateJob) -> None:
@@ -135,10 +134,10 @@ def _stated(record: StudyRecord, name: str) -> Any:
 
 def check_guards(job: CalibrateJob) -> str:
     """Refuse guards that cannot be read here, before anything is computed; returns what is left out, to be noted."""
-    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.cards import known_card
 
     guards = parse_guards(job.max_drop, job.guards, measured_by(job.scorer, job.also))
-    known = next((card for card in CARDS if card.name == job.model), None)
+    known = known_card(job.model)
     if known is not None:
         _require_metrics(guards, known)
     _require_embeddings(job, guards)
@@ -193,10 +192,11 @@ def refuse_unreachable(job: CalibrateJob, loaded: LoadedModel | None = None) -> 
     """Refuse a budget in MACs that nothing meets before seconds are measured; a known model's, before it is loaded."""
     from postdiff_calib.cost.build import build_cost_table, table_for_card
     from postdiff_calib.cost.setting import Setting
-    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.search.space import SearchSpace, require_reachable
 
-    known = next((job.deployment.card(card) for card in CARDS if card.name == job.model), None)
+    own = known_card(job.model)
+    known = None if own is None else job.deployment.card(own)
     if job.budget.kind != "macs" or (known is None and loaded is None) or (known is not None and loaded is not None):
         return
     if known is not None:

@@ -157,11 +157,11 @@ def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[st
     from postdiff_calib.cost import build_cost_table, table_for_card
     from postdiff_calib.cost.latency import MAX_KINDS
     from postdiff_calib.cost.setting import Setting
-    from postdiff_calib.models.cards import CARDS, get_card
+    from postdiff_calib.models.cards import known_card
     from postdiff_calib.techniques import techniques
 
-    if loaded is None and not job.measure and any(card.name == job.model for card in CARDS):
-        card = job.deployment.card(get_card(job.model))
+    if loaded is None and not job.measure and (known := known_card(job.model)) is not None:
+        card = job.deployment.card(known)
         return card, table_for_card(card) if job.table is None else _read(job.table, card)
     if loaded is None:
         from postdiff_calib.models.load import load_pipeline

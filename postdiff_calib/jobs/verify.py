@@ -159,7 +159,7 @@ def _load(job: VerifyJob, profile: Profile, progress: Progress) -> LoadedModel:
     settings = job.deployment.over(profile.deployment)
     if job.model is not None:  # the profile's revision is of its own model
         settings = replace(settings, revision=job.deployment.revision)
-    model = job.model or profile.model.card or profile.model.id
+    model = job.model or profile.model_to_load
     loaded = load_pipeline(model, device=job.device, dtype=dtype, settings=settings)
     if profile.model.card is None:
         return loaded

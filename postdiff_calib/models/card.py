@@ -31,7 +31,7 @@ class Card:
     Attributes:
         name: short name, as given to ``--model``.
         hub_id: repository on the Hugging Face hub, or a local directory.
-        revision: commit hash, or ``main``.
+        revision: commit hash; None where none is known, so that the user names it.
         pipeline_class: diffusers class that runs it.
         height, width: native image size in pixels.
         num_inference_steps: default T, the baseline's.
@@ -53,7 +53,7 @@ class Card:
         networks: role (``unet`` or ``transformer``, ``text_encoder``, ``text_encoder_2``, ``vae``) to configuration:
             a name in ``configs/``, the path of a JSON file, or the configuration itself.
         shipped_scheduler: the checkpoint's own scheduler where that differs.
-        unet_hub_id: repository that replaces the pipeline's U-Net.
+        unet_hub_id: repository that replaces the pipeline's U-Net; its commit is named by the user.
         embedded: it is one of this package's own, and ``hub_id`` the folder of its weights.
         train: the command that makes the weights, of a model of this package that may come without them.
         note: one sentence that a user should know.
@@ -67,7 +67,7 @@ class Card:
     networks: Mapping[str, str | Mapping[str, Any]] = field(hash=False, repr=False)
     num_inference_steps: int = 20
     guidance_scale: float = 7.5
-    revision: str = "main"
+    revision: str | None = None
     scheduler: str = DPM
     licence: str = "creativeml-openrail-m"
     vae_scale_factor: int = 8

@@ -4,9 +4,10 @@ A card says where a model's weights are, how it runs by default, and how its net
 known without the weights. Network configurations are JSON files (``configs/`` here; the embedded model's are the ones
 in its own pipeline folder); each was checked against the published parameter count of its network.
 
-Revisions are commit hashes of the hub where public code confirms the hash, else ``main``. A model trained with PNDM
-or DEIS runs with DPM++ 2M (``scheduler``), since those two keep no estimate of the clean sample to resize at the
-switch of resolutions; ``shipped_scheduler`` names the checkpoint's own.
+Revisions are commit hashes of the hub where public code confirms the hash; where none is known the user names it, as
+``sd21@COMMIT``, and so it is with the U-Net of ``sdxl-lcm``. A model trained with PNDM or DEIS runs with DPM++ 2M
+(``scheduler``), since those two keep no estimate of the clean sample to resize at the switch of resolutions;
+``shipped_scheduler`` names the checkpoint's own.
 
 Sizes are in pixels (height, width) or latent pixels (multiples); β ranges are PostDiff's, arXiv 2508.06160.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from postdiff_calib.errors import ModelError
 from postdiff_calib.models.card import Card
 from postdiff_calib.models.flow_cards import FLOW_CARDS
+from postdiff_calib.models.hub import HUB_ID, split_commit
 
 #: Folder of the embedded model, as files of this package.
 SHAPES_FOLDER = Path(__file__).parent / "shapes" / "weights"
@@ -202,6 +204,28 @@ CARDS: tuple[Card, ...] = (
     ),
     *FLOW_CARDS,
 )
+
+
+def split_model(model: str) -> tuple[str, str | None]:
+    """A model as it is given to ``--model``, as (name or place, commit): ``sd21@COMMIT``, ``owner/name@COMMIT``.
+
+    Raises:
+        UsageError: what stands behind the @ of a card's name or a hub id is no commit.
+    """
+    name = model.rpartition("@")[0]
+    if HUB_ID.fullmatch(name) or any(card.name == name for card in CARDS):
+        return split_commit(f"model {model!r}", model)
+    return model, None
+
+
+def known_card(model: str) -> Card | None:
+    """The card of a model that is given by the card's name, with a commit or without.
+
+    Raises:
+        UsageError: as ``split_model``.
+    """
+    name, _ = split_model(model)
+    return next((card for card in CARDS if card.name == name), None)
 
 
 def get_card(name: str) -> Card:

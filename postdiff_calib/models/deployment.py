@@ -16,6 +16,7 @@ from typing import Any
 from postdiff_calib.errors import ModelError, UnsupportedError, UsageError
 from postdiff_calib.models.card import MAX_SIDE, Card
 from postdiff_calib.models.families import family_named
+from postdiff_calib.models.hub import on_hub, pinned
 from postdiff_calib.models.lora import check_loras, parse_lora
 from postdiff_calib.models.scheduler import check_scheduler_choice, require_known, wanted_scheduler
 
@@ -35,9 +36,9 @@ class DeploymentSettings:
         negative_prompt: one for all images.
         batch_size: images per call, at least 1; None suits their size.
         loras: as ``lora.parse_lora`` reads them, merged in this order.
-        vae: folder or hub id of an autoencoder in the place of the model's own.
+        vae: folder, or ``owner/name@COMMIT`` on the hub, of an autoencoder in the place of the model's own.
         variant: of the model's files, such as ``fp16``.
-        revision: of a model on the hub.
+        revision: commit of a model on the hub.
 
     Raises:
         UsageError: a value out of its range, or an unknown scheduler.
@@ -156,6 +157,7 @@ class DeploymentSettings:
             card: the model's card, if it has one.
 
         Raises:
+            ModelError: a LoRA or an autoencoder on the hub of which no commit is named.
             UnsupportedError: a negative prompt for a model without guidance, or a scheduler that does not fit.
             UsageError: a setting that the scheduler's class does not take.
         """
@@ -164,6 +166,8 @@ class DeploymentSettings:
             rule = f"{pipeline_class} takes none: it has no unconditional half"
             raise UnsupportedError(f"--negative-prompt {self.negative_prompt!r}", rule, "leave it out")
         check_loras(self.loras, pipeline_class)
+        if self.vae is not None and on_hub(self.vae):
+            pinned(f"--vae {self.vae}", self.vae)
         if self.scheduler is not None or self.scheduler_config:
             wanted = wanted_scheduler(scheduler, card, self.scheduler)
             check_scheduler_choice(scheduler, wanted, dict(self.scheduler_config))

@@ -11,7 +11,8 @@ from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.derive import derive_card
 from postdiff_calib.models.families import denoiser_in, family_of
 from postdiff_calib.models.fingerprint import fingerprint_pipeline
-from postdiff_calib.models.load import LoadedModel, card_of
+from postdiff_calib.models.load import LoadedModel
+from postdiff_calib.models.place import card_of
 from postdiff_calib.models.scheduler import SCHEDULERS
 
 

@@ -1,8 +1,9 @@
 """Loading a stock diffusers pipeline by card name, local directory or hub id.
 
-Weights are read from safetensors only, and no code from a repository is run. What is in the local cache is used without
-asking the network; offline (``HF_HUB_OFFLINE=1``) nothing else is tried. On a CPU everything runs in float32, the only
-sensible type there; on a GPU in bfloat16 where it has it, else float16.
+Weights are read from safetensors only, and no code from a repository is run. What comes from the hub is of a commit:
+the card's, or the one that is named (``models.hub``). What is in the local cache is used without asking the network;
+offline (``HF_HUB_OFFLINE=1``) nothing else is tried. On a CPU everything runs in float32, the only sensible type there;
+on a GPU in bfloat16 where it has it, else float16.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ import importlib
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, UsageError, reason_of
+from postdiff_calib.errors import ModelError, PostdiffError, UnsupportedError, reason_of
 from postdiff_calib.models.card import Card
-from postdiff_calib.models.cards import CARDS, get_card
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.derive import derive_card
 from postdiff_calib.models.families import FAMILIES, family_named
 from postdiff_calib.models.fingerprint import fingerprint_pipeline
+from postdiff_calib.models.hub import on_hub, pinned
 from postdiff_calib.models.listening import complete, quiet
 from postdiff_calib.models.lora import merge_loras
+from postdiff_calib.models.place import Place, place_of
 from postdiff_calib.models.scheduler import adapt_scheduler
 from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of, load_single_file
 
 _OWN_MODULES = ("postdiff_calib.models.shapes.autoencoder", "postdiff_calib.models.shapes.absent_text")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -39,10 +39,11 @@ class LoadedModel:
         pipe: the stock diffusers pipeline, on its device.
         card: its card; for a model without one, derived from the pipeline.
         source: hub id or directory it was loaded from.
-        revision: the revision asked of the hub; empty for a directory.
+        revision: the commit on the hub; empty for a directory.
         notes: what was changed while loading, one sentence each.
         fingerprint: hash of class, network configurations and weights; the same in whichever type they are loaded.
         device, dtype: where and in which type it runs, e.g. ``cpu`` and ``float32``.
+        unet_revision: the commit of the U-Net's own repository; empty where the U-Net is of ``source``.
     """
 
     pipe: Any
@@ -53,6 +54,7 @@ class LoadedModel:
     fingerprint: str
     device: str
     dtype: str
+    unet_revision: str = ""
 
 
 def load_pipeline(
@@ -61,21 +63,19 @@ def load_pipeline(
     """Load a pipeline, ready to run.
 
     Args:
-        model: a card's name, a local pipeline directory, a checkpoint in one ``.safetensors`` file, or a hub id.
+        model: a card's name, a local pipeline directory, a checkpoint in one ``.safetensors`` file, or a hub id; a
+            card's name and a hub id with ``@COMMIT`` where the card has none.
         device: ``auto`` (CUDA, then Apple's, then CPU) or a torch device.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
         settings: of the deployment; they stand on the loaded model's card, and its scheduler is theirs.
 
     Raises:
         ModelError: no such model, missing weights, no safetensors, or an unusable device or dtype; a size that the
-            model does not make.
+            model does not make; a place on the hub without a commit.
         UnsupportedError, UsageError: settings that do not fit the model.
     """
-    card, source, revision = _resolve(model)
-    if settings.revision is not None:
-        if os.path.exists(source):
-            raise UsageError(f"--revision {settings.revision}", f"{source} is not on the hub", "leave it out")
-        revision = settings.revision
+    place = place_of(model, settings)
+    card = place.card
     where = _pick_device(device)
     kind = _pick_dtype(dtype, where)
     if card is not None:
@@ -83,12 +83,12 @@ def load_pipeline(
         settings.card(card)
 
     def read(dtype: str) -> Any:
-        return _from_pretrained(model, source, revision, dtype, card, settings)
+        return _from_pretrained(model, place, dtype, settings)
 
     try:
         # float16 rounds the weights otherwise than bfloat16, by which a model is known whatever type it runs in.
         known = fingerprint_pipeline(read("bfloat16")) if kind == "float16" else None
-        loaded = _finish(read(kind), card, source, revision, where, settings)
+        loaded = _finish(read(kind), place, where, settings)
         known = known or fingerprint_pipeline(loaded.pipe)
         if settings.loras:
             known = merge_loras(loaded.pipe, settings.loras, known)
@@ -96,28 +96,17 @@ def load_pipeline(
     except PostdiffError:
         raise
     except Exception as error:  # the classes of a pipeline raise what they like on configurations that do not fit
-        raise _missing(model, source, revision, error, offline=True) from error
+        raise _missing(model, place, error, offline=True) from error
 
 
-def _finish(
-    pipe: Any, card: Card | None, source: str, revision: str, device: str, settings: DeploymentSettings
-) -> LoadedModel:
+def _finish(pipe: Any, place: Place, device: str, settings: DeploymentSettings) -> LoadedModel:
     """A loaded pipeline on its device, with the scheduler that is wanted and its card; neither type nor fingerprint."""
-    notes = adapt_scheduler(pipe, card, settings.scheduler, dict(settings.scheduler_config))
+    notes = adapt_scheduler(pipe, place.card, settings.scheduler, dict(settings.scheduler_config))
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    card = card or derive_card(pipe, source)
+    card = place.card or derive_card(pipe, place.source)
     card = card if settings == MODELS_OWN else settings.card(card)
-    return LoadedModel(pipe, card, source, revision, notes, "", device, "")
-
-
-def card_of(model: str) -> Card | None:
-    """The card of a model as it is given to ``load_pipeline``; None where it has none.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    return _resolve(model)[0]
+    return LoadedModel(pipe, card, place.source, place.revision, notes, "", device, "", place.unet_revision)
 
 
 def pick_device(device: str) -> str:
@@ -127,26 +116,6 @@ def pick_device(device: str) -> str:
         ModelError: torch cannot use it.
     """
     return _pick_device(device)
-
-
-def _resolve(model: str) -> tuple[Card | None, str, str]:
-    """(card if there is one, directory or hub id, revision)."""
-    for card in CARDS:  # a folder of a card's name is meant by ./NAME
-        if model == card.name:
-            return card, card.hub_id, "" if card.embedded else card.revision
-    if is_single_file(model):
-        return None, model, ""
-    if model and os.path.isdir(model):
-        folder = Path(model).resolve()
-        own = [card for card in CARDS if card.embedded and folder == Path(card.hub_id).resolve()]
-        return own[0] if own else None, str(Path(model)), ""
-    for card in CARDS:
-        if model == card.hub_id and card.unet_hub_id is None:
-            return card, card.hub_id, card.revision
-    if _HUB_ID.fullmatch(model) and not model.startswith("."):
-        return None, model, "main"
-    get_card(model)  # raises, listing the cards
-    raise AssertionError("unreachable")
 
 
 def _pick_device(device: str) -> str:
@@ -177,38 +146,35 @@ def _pick_dtype(dtype: str, device: str) -> str:
     return "float32"
 
 
-def _from_pretrained(
-    model: str, source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings
-) -> Any:
+def _from_pretrained(model: str, place: Place, dtype: str, settings: DeploymentSettings) -> Any:
     """The pipeline, from the cache or directory first, then from the hub unless offline."""
     from huggingface_hub import constants
 
-    attempts = [True] if os.path.isdir(source) or constants.HF_HUB_OFFLINE else [True, False]
+    attempts = [True] if os.path.isdir(place.source) or constants.HF_HUB_OFFLINE else [True, False]
     failures: list[Exception] = []
     for local in attempts:
         try:
             with quiet():
-                return _load_once(source, revision, dtype, card, settings, local)
+                return _load_once(place, dtype, settings, local)
         except PostdiffError:
             raise
         except Exception as error:  # damaged files make diffusers, transformers and safetensors raise a dozen kinds
             failures.append(error)
-    raise _missing(model, source, revision, failures[-1], offline=attempts == [True]) from failures[-1]
+    raise _missing(model, place, failures[-1], offline=attempts == [True]) from failures[-1]
 
 
-def _load_once(
-    source: str, revision: str, dtype: str, card: Card | None, settings: DeploymentSettings, local: bool
-) -> Any:
+def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bool) -> Any:
     import torch
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
+    card, source = place.card, place.source
     if is_single_file(source):
         return _load_file(source, dtype, settings, local)
     options: dict[str, Any] = {"local_files_only": local}
     if settings.variant is not None:
         options["variant"] = settings.variant
-    if revision:
-        options["revision"] = revision
+    if place.revision:
+        options["revision"] = place.revision
     index = DiffusionPipeline.load_config(source, **options)
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ValueError("model_index.json names no pipeline class")
@@ -226,7 +192,11 @@ def _load_once(
         options |= {"safety_checker": None, "requires_safety_checker": False}
     if card is not None and (unet := card.unet_hub_id) is not None:
         options["unet"] = UNet2DConditionModel.from_pretrained(
-            unet, dtype=options["dtype"], use_safetensors=True, local_files_only=local
+            unet,
+            revision=place.unet_revision,
+            dtype=options["dtype"],
+            use_safetensors=True,
+            local_files_only=local,
         )
     if settings.vae is not None:
         options["vae"] = _load_vae(settings.vae, dtype, local)
@@ -255,12 +225,18 @@ def _load_vae(source: str, dtype: str, local: bool) -> Any:
     """
     import diffusers
     import torch
+    from huggingface_hub import constants
 
+    place, options = source, dict[str, Any](local_files_only=local)
+    if hub := on_hub(source):
+        place, options["revision"] = pinned(f"--vae {source}", source)
     try:
-        config = diffusers.AutoencoderKL.load_config(source, local_files_only=local)
+        config = diffusers.AutoencoderKL.load_config(place, **options)
         kind = getattr(diffusers, str(config["_class_name"]))
-        return kind.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=local)
+        return kind.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **options)
     except Exception as error:  # damaged files make diffusers raise a dozen kinds
+        if hub and local and not constants.HF_HUB_OFFLINE:
+            raise  # it is not in the cache; the next attempt asks the hub
         raise ModelError(f"--vae {source}", f"it does not load ({reason_of(error)})", "give an autoencoder") from error
 
 
@@ -281,7 +257,8 @@ def _refuse_other_class(name: str) -> None:
         )
 
 
-def _missing(model: str, source: str, revision: str, error: Exception, *, offline: bool) -> ModelError:
+def _missing(model: str, place: Place, error: Exception, *, offline: bool) -> ModelError:
+    source, revision = place.source, place.revision
     first = re.sub(r"\s+", " ", str(error)).strip()
     if is_single_file(model):
         shown = first if len(first) <= 160 else first[:159] + "…"
@@ -295,9 +272,12 @@ def _missing(model: str, source: str, revision: str, error: Exception, *, offlin
     cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")), "hub"
     )
+    fetch = [f"fetch it with: hf download {source} --revision {revision}"]
+    if place.card is not None and place.unet_revision:
+        fetch.append(f"hf download {place.card.unet_hub_id} --revision {place.unet_revision}")
     where = f"{cache} (offline)" if offline else f"{cache} and on huggingface.co"
     return ModelError(
         f"model {model!r}",
         f"{source} at revision {revision} was looked for in {where} and not loaded ({first})",
-        f"fetch it with: hf download {source} --revision {revision}",
+        " and ".join(fetch),
     )

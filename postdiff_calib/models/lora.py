@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError, UsageError, reason_of
+from postdiff_calib.models.hub import on_hub, pinned
 
 _SCALE = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.ASCII)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Lora:
-    """One LoRA: a file of safetensors, a folder with one, or a hub id; and its scale."""
+    """One LoRA: a file of safetensors, a folder with one, or ``owner/name@COMMIT`` on the hub; and its scale."""
 
     source: str
     scale: float = 1.0
@@ -53,7 +53,7 @@ def check_loras(texts: Sequence[str], pipeline_class: str) -> None:
 
     Raises:
         UsageError: peft is not installed, or the class takes none.
-        ModelError: no such file, or it holds no LoRA.
+        ModelError: no such file, or it holds no LoRA; on the hub, and no commit is named.
     """
     if not texts:
         return
@@ -68,7 +68,9 @@ def check_loras(texts: Sequence[str], pipeline_class: str) -> None:
         raise UsageError(given, f"{pipeline_class} takes none", "leave it out")
     for text in texts:
         source = parse_lora(text).source
-        if os.path.exists(source) or not _HUB_ID.fullmatch(source):
+        if on_hub(source):
+            pinned(f"--lora {text}", source)
+        else:
             _check_file(text, _file_of(text, source))
 
 
@@ -82,7 +84,7 @@ def merge_loras(pipe: Any, texts: Sequence[str], fingerprint: str) -> str:
     for text in texts:
         one = parse_lora(text)
         try:
-            path = _file_of(text, one.source) if os.path.exists(one.source) else _downloaded(one.source)
+            path = _downloaded(text, one.source) if on_hub(one.source) else _file_of(text, one.source)
             pipe.load_lora_weights(
                 str(path.parent), weight_name=path.name, adapter_name="merged", local_files_only=True
             )
@@ -128,10 +130,9 @@ def _check_file(text: str, path: Path) -> None:
         raise ModelError(f"--lora {text}", "it holds no LoRA: no tensor is named so", "give a LoRA's file")
 
 
-def _downloaded(source: str) -> Path:
+def _downloaded(text: str, source: str) -> Path:
     """The file of a LoRA on the hub, from the cache or, unless offline, from there."""
     from huggingface_hub import snapshot_download
 
-    # The user names the repository; the weights are safetensors and part of the model's fingerprint.
-    folder = Path(snapshot_download(source, allow_patterns=["*.safetensors"]))  # nosec B615
-    return _file_of(source, str(folder))
+    repository, commit = pinned(f"--lora {text}", source)
+    return _file_of(text, snapshot_download(repository, revision=commit, allow_patterns=["*.safetensors"]))

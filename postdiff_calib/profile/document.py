@@ -14,6 +14,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS
 from postdiff_calib.models.deployment import DeploymentSettings, describe_baseline
 from postdiff_calib.models.families import family_named
+from postdiff_calib.models.hub import is_commit
 from postdiff_calib.plan import compile_plan, plan_facts
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.profile.comments import comment
@@ -97,6 +98,12 @@ class Profile(Section):
         )
 
     @property
+    def model_to_load(self) -> str:
+        """What ``load_pipeline`` takes for the calibrated model: its card's name or its place, its U-Net's commit."""
+        name, unet = self.model.card or self.model.id, self.model.unet_revision
+        return name if unet is None else f"{name}@{unet}"
+
+    @property
     def deployment(self) -> DeploymentSettings:
         """What the model is to be loaded with, so that it runs as it was calibrated."""
         model = self.model
@@ -166,11 +173,10 @@ class Profile(Section):
 
 
 def _asked_revision(model: ModelSection) -> str | None:
-    """The revision to load where that is not the card's own; None for local models."""
+    """The commit to load where that is not the card's own; None for local models, and for a branch, which moves."""
     own = next((card for card in CARDS if card.name == model.card), None)
-    if model.revision == "local" or (own is not None and (own.embedded or own.revision == model.revision)):
-        return None
-    return model.revision
+    is_own = own is not None and (own.embedded or own.revision == model.revision)
+    return model.revision if is_commit(model.revision) and not is_own else None
 
 
 def json_schema() -> dict[str, Any]:

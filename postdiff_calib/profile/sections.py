@@ -42,6 +42,7 @@ class ModelSection(Section):
     ``num_inference_steps`` is the baseline's T. ``scheduler_config`` is what the scheduler was given beside the model's
     own settings; null where the model's own scheduler was left as it is. ``adapters`` were loaded into the pipeline.
     ``loras`` were merged into its weights, ``vae`` stood in for its autoencoder, ``variant`` is of its files.
+    ``unet_revision`` is the commit of its U-Net, where that has a repository of its own.
     """
 
     id: Address
@@ -65,6 +66,7 @@ class ModelSection(Section):
     loras: list[Address] = Field(default_factory=list)
     vae: Address | None = None
     variant: str | None = None
+    unet_revision: str | None = None
 
 
 class _OfMetrics:

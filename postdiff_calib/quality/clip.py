@@ -1,8 +1,9 @@
 """CLIP score per prompt with open_clip: 100 × cosine between an image's and its prompt's embedding.
 
-The backbone is a setting, named ``ARCH::pretrained_tag`` (weights from the Hugging Face cache or hub) or
-``local-dir:/path`` (open_clip's own folder format). Only safetensors weights are read. Images stay tensors: they are
-rounded to 8 bits, as a saved image is, and go through the very transforms that open_clip prescribes, in batches.
+The backbone is a setting, named ``ARCH::pretrained_tag`` (weights from the Hugging Face cache, or from the hub where
+their commit is known here or named behind the tag, ``@COMMIT``) or ``local-dir:/path`` (open_clip's own folder format).
+Only safetensors weights are read. Images stay tensors: they are rounded to 8 bits, as a saved image is, and go through
+the very transforms that open_clip prescribes, in batches.
 Scores are kept per prompt, since plans are compared by paired differences. Source: Hessel et al., CLIPScore,
 arXiv 2104.08718 (without its rescaling and clipping, as in PostDiff's tables).
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
 from postdiff_calib.files.pixels import levels
+from postdiff_calib.models.hub import cached_commit, no_download, split_commit
 from postdiff_calib.quality.metrics import SCORE
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def _load(name: str, device: str) -> tuple[Any, Any, Any, Path]:
     else:
         model_name, weights, options = _tagged_weights(name)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_download():  # a tokenizer or a text network would be of a branch
             warnings.simplefilter("ignore", UserWarning)  # open_clip's advice on architectures, not the user's concern
             model, _, preprocess = open_clip.create_model_and_transforms(model_name, device=device, **options)
             tokenizer = open_clip.get_tokenizer(model_name)
@@ -200,6 +202,7 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
     remedy = "such as ViT-B-32::laion2b_s34b_b79k, or local-dir:/path"
     if not separator or not tag:
         raise ModelError(f"scorer {name!r}", "a scorer is named ARCH::pretrained_tag", remedy)
+    tag, commit = split_commit(f"scorer {name!r}", tag)
     config = open_clip.get_pretrained_cfg(arch, tag)
     if not config:
         known = open_clip.list_pretrained_tags_by_model(arch)
@@ -209,15 +212,17 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
     if "/" not in repository:
         raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
     repository = "/".join(repository.split("/")[:2])
-    revision = REVISIONS.get(repository)
+    revision = commit or REVISIONS.get(repository) or cached_commit(repository)
     try:
+        if revision is None:
+            raise OSError("no commit is named, and a branch is not followed")
         weights = Path(hf_hub_download(repository, _WEIGHTS, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"scorer {name!r}",
             f"{_WEIGHTS} of {repository} is neither in the Hugging Face cache nor reachable",
-            f"fetch it once while online (hf download {repository} {_WEIGHTS}"
-            f"{f' --revision {revision}' if revision else ''}), or use local-dir:/path",
+            f"fetch a commit of it (hf download {repository} {_WEIGHTS} --revision {revision or 'COMMIT'}), "
+            "name one (ARCH::tag@COMMIT), or use local-dir:/path",
         ) from error
     options = {
         "pretrained": str(weights),

@@ -3,7 +3,8 @@
 *PickScore* (Kirstain et al., arXiv 2305.01569): exp(logit scale) × cosine of a transformers ``CLIPModel``.
 *HPSv2.1* (Wu et al., arXiv 2306.09341): 100 × cosine of an open_clip model.
 
-Weights come from the Hugging Face hub or its cache, or from a place that is named. HPSv2.1 is published as a pickle
+Weights come from the Hugging Face cache, or from a place that is named: a folder, or ``owner/name@COMMIT`` on the hub.
+Without a commit nothing is downloaded. HPSv2.1 is published as a pickle
 only; it is read with ``weights_only``, which builds tensors and nothing else. Both have embeddings, so CMMD is measured
 with them.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError, reason_of
 from postdiff_calib.files.pixels import to_array
+from postdiff_calib.models.hub import cached_commit, on_hub, split_commit
 from postdiff_calib.quality.clip import ClipScorer
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class PickScorer(ClipScorer):
     """PickScore.
 
     Args:
-        name: ``pickscore``, or with a place behind a colon: a folder, or a repository with ``@revision`` or without.
+        name: ``pickscore``, or with a place behind a colon: a folder, or ``owner/name@COMMIT``.
 
     Raises:
         ModelError: it is not there, or no ``CLIPModel``.
@@ -98,7 +100,7 @@ class HpsScorer(ClipScorer):
     """HPSv2.1.
 
     Args:
-        name: ``hpsv2``, or with a weights file behind a colon.
+        name: ``hpsv2``, or with a weights file or ``owner/name@COMMIT`` behind a colon.
 
     Raises:
         ModelError: it is not there, or its weights are another model's.
@@ -140,17 +142,30 @@ def hps_weights(name: str) -> Path:
         ModelError: it is not where it is said to be, or neither in the hub's cache nor reachable.
     """
     _, _, place = name.partition(":")
-    if place:
+    if place and not on_hub(place):
         if not os.path.isfile(place):
             raise ModelError(f"scorer {name!r}", f"there is no file {place}", f"take {HPSV2_WEIGHTS} of {HPSV2}")
         return Path(place)
     from huggingface_hub import hf_hub_download
 
+    repository, commit = _commit(name, place or HPSV2, HPSV2_WEIGHTS)
     try:
-        # No commit could be checked offline; what was loaded is recorded by its hash and compared from then on.
-        return Path(hf_hub_download(HPSV2, HPSV2_WEIGHTS))  # nosec B615
+        return Path(hf_hub_download(repository, HPSV2_WEIGHTS, revision=commit))
     except (OSError, ValueError) as error:
-        raise _absent(name, HPSV2, HPSV2_WEIGHTS) from error
+        raise _absent(name, repository, HPSV2_WEIGHTS) from error
+
+
+def _commit(name: str, place: str, file: str) -> tuple[str, str]:
+    """(repository, commit): the commit that is named, else the cache's.
+
+    Raises:
+        ModelError: there is neither.
+        UsageError: what is named is no commit.
+    """
+    repository, commit = split_commit(f"scorer {name!r}", place)
+    if (found := commit or cached_commit(repository)) is None:
+        raise _absent(name, repository, file)
+    return repository, found
 
 
 def _folder(name: str) -> Path:
@@ -158,11 +173,11 @@ def _folder(name: str) -> Path:
     _, _, place = name.partition(":")
     if place and os.path.isdir(place):
         return Path(place)
-    repository, _, revision = (place or PICKSCORE).partition("@")
     from huggingface_hub import snapshot_download
 
+    repository, commit = _commit(name, place or PICKSCORE, PICKSCORE_WEIGHTS)
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:
         raise _absent(name, repository, PICKSCORE_WEIGHTS) from error
 
@@ -171,6 +186,7 @@ def _absent(name: str, repository: str, file: str) -> ModelError:
     kind = name.partition(":")[0]
     return ModelError(
         f"scorer {name!r}",
-        f"{repository} is neither in the Hugging Face cache nor reachable",
-        f"fetch it once while online (hf download {repository} {file}), or name its place: {kind}:PATH",
+        f"{repository} is neither in the Hugging Face cache nor reachable at a commit that is named",
+        f"fetch a commit of it (hf download {repository} {file} --revision COMMIT), "
+        f"or name its place: {kind}:PATH or {kind}:{repository}@COMMIT",
     )

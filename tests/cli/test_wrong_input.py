@@ -25,6 +25,20 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", ""], ("model ''", "no such card")),
     ([*CAL, "--model", LONG], ("xxx", "no such card")),
     ([*CAL, "--model", "a\x1b[31mb"], (r"a\x1b[31mb", "no such card")),
+    ([*CAL, "--model", "sdxl-lcm"], ("sdxl-lcm", "no commit of latent-consistency/lcm-sdxl", "write sdxl-lcm@COMMIT")),
+    ([*CAL, "--model", "sdxl-lcm", "--dry-run"], ("sdxl-lcm", "no commit of latent-consistency/lcm-sdxl")),
+    ([*CAL, "--model", "sdxl-lcm@main"], ("sdxl-lcm@main", "40 digits of 0-9 and a-f")),
+    ([*CAL, "--model", "owner/name"], ("owner/name", "no commit of owner/name", "owner/name@COMMIT or --revision")),
+    ([*CAL, "--model", "sd15", "--revision", "v1"], ("--revision v1", "40 digits of 0-9 and a-f")),
+    ([*CAL, "--vae", "owner/vae"], ("--vae owner/vae", "no commit of owner/vae")),
+    ([*CAL, "--lora", "owner/lora"], ("--lora owner/lora", "no commit of owner/lora")),
+    ([*CAL, "--scorer", "hpsv2:xswu/HPSv2@main"], ("hpsv2:xswu/HPSv2@main", "40 digits of 0-9 and a-f")),
+    *(
+        ([*command, "--quiet", "--model", "sd21"], ("model 'sd21'", "no commit of sd2-comm", "write sd21@COMMIT"))
+        for command in (
+            ["ablate", "--steps", "8"], ["ablate", "--dry-run"], ["compare-methods"], ["finetune", "--data", "a.txt"],
+        )
+    ),
     ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
     ([*CAL, "--switch", "jump"], ("jump", "renoise, expand, renoise-own-grid or expand-own-grid")),
     ([*CAL, "--search", "grid"], ("grid", "searches are")),

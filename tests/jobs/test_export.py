@@ -28,6 +28,7 @@ from postdiff_calib.study.arms import compare_arms
 from postdiff_calib.study.record import Study
 
 SCHEMA = Path(__file__).parents[2] / "postdiff_calib" / "profile" / "profile.schema.json"
+COMMIT = "0123456789" * 4
 NASTY = 'a"""\'\n\\x {0} %s\nimport os; os.abort() #'
 
 
@@ -265,7 +266,7 @@ def constants(script):
 
 def test_text_of_a_profile_enters_a_script_as_text_only():
     data = profile_data()
-    data["model"] |= {"id": NASTY, "card": None, "revision": NASTY}
+    data["model"] |= {"id": NASTY, "card": None, "revision": COMMIT}
     data["budget"]["text"] = NASTY
     profile = Profile.model_validate(data)
     for script in (python_script(profile), diffusers_script(profile)):
@@ -274,7 +275,7 @@ def test_text_of_a_profile_enters_a_script_as_text_only():
         assert NASTY in found["ABOUT"]
         called = {ast.unparse(node.func) for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)}
         assert "os.abort" not in called
-    assert found["REVISION"] == NASTY
+    assert found["REVISION"] == COMMIT
     for key in ("pipeline_class", "scheduler", "dtype"):
         bad = {**data, "model": {**data["model"], key: "x; import os"}}
         with pytest.raises(ProfileError, match="not a name"):
@@ -283,7 +284,7 @@ def test_text_of_a_profile_enters_a_script_as_text_only():
 
 def test_a_hub_models_script_is_plain_diffusers():
     data = profile_data(Knobs(10, cache_interval=2))
-    data["model"] |= {"id": "owner/name", "card": "sd15", "revision": "abc", "dtype": "float16"}
+    data["model"] |= {"id": "owner/name", "card": "sd15", "revision": COMMIT, "dtype": "float16"}
     script = diffusers_script(Profile.model_validate(data))
     lines = [line for line in script.splitlines() if "postdiff_calib" in line]
     assert lines == ["from postdiff_calib import Knobs, enable"]
@@ -294,9 +295,11 @@ def test_a_hub_models_script_is_plain_diffusers():
     found = constants(script)
     assert (found["HEIGHT"], found["WIDTH"], found["GUIDANCE_SCALE"]) == (64, 64, 4.0)
     data["model"] |= {"card": "sdxl-lcm", "pipeline_class": "StableDiffusionXLPipeline", "scheduler": "LCMScheduler"}
+    data["model"]["unet_revision"] = COMMIT
     script = diffusers_script(Profile.model_validate(data))
     assert "unet=unet" in script
     assert constants(script)["UNET"] == "latent-consistency/lcm-sdxl"
+    assert constants(script)["UNET_REVISION"] == COMMIT
     assert "safety_checker" not in script
 
 

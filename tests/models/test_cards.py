@@ -9,6 +9,7 @@ from postdiff_calib.errors import KnobError, ModelError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
 from postdiff_calib.models.families import family_named
+from postdiff_calib.models.hub import is_commit
 from postdiff_calib.plan import low_res_size
 from postdiff_calib.quality import metric
 
@@ -63,7 +64,7 @@ def test_a_card_is_consistent(card) -> None:
     assert ("cache_branch" in card.knobs) == (card.denoiser_role == "unet")
     low, high = card.step_range
     assert 1 <= low <= card.num_inference_steps <= high
-    assert card.revision == "main" or (len(card.revision) == 40 and int(card.revision, 16))
+    assert card.revision is None or is_commit(card.revision)
     latent = card.latent_size()
     sizes = {low_res_size(*latent, scale, card.latent_multiple) for scale in card.low_res_scales}
     assert len(sizes) == 5, "each β of the search must be a different size"

@@ -9,6 +9,7 @@ from postdiff_calib.errors import ModelError
 from postdiff_calib.models import load
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
 from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.models.place import Place, place_of
 
 PIPELINE = SHAPES_FOLDER / "pipeline"
 
@@ -91,10 +92,10 @@ def test_a_cards_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("shapes", "sd15"):
         card = get_card(name)
-        assert load._resolve(name) == (card, card.hub_id, "" if name == "shapes" else card.revision)
-        assert load._resolve(f"./{name}") == (None, name, "")
+        assert place_of(name) == Place(card, card.hub_id, card.revision or "")
+        assert place_of(f"./{name}") == Place(None, name)
     with pytest.raises(ModelError, match="no such card"):
-        load._resolve("x" * 300)
+        place_of("x" * 300)
 
 
 @pytest.mark.parametrize("device", ["meta", "gpu9", "cuda:99", ""])

@@ -148,9 +148,10 @@ def test_a_missing_model_says_what_where_and_how_to_fetch() -> None:
     assert "\n" not in message
 
 
-def test_a_hub_id_without_a_card_is_looked_for_at_main() -> None:
-    with pytest.raises(ModelError, match="someone/something at revision main"):
-        load_pipeline("someone/something")
+def test_a_hub_id_without_a_card_is_looked_for_at_its_commit() -> None:
+    commit = "0123456789" * 4
+    with pytest.raises(ModelError, match=f"someone/something at revision {commit}"):
+        load_pipeline(f"someone/something@{commit}")
 
 
 @pytest.mark.parametrize("name", ["", "sd99", "a b/c", "../x/y/z"])
@@ -179,10 +180,10 @@ def test_the_embedded_model_loads_from_the_package() -> None:
 def test_the_embedded_models_folder_missing_is_one_line(monkeypatch, tmp_path) -> None:
     from dataclasses import replace
 
-    import postdiff_calib.models.load as load
+    from postdiff_calib.models import place
 
     gone = replace(get_card("shapes"), hub_id=str(tmp_path / "gone"))
-    monkeypatch.setattr(load, "CARDS", (gone,))
+    monkeypatch.setattr(place, "CARDS", (gone,))
     with pytest.raises(ModelError, match="its weights are not in"):
         load_pipeline("shapes")
 

@@ -166,7 +166,7 @@ def test_tagged_weights_are_loaded_with_the_tags_own_settings(monkeypatch, folde
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda r, f, revision: str(Path(folder) / f))
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     with pytest.raises(ModelError, match="stop here"):
-        ClipScorer("ViT-B-32::openai")
+        ClipScorer(f"ViT-B-32::openai@{'0123456789' * 4}")
     assert asked["name"] == "ViT-B-32"
     assert asked["force_quick_gelu"] is True
     assert asked["pretrained"].endswith(".safetensors")

@@ -94,7 +94,10 @@ def test_hpsv2_is_the_cosine_of_its_checkpoint(tmp_path, images, monkeypatch):
     ("text", "message"),
     [
         ("hpsv2:/no/such.pt", "there is no file /no/such.pt"),
-        ("pickscore:me/nothing", "neither in the Hugging Face cache nor reachable; fetch it once while online"),
+        (
+            "pickscore:me/nothing",
+            "neither in the Hugging Face cache nor reachable at .*; fetch a commit of it",
+        ),
         ("hpsv2", "xswu/HPSv2 is neither in the Hugging Face cache"),
     ],
 )
