@@ -55,4 +55,6 @@ def models_command(
     # Piped output has no width of its own; rows must stay whole for grep.
     console = make_console(200)
     print_table(console, table)
-    console.print("COMMIT: name it, such as sd21@ and the 40 digits of its hash; nothing is fetched from a branch")
+    console.print(
+        "COMMIT: the newest when a study begins, or the one that you name: sd21@ and the 40 digits of its hash"
+    )

@@ -34,7 +34,7 @@ from postdiff_calib.progress import Progress, Silent, log_event, tell_work
 from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
-from postdiff_calib.study.record import Study
+from postdiff_calib.study.record import RECORD, Study
 from postdiff_calib.study.searched import SearchedBudget, further_limits
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Gi
     if loaded is None:
         progress.stage("loading the model")
         device = job.devices[0] if job.devices else job.device
-        loaded = load_pipeline(job.model, device=device, dtype=job.dtype, settings=job.deployment)
+        loaded = load_pipeline(model_of(job), device=device, dtype=job.dtype, settings=job.deployment)
         for note in loaded.notes:
             progress.note(note)
     refuse_unreachable(job, loaded)
@@ -158,6 +158,14 @@ def load_stage(job: CalibrateJob, progress: Progress, lock: StudyLock, given: Gi
     if not job.fresh:
         refuse_other_study(job, bench)
     return bench, materials.prompt_set.name
+
+
+def model_of(job: CalibrateJob) -> str:
+    """What is loaded: for a study that is there, the commit of the hub that it was begun with."""
+    if job.fresh or not os.path.lexists(job.folder / RECORD):
+        return job.model
+    known = Study.load(job.folder).record
+    return known.model_to_load if known.asked.model == job.model else job.model
 
 
 def set_up(job: CalibrateJob, loaded: LoadedModel, materials: Materials) -> Workbench:

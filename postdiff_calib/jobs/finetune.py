@@ -127,9 +127,7 @@ def price_finetune(job: FinetuneJob) -> FinetunePrice:
     from postdiff_calib.cost.build import table_for_card
     from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.load import load_pipeline
-    from postdiff_calib.models.place import place_of
 
-    place_of(job.model)
     card = known_card(job.model) or load_pipeline(job.model).card
     _check(job, card)
     table, tuning = table_for_card(card), job.tuning

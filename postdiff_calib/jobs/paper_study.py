@@ -118,13 +118,11 @@ def card_of(job: PaperStudyJob) -> Card:
     """The model's card; the weights are loaded only where the name is not a card's.
 
     Raises:
-        ModelError: there is no such model, or it is on the hub and no commit is named.
+        ModelError: there is no such model.
     """
     from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.load import load_pipeline
-    from postdiff_calib.models.place import place_of
 
-    place_of(job.model)
     return known_card(job.model) or load_pipeline(job.model, device=job.device, dtype=job.dtype).card
 
 

@@ -165,7 +165,7 @@ def set_up(record: StudyRecord, job: WorkerJob) -> Workbench:
     stated = record.asked.scorer
     others = {parse_scorer(text, "--also").metric: text for text in record.asked.also}
     named = named_again(stated or EMBEDDED, others, job.scorer, job.also)
-    loaded = load_pipeline(job.model or record.asked.model, device=job.device, dtype=dtype, settings=deployment)
+    loaded = load_pipeline(job.model or record.model_to_load, device=job.device, dtype=dtype, settings=deployment)
     if stated is None and job.scorer is None:
         named = (parse_scorer(loaded.card.scorer), *named[1:])
     scorer, *also = loaded_scorers(named, loaded.device)

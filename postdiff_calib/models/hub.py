@@ -1,6 +1,8 @@
-"""Commits of the Hugging Face hub: what is downloaded is at a commit, never at a branch, since a branch moves.
+"""Commits of the Hugging Face hub: what is downloaded is of a commit, since a branch moves.
 
-A place on the hub is written ``owner/name@COMMIT``, where COMMIT is the whole hash, 40 digits of 0-9 and a-f.
+A place on the hub is written ``owner/name@COMMIT``, where COMMIT is the whole hash, 40 digits of 0-9 and a-f. Where
+none is named and the card has none, the newest one is looked up once and named from then on: in the study, in the
+profile and in what follows from them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from postdiff_calib.errors import ModelError, UsageError
@@ -65,21 +68,41 @@ def pinned(given: str, place: str, commit: str | None = None, named: str | None 
         named: how the user would name the commit, COMMIT left as a word; by default ``owner/name@COMMIT``.
 
     Raises:
-        ModelError: no commit is named; the line says how to name one.
+        ModelError: no commit is named, and none can be looked up; the line says how to name one.
         UsageError: what is named is no commit.
     """
     repository, own = split_commit(given, place)
-    found = own or commit
+    found = own or commit or newest_commit(repository)
     if found is None:
         asked = named or f"{repository}@COMMIT"
-        cached = cached_commit(repository)
-        what = "with its 40 digits" if cached is None else "the commit in this machine's cache"
         raise ModelError(
             given,
-            f"no commit of {repository} is named, and a branch is not followed, since it moves",
-            f"write {asked.replace('COMMIT', cached or 'COMMIT')}, {what}, or give a local folder",
+            f"no commit of {repository} is named, and neither this machine's cache nor the hub tells the newest",
+            f"write {asked}, with its 40 digits, or give a local folder",
         )
     return repository, found
+
+
+def newest_commit(repository: str) -> str | None:
+    """The commit of a repository's main branch: the cache's, else, unless offline, the hub's; None where neither tells.
+
+    Args:
+        repository: ``owner/name``.
+    """
+    from huggingface_hub import constants
+
+    return cached_commit(repository) or (None if constants.HF_HUB_OFFLINE else _told_by_hub(repository))
+
+
+@lru_cache(maxsize=64)
+def _told_by_hub(repository: str) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().model_info(repository, timeout=10).sha
+    except Exception:  # no network, no such repository, or one that needs a login
+        return None
+    return commit if commit and is_commit(commit) else None
 
 
 def cached_commit(repository: str) -> str | None:

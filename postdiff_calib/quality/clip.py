@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from postdiff_calib.errors import ModelError
 from postdiff_calib.files import file_sha256
 from postdiff_calib.files.pixels import levels
-from postdiff_calib.models.hub import cached_commit, no_download, split_commit
+from postdiff_calib.models.hub import newest_commit, no_download, split_commit
 from postdiff_calib.quality.metrics import SCORE
 
 if TYPE_CHECKING:
@@ -212,10 +212,10 @@ def _tagged_weights(name: str) -> tuple[str, Path, dict[str, Any]]:
     if "/" not in repository:
         raise ModelError(f"scorer {name!r}", "its weights are not published as safetensors", remedy)
     repository = "/".join(repository.split("/")[:2])
-    revision = commit or REVISIONS.get(repository) or cached_commit(repository)
+    revision = commit or REVISIONS.get(repository) or newest_commit(repository)
     try:
         if revision is None:
-            raise OSError("no commit is named, and a branch is not followed")
+            raise OSError("no commit is known")
         weights = Path(hf_hub_download(repository, _WEIGHTS, revision=revision))
     except (OSError, ValueError) as error:
         raise ModelError(

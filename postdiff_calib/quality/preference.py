@@ -3,8 +3,8 @@
 *PickScore* (Kirstain et al., arXiv 2305.01569): exp(logit scale) × cosine of a transformers ``CLIPModel``.
 *HPSv2.1* (Wu et al., arXiv 2306.09341): 100 × cosine of an open_clip model.
 
-Weights come from the Hugging Face cache, or from a place that is named: a folder, or ``owner/name@COMMIT`` on the hub.
-Without a commit nothing is downloaded. HPSv2.1 is published as a pickle
+Weights come from a folder or from the hub, there of the commit that is named (``owner/name@COMMIT``) or of the newest.
+HPSv2.1 is published as a pickle
 only; it is read with ``weights_only``, which builds tensors and nothing else. Both have embeddings, so CMMD is measured
 with them.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import ModelError, reason_of
 from postdiff_calib.files.pixels import to_array
-from postdiff_calib.models.hub import cached_commit, on_hub, split_commit
+from postdiff_calib.models.hub import newest_commit, on_hub, split_commit
 from postdiff_calib.quality.clip import ClipScorer
 
 if TYPE_CHECKING:
@@ -156,14 +156,14 @@ def hps_weights(name: str) -> Path:
 
 
 def _commit(name: str, place: str, file: str) -> tuple[str, str]:
-    """(repository, commit): the commit that is named, else the cache's.
+    """(repository, commit): the commit that is named, else the newest.
 
     Raises:
         ModelError: there is neither.
         UsageError: what is named is no commit.
     """
     repository, commit = split_commit(f"scorer {name!r}", place)
-    if (found := commit or cached_commit(repository)) is None:
+    if (found := commit or newest_commit(repository)) is None:
         raise _absent(name, repository, file)
     return repository, found
 

@@ -1,6 +1,7 @@
 """What comes from the hub is of a commit: nothing follows a branch, and the commit goes with the study."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import diffusers
 import huggingface_hub
@@ -12,9 +13,11 @@ from studies import study_record
 
 from postdiff_calib.errors import ModelError, PostdiffError, ProfileError, UsageError
 from postdiff_calib.jobs import verify
+from postdiff_calib.jobs.calibrate import model_of
 from postdiff_calib.jobs.export import diffusers_script, python_script
 from postdiff_calib.jobs.finetune import FinetuneJob, price_finetune
 from postdiff_calib.jobs.generate import load_for
+from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.method_settings import MethodsJob
 from postdiff_calib.jobs.methods import price_methods
 from postdiff_calib.jobs.price import CostJob, run_cost
@@ -29,7 +32,7 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
 from postdiff_calib.quality.scorers import listed, load_scorer, parse_scorer
-from postdiff_calib.study.record import StudyRecord
+from postdiff_calib.study.record import Study, StudyRecord
 
 A, B = "a" * 40, "0123456789" * 4
 LCM, SDXL = "latent-consistency/lcm-sdxl", get_card("sdxl")
@@ -48,6 +51,15 @@ def in_cache(cache, repository, commit, *, main=True):
     if main:
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text(commit)
+
+
+@pytest.fixture(autouse=True)
+def newest(monkeypatch):
+    """The newest commits that the hub tells, by repository; none to begin with."""
+    newest = {}
+    monkeypatch.setattr("postdiff_calib.models.hub._told_by_hub", newest.get)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return newest
 
 
 @pytest.fixture
@@ -71,7 +83,6 @@ def asked(monkeypatch):
     monkeypatch.setattr(diffusers.UNet2DConditionModel, "from_pretrained", answers("unet", pipe.unet))
     monkeypatch.setattr(diffusers.AutoencoderKL, "load_config", answers("vae index", {"_class_name": "AutoencoderKL"}))
     monkeypatch.setattr(diffusers.AutoencoderKL, "from_pretrained", answers("vae", pipe.vae))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return asked
 
 
@@ -133,15 +144,42 @@ def test_a_path_with_such_a_sign_is_a_path(tmp_path, monkeypatch) -> None:
         place_of("./none@here/model")
 
 
-def test_the_line_names_the_commit_that_is_in_the_cache(cache) -> None:
+def test_the_commit_of_the_cache_is_taken_and_else_the_hubs_newest(cache, newest, monkeypatch) -> None:
     assert cached_commit("owner/name") is None
     in_cache(cache, "owner/name", A, main=False)
     assert cached_commit("owner/name") == A
     in_cache(cache, "owner/name", B, main=False)
     assert cached_commit("owner/name") is None, "which of the two is not known"
     in_cache(cache, LCM, B)
-    with pytest.raises(ModelError, match=f"write sdxl-lcm@{B} .*the commit in this machine's cache"):
-        place_of("sdxl-lcm")
+    newest[LCM] = A
+    assert place_of("sdxl-lcm").unet_revision == B
+    newest["some/model"] = A
+    assert place_of("some/model") == Place(None, "some/model", A)
+    assert place_of("some/model", DeploymentSettings(revision=B)).revision == B
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="no commit of some/model is named"):
+        place_of("some/model")
+
+
+def test_a_commit_that_was_looked_up_is_named_from_then_on(asked, newest, tmp_path) -> None:
+    newest[LCM] = A
+    loaded = load_pipeline("sdxl-lcm", device="cpu")
+    assert (loaded.unet_revision, asked[1]) == (A, ("unet", LCM, A))
+    record = study_record()
+    record = replace(
+        record, asked=replace(record.asked, model="sdxl-lcm"), model=lcm_profile(loaded.unet_revision).model
+    )
+    assert record.model_to_load == lcm_profile(A).model_to_load == f"sdxl-lcm@{A}"
+    newest[LCM] = B
+    job = CalibrateJob("sdxl-lcm", study=tmp_path)
+    assert model_of(job) == "sdxl-lcm"
+    Study(tmp_path, record).save()
+    assert model_of(job) == f"sdxl-lcm@{A}"
+    assert model_of(replace(job, model=f"sdxl-lcm@{B}")) == f"sdxl-lcm@{B}"
+    assert model_of(replace(job, fresh=True)) == "sdxl-lcm"
+    for commit in ("local", "main"):  # a folder's, and a record of before
+        old = replace(record, model=record.model.model_copy(update={"unet_revision": None, "revision": commit}))
+        assert old.model_to_load == "sdxl-lcm"
 
 
 def test_a_lora_is_of_its_commit(monkeypatch, tmp_path) -> None:
@@ -261,10 +299,9 @@ def test_a_script_names_its_commits() -> None:
 def test_commands_that_price_by_the_card_alone_want_the_commit_where_they_would_load_it() -> None:
     assert run_cost(CostJob(model="sdxl-lcm")).card.name == "sdxl-lcm"
     assert run_cost(CostJob(model=f"sdxl-lcm@{A}")).card.name == "sdxl-lcm"
-    for ask in (lambda: price_methods(MethodsJob("sdxl-lcm")), lambda: price_finetune(FinetuneJob("sd21"))):
-        with pytest.raises(ModelError, match="no commit of"):
-            ask()
+    assert price_methods(MethodsJob("sdxl-lcm", num_prompts=2)).images > 0
     assert price_methods(MethodsJob(f"sdxl-lcm@{A}", num_prompts=2)).images > 0
+    assert price_finetune(FinetuneJob("sd21", data=Path("pictures"))).macs > 0
 
 
 def test_a_worker_loads_the_study_s_commits(asked) -> None:

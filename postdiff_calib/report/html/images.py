@@ -110,7 +110,7 @@ class Album:
         if loaded is None:
             progress.stage("loading the model")
             loaded = load_pipeline(
-                record.asked.model, device=self.device, dtype=record.model.dtype, settings=record.asked.deployment
+                record.model_to_load, device=self.device, dtype=record.model.dtype, settings=record.asked.deployment
             )
         weights = weights_fact(record.model, loaded)
         if not weights.same:
