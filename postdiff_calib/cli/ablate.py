@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
-from postdiff_calib.cli.shared import with_run
+from postdiff_calib.cli.shared import Switch, with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -41,14 +41,7 @@ def ablate_command(
     noise: Annotated[
         str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
     ] = DEFAULT_NOISE,
-    switch: Annotated[
-        str | None,
-        typer.Option(
-            "--switch",
-            help="To full size: renoise, or of rectified flows expand, renoise-own-grid or expand-own-grid.  "
-            "[default: what suits the scheduler]",
-        ),
-    ] = None,
+    switch: Switch = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,

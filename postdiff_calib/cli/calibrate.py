@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
-from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, PerImage, with_deployment
+from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, PerImage, Switch, with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
@@ -59,14 +59,7 @@ def calibrate_command(
         str,
         typer.Option("--noise", help="Of low-resolution steps: complement (draws none), coupled or independent."),
     ] = DEFAULT_NOISE,
-    switch: Annotated[
-        str | None,
-        typer.Option(
-            "--switch",
-            help="To full size: renoise, or of rectified flows expand, renoise-own-grid or expand-own-grid.  "
-            "[default: what suits the scheduler]",
-        ),
-    ] = None,
+    switch: Switch = None,
     search: Annotated[str, typer.Option("--search", help="postdiff, tpe, gp, random or nsga2.")] = "postdiff",
     sampler: Annotated[str | None, typer.Option("--sampler", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",

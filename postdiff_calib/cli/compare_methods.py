@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from postdiff_calib.cli.shared import with_run
+from postdiff_calib.cli.shared import Switch, with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -40,6 +40,7 @@ def compare_methods_command(
     noise: Annotated[
         str, typer.Option("--noise", help="Of low-resolution steps: complement, coupled or independent.")
     ] = DEFAULT_NOISE,
+    switch: Switch = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -61,6 +62,7 @@ def compare_methods_command(
         num_prompts=num_prompts,
         study=study,
         noise=noise,
+        switch=switch,
         budgets=budgets,
         profiles=tuple(profile or ()),
         measure=measure,

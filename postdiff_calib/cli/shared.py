@@ -53,6 +53,16 @@ class Shared:
         return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
 
 
+#: The way to full size at the switch of resolutions.
+Switch = Annotated[
+    str | None,
+    typer.Option(
+        "--switch",
+        help="To full size: renoise, or of rectified flows expand, renoise-own-grid or expand-own-grid.  "
+        "[default: what suits the scheduler]",
+    ),
+]
+
 #: An option of commands that take a budget.
 PerImage = Annotated[bool, typer.Option("--per-image", help="A budget in seconds is of an image, not of a call.")]
 

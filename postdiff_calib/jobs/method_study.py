@@ -104,7 +104,9 @@ class MethodStudy:
             ]
             for text, own in chosen.items()
         }
-        return MethodComparison(self.job.model, len(self.bench.held_out), row(whole), budgets_rows)
+        how = self.bench.settings
+        prompts = len(self.bench.held_out)
+        return MethodComparison(self.job.model, prompts, row(whole), budgets_rows, how.noise, how.switch)
 
     def _fid(self, scores: PlanScores) -> Fid | None:
         """FID of a setting's images on the kept embeddings, which are of unit length."""

@@ -19,7 +19,7 @@ from postdiff_calib.files import parse_json, refuse_output, require_writable, sa
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import other_settings
-from postdiff_calib.techniques.noise import DEFAULT_NOISE
+from postdiff_calib.techniques.noise import DEFAULT_NOISE, parse_noise, parse_switch
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
@@ -145,6 +145,9 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
     from postdiff_calib.quality.clip import ClipScorer
 
     require_seed(job.seed, 1_000_000)
+    parse_noise(job.noise)
+    if job.switch is not None:
+        parse_switch(job.switch)
     progress.stage("loading the model")
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     for note in loaded.notes:

@@ -15,6 +15,7 @@ from postdiff_calib.knobs import Knobs
 from postdiff_calib.quality.fid import Fid
 from postdiff_calib.study.ablation import Measure
 from postdiff_calib.study.paper_saw import METHODS
+from postdiff_calib.techniques.noise import DEFAULT_NOISE, DEFAULT_SWITCH, Noise, SwitchWay
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,16 @@ class MethodComparison:
     Attributes:
         baseline: its row; its differences are 0.
         budgets: the budget's text → a row for each method.
+        noise: of low-resolution steps.
+        switch: how they got to full size.
     """
 
     model: str
     num_prompts: int
     baseline: MethodRow
     budgets: Mapping[str, Sequence[MethodRow]]
+    noise: Noise = DEFAULT_NOISE
+    switch: SwitchWay = DEFAULT_SWITCH
 
     @property
     def metrics(self) -> list[str]:
@@ -104,6 +109,8 @@ class MethodComparison:
             "study": "methods",
             "model": self.model,
             "num_prompts": self.num_prompts,
+            "noise": self.noise,
+            "switch": self.switch,
             "baseline": asdict(self.baseline),
             "budgets": {text: [asdict(row) for row in rows] for text, rows in self.budgets.items()},
             "paper": self.paper,

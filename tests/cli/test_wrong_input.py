@@ -41,6 +41,10 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ),
     ([*CAL, "--noise", "loud"], ("loud", "complement, coupled or independent")),
     ([*CAL, "--switch", "jump"], ("jump", "renoise, expand, renoise-own-grid or expand-own-grid")),
+    *(
+        ([command, "--quiet", *more, "--switch", "jump"], ("jump", "renoise, expand, renoise-own-grid or expand-own"))
+        for command, *more in (["ablate", "--steps", "8"], ["compare-methods"])
+    ),
     ([*CAL, "--search", "grid"], ("grid", "searches are")),
     ([*CAL, "--sampler", "tpe"], ("--sampler tpe", "write --search tpe")),
     *(

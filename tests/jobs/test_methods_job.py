@@ -7,12 +7,23 @@ import pytest
 
 from postdiff_calib.accelerate import foreign
 from postdiff_calib.cli.main import main
+from postdiff_calib.jobs.method_settings import OURS
+from postdiff_calib.knobs import Knobs
+from postdiff_calib.plan import compile_plan
 
 
 def run(capsys, *argv):
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in ("compare-methods", *argv)])
     return ended.value.code, *capsys.readouterr()
+
+
+def paper_alone(card, table, profiles):
+    """The paper's setting, in four steps."""
+    from postdiff_calib.study.methods import Setting
+
+    knobs = Knobs(4, 0.5, 0.5)
+    return {OURS: [Setting(OURS, knobs.describe(), table.price(compile_plan(knobs)), knobs)]}
 
 
 def test_it_compares_draws_and_goes_on(tmp_path, capsys, monkeypatch):
@@ -63,3 +74,23 @@ def test_nonsense_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeyp
     code, _, line = run(capsys, "--study", tmp_path / "s", "--budgets", "fast")
     assert code == 2
     assert "a budget is a number above zero and a unit" in line
+
+
+def test_the_way_to_full_size_is_the_study_s(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(foreign, "FOREIGN", ())
+    monkeypatch.setattr("postdiff_calib.jobs.method_study.plan_settings", paper_alone)
+    base = ("--model", "shapes-flow", "--study", tmp_path, "--num-prompts", 2, "--no-measure", "--quiet", "--json")
+    base += ("--budgets", "60%")
+    found = {}
+    for way in ("expand-own-grid", "renoise"):
+        code, printed, _ = run(capsys, *base, "--switch", way, "--fresh")
+        found[way] = json.loads(printed)
+        assert (code, found[way]["switch"], found[way]["noise"]) == (0, way, "complement")
+    first, second = ([row["measures"] for row in one["budgets"]["60%"]] for one in found.values())
+    assert first != second
+    code, _, line = run(capsys, *base, "--switch", "expand-own-grid")
+    assert code == 2
+    assert "it was made with other settings" in line
+    assert "switch" in line
+    code, _, line = run(capsys, "--model", "shapes", "--study", tmp_path / "s", "--quiet", "--switch", "expand")
+    assert (code, "expand" in line) == (2, True)
