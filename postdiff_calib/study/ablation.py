@@ -17,8 +17,8 @@ import numpy.typing as npt
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.quality.metrics import metrics
-from postdiff_calib.scores.paired import Comparison, compare
-from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.paired import Comparison
+from postdiff_calib.scores.select import PlanScores, compare_metrics
 from postdiff_calib.search.vary import Setting
 from postdiff_calib.study.paper_saw import TRACE, ablation
 from postdiff_calib.study.redundancy import mean_of
@@ -139,15 +139,17 @@ def label_of(values: Mapping[str, Any]) -> str:
 
 def measures_of(plan: PlanScores, baseline: PlanScores) -> dict[str, Measure]:
     """Every metric that both were measured by."""
+    both = [m.name for m in metrics() if m.quality and m.per_prompt and _common(plan, baseline, m.name) > 1]
+    differences = compare_metrics(plan, baseline, both)
     found = {}
     for m in metrics():
         if m.of_set is not None:
             if plan.features is None or baseline.features is None:
                 continue
-            both = np.isfinite(plan.features).all(1) & np.isfinite(baseline.features).all(1)
-            if both.sum() < 3:  # the estimate needs three pairs
+            pairs = np.isfinite(plan.features).all(1) & np.isfinite(baseline.features).all(1)
+            if pairs.sum() < 3:  # the estimate needs three pairs
                 continue
-            value, error = m.of_set(plan.features[both], baseline.features[both])
+            value, error = m.of_set(plan.features[pairs], baseline.features[pairs])
             error = 1.96 * error if math.isfinite(error) else 0.0
             found[m.name] = Measure(value, value - error, value + error)
             continue
@@ -155,10 +157,12 @@ def measures_of(plan: PlanScores, baseline: PlanScores) -> dict[str, Measure]:
         if not known.any():
             continue
         mean = mean_of(values[known])
-        paired = m.quality and int((known & np.isfinite(baseline.metric(m.name))).sum()) > 1
-        difference = compare(values, baseline.metric(m.name)) if paired else None
-        found[m.name] = Measure(mean.mean, mean.low, mean.high, difference)
+        found[m.name] = Measure(mean.mean, mean.low, mean.high, differences.get(m.name))
     return found
+
+
+def _common(plan: PlanScores, baseline: PlanScores, metric: str) -> int:
+    return int(np.isfinite(plan.metric(metric) - baseline.metric(metric)).sum())
 
 
 def row_of(setting: Setting, plan: PlanScores, baseline: PlanScores, failed: str = "") -> AblationRow:
