@@ -51,7 +51,8 @@ class Estimates:
         sample, output = given["sample"], given["model_output"]
         size = self._size(sample)
         sample, output = (spatial(part, size, self.layout) for part in (sample, output))
-        clean, _ = predicted(self.pipe.scheduler, self.switch, index, output, given["timestep"], sample)
+        levels = self.switch.levels(self.pipe.scheduler, index)
+        clean, _ = predicted(self.pipe.scheduler, self.switch, levels, output, given["timestep"], sample)
         vae, config = self.pipe.vae, self.pipe.vae.config
         latents = clean / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         decoded = vae.decode(latents.to(vae.dtype), return_dict=False)[0]

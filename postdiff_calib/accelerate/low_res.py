@@ -9,7 +9,7 @@
 Expanding goes back in time, σ̃ > σ. Coming from the schedule's own levels, all that follow are multiplied by σ̃/σ, so
 they lead from σ̃ to the end as they led from σ. Coming from their own grid, σ̃ is the next level of the schedule, and
 the schedule goes on as it is. The scheduler's tables are written in place, for pipelines loop over the very tensor, and
-are as they were after the call.
+are as they were after the call. All levels are known before the first step: at the switch nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from postdiff_calib.accelerate.layout import held, spatial
-from postdiff_calib.accelerate.schedulers import flows, noised, predicted, switch_of
+from postdiff_calib.accelerate.schedulers import Levels, flows, noised, predicted, switch_of
 from postdiff_calib.errors import UnsupportedError
 from postdiff_calib.models.families.family import LatentLayout
 from postdiff_calib.techniques.expansion import bands, expanded, expanded_level, own_level, side_ratio
@@ -26,6 +26,8 @@ from postdiff_calib.techniques.noise import DEFAULT_SWITCH, FLOW_SWITCH, Noise, 
 from postdiff_calib.techniques.switch_noise import pooling, renoised
 
 Size = tuple[int, int]
+#: A scheduler's noise levels and timesteps, or a part of them.
+Tables = tuple[Any, Any]
 
 
 def check_way(scheduler: Any, way: SwitchWay) -> None:
@@ -80,7 +82,11 @@ class LowResolution:
         #: The seed's full-size noise, where the switch needs it.
         self.seeds: Any = None
         #: The schedule's noise levels and timesteps, where some steps have others.
-        self.schedule: tuple[Any, Any] | None = None
+        self.schedule: Tables | None = None
+        #: α and σ of the last low-resolution step, and of the first one after it.
+        self.levels: tuple[Levels, Levels] | None = None
+        #: Noise levels and timesteps of the steps after the switch, where expanding changes them.
+        self.raised: Tables | None = None
 
     def start(self, latents: Any, scale: float) -> Any:
         """The low-resolution start in the pipeline's layout.
@@ -101,14 +107,20 @@ class LowResolution:
         return held(low, self.layout)
 
     def take_grid(self, scheduler: Any, count: int) -> None:
-        """Give the first ``count`` steps noise levels of their own, where the way says so.
+        """Give the first ``count`` steps noise levels of their own, where the way says so; find those of the switch.
 
         The last of them leads to a level of that grid too.
         """
+        after = _levels(scheduler, count)
         if self.own_grid or self.expands:
             self.schedule = scheduler.sigmas.clone(), scheduler.timesteps.clone()
         if self.own_grid:
-            _set_levels(scheduler, 0, own_level(scheduler.sigmas[: count + 1], self.ratio))
+            _write(scheduler, 0, _tables(scheduler, own_level(scheduler.sigmas[: count + 1], self.ratio)))
+        elif self.expands:
+            sigma = scheduler.sigmas[count].float()
+            back = expanded_level(sigma, self.ratio) / sigma
+            self.raised = _tables(scheduler, scheduler.sigmas[count:] * back)
+        self.levels = _levels(scheduler, count - 1), after
 
     def switched(self, scheduler: Any, index: int, given: dict[str, Any], step: Any) -> tuple[Any, Any, Any]:
         """The last low-resolution step: its result, and sample and clean latent at full size, in the pipeline's layout.
@@ -119,9 +131,10 @@ class LowResolution:
             given: the arguments of ``scheduler.step`` by name.
             step: makes the scheduler's own step, which still counts; what it leads to is taken or dropped.
         """
-        switch = switch_of(scheduler)
+        assert self.levels is not None  # set by ``take_grid``, which the schedule of every low-resolution run passes
+        switch, (before, after) = switch_of(scheduler), self.levels
         sample, output = (spatial(given[name], self.low, self.layout) for name in ("sample", "model_output"))
-        clean, noise = predicted(scheduler, switch, index, output, given["timestep"], sample)
+        clean, noise = predicted(scheduler, switch, before, output, given["timestep"], sample)
         clean = upsample(clean, self.full)
         result = step()
         switch.forget(scheduler)
@@ -130,11 +143,10 @@ class LowResolution:
         else:
             self.give_back(scheduler, index + 1)
             if self.seeds is not None:
-                levels = switch.levels(scheduler, index + 1)
-                latents = renoised(clean, noise, self.seeds, *levels, self.pool)
+                latents = renoised(clean, noise, self.seeds, *after, self.pool)
             else:
                 fresh = fresh_noise(sample, self.full, self.generator)
-                latents = noised(scheduler, switch, index + 1, clean, fresh)
+                latents = noised(after, clean, fresh)
         full, estimate = (held(x, self.layout).to(sample.dtype) for x in (latents, clean))
         return result, full, estimate
 
@@ -143,11 +155,10 @@ class LowResolution:
         sigma = scheduler.sigmas[index].float().clone()
         fill = self.seeds if self.seeds is not None else fresh_noise(sample, self.full, self.generator)
         low = spatial(following, self.low, self.layout)
-        if self.own_grid:
+        if self.raised is None:
             self.give_back(scheduler, index)
         else:
-            back = expanded_level(sigma, self.ratio) / sigma
-            _set_levels(scheduler, index, scheduler.sigmas[index:] * back)
+            _write(scheduler, index, self.raised)
         return expanded(low, sigma, fill, self.pool, self.ratio)
 
     def give_back(self, scheduler: Any, first: int = 0) -> None:
@@ -162,8 +173,20 @@ def _sample_of(result: Any) -> Any:
     return result[0] if isinstance(result, tuple) else result.prev_sample
 
 
-def _set_levels(scheduler: Any, first: int, sigmas: Any) -> None:
-    """Write noise levels, and the timesteps that belong to them, into a scheduler's tables from ``first`` on."""
-    scheduler.sigmas[first : first + len(sigmas)] = sigmas
-    times = scheduler.timesteps[first : first + len(sigmas)]
-    times.copy_(sigmas[: len(times)] * scheduler.config.num_train_timesteps)
+def _levels(scheduler: Any, index: int) -> Levels:
+    """α and σ of a step, whatever is written into the scheduler's tables later."""
+    alpha, sigma = switch_of(scheduler).levels(scheduler, index)
+    return alpha.clone(), sigma.clone()
+
+
+def _tables(scheduler: Any, sigmas: Any) -> Tables:
+    """Noise levels, and the timesteps that belong to them, as a scheduler holds them: of its types, on its devices."""
+    own, times = scheduler.sigmas, scheduler.timesteps
+    return sigmas.to(own), (sigmas * scheduler.config.num_train_timesteps).to(times)
+
+
+def _write(scheduler: Any, first: int, tables: Tables) -> None:
+    """Write noise levels and timesteps into a scheduler's own, from ``first`` on; there is one more of the levels."""
+    for own, new in zip((scheduler.sigmas, scheduler.timesteps), tables, strict=True):
+        rest = own[first : first + len(new)]
+        rest.copy_(new[: len(rest)])

@@ -137,13 +137,15 @@ def check_scheduler(scheduler: Any) -> None:
 
 
 def predicted(
-    scheduler: Any, switch: Switch, index: int, output: torch.Tensor, timestep: Any, sample: torch.Tensor
+    scheduler: Any, switch: Switch, levels: Levels, output: torch.Tensor, timestep: Any, sample: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x̂0 and ε̂ of a step, float32, (B, C, H, W): the network's ``output`` at ``sample``, as the scheduler reads it.
 
+    ``levels`` are the step's α and σ.
+
     ε̂ = (x − α·x̂0)/σ, the network's own estimate: x̂0 is clipped, or passes LCM's boundary condition, after that.
     """
-    alpha, sigma = switch.levels(scheduler, index)
+    alpha, sigma = levels
     output, sample = output.float(), sample.float()
     # Schedulers of flow matching alone name no kind: v = ε − x0 is what they take.
     kind = scheduler.config.get("prediction_type", "flow_prediction")
@@ -173,8 +175,8 @@ def predicted(
     return clean, noise
 
 
-def noised(scheduler: Any, switch: Switch, index: int, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The sample of step ``index``: α·clean + σ·noise, float32."""
-    alpha, sigma = switch.levels(scheduler, index)
+def noised(levels: Levels, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """The sample of a step whose ``levels`` are α and σ: α·clean + σ·noise, float32."""
+    alpha, sigma = levels
     mixed: torch.Tensor = alpha * clean + sigma * noise.float()
     return mixed

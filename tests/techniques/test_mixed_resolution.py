@@ -154,7 +154,8 @@ def test_clean_latent_is_the_schedulers_own(name, changes):
     sample, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     for index in (0, 1, 5, 9):
         t = scheduler.timesteps[index]
-        ours, noise = predicted(scheduler, switch_of(scheduler), index, output, t, sample)
+        switch = switch_of(scheduler)
+        ours, noise = predicted(scheduler, switch, switch.levels(scheduler, index), output, t, sample)
         alpha, sigma = level(scheduler, index)
         assert torch.allclose((alpha * ours + sigma * noise).float(), sample, atol=1e-4)
         fresh = continued(scheduler, 10, index)
@@ -175,7 +176,7 @@ def test_renoised_latent_has_the_next_steps_mean_and_spread(name):
     noise = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     for index in (1, 4, 9):
         alpha, sigma = level(scheduler, index)
-        latent = noised(scheduler, switch_of(scheduler), index, clean, noise)
+        latent = noised(switch_of(scheduler).levels(scheduler, index), clean, noise)
         assert float(latent.mean()) == pytest.approx(3 * float(alpha), abs=0.05 * float(sigma))
         assert float(latent.std()) == pytest.approx(float(sigma), rel=0.03)
 

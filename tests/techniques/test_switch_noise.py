@@ -185,7 +185,7 @@ def exact_run(name, start, n_low, fresh=None):
         if i != n_low - 1:
             x = scheduler.step(output, t, x).prev_sample
             continue
-        clean, noise = predicted(scheduler, switch, i, output, t, x)
+        clean, noise = predicted(scheduler, switch, switch.levels(scheduler, i), output, t, x)
         clean = upsample(clean, (SIDE, SIDE))
         scheduler.step(output, t, x)
         switch.forget(scheduler)
@@ -211,6 +211,8 @@ def test_the_estimate_is_the_networks_own_where_the_clean_latent_is_clipped():
     scheduler = P.scheduler("ddim", clip_sample=True, clip_sample_range=0.5)
     scheduler.set_timesteps(10)
     sample, output = normal(1, 4, 8, 8), normal(1, 4, 8, 8, seed=1)
-    clean, noise = predicted(scheduler, switch_of(scheduler), 5, output, scheduler.timesteps[5], sample)
+    switch = switch_of(scheduler)
+    levels = switch.levels(scheduler, 5)
+    clean, noise = predicted(scheduler, switch, levels, output, scheduler.timesteps[5], sample)
     assert float(clean.abs().max()) == 0.5
     assert torch.allclose(noise, output, atol=1e-5)
