@@ -52,7 +52,7 @@ def finetune_command(
 
     Example: postdiff finetune --model shapes -s 0.5 --beta 0.5 --steps 1000 --batch-size 64 --rate 1e-4
     """
-    from postdiff_calib.jobs.finetune import FinetuneJob, price_finetune, run_finetune
+    from postdiff_calib.jobs.finetune import FinetuneJob, price_finetune, run_finetune, speaks
     from postdiff_calib.models.tuning.asked import Tuning
     from postdiff_calib.report.progress import console_progress
     from postdiff_calib.report.studies import print_finetune_price, print_finetuned
@@ -86,6 +86,7 @@ def finetune_command(
     if dry_run:
         print_finetune_price(price_finetune(job), as_json=as_json)
         return
-    with console_progress(quiet=quiet or as_json) as progress:
+    with console_progress(quiet=quiet or as_json or not speaks()) as progress:
         result = run_finetune(job, progress)
-    print_finetuned(result, as_json=as_json)
+    if speaks():
+        print_finetuned(result, as_json=as_json)

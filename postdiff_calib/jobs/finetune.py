@@ -7,13 +7,15 @@ Stages: model and data → refuse what does not fit → train, or go on training
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import format_macs
-from postdiff_calib.errors import UsageError
+from postdiff_calib.errors import PostdiffError, UsageError
 from postdiff_calib.files import StudyLock, require_writable, safe_name, write_atomically
 from postdiff_calib.jobs.paper_study import claim
 from postdiff_calib.knobs import Knobs
@@ -175,24 +177,56 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     from postdiff_calib.models.tuning.loop import accelerator_for
 
     progress, folder = progress or Silent(), job.folder
-    require_writable(folder, f"folder {folder}", "give another (--work)")
-    require_writable(job.result, f"output {job.result}", "give another (--out)")
-    place_of(job.model)
-    if (known := known_card(job.model)) is not None:
-        _check(job, known)
     accelerator = accelerator_for(job.device, job.tuning.accumulation)
-    job.tuning.part(accelerator.num_processes)
-    with StudyLock(folder) if accelerator.is_main_process else nullcontext() as lock:
-        progress.stage("loading the model")
-        loaded = load_pipeline(job.model, device=str(accelerator.device), dtype="float32")
-        _check(job, loaded.card)
-        samples, data = _samples(job, loaded.card)
-        if lock is not None:
-            lock.take()
-            about = {"study": KIND, "model": loaded.fingerprint, "data": data, **job.tuning.as_dict()}
-            claim(folder, about, [STATE], fresh=job.fresh)
-        accelerator.wait_for_everyone()
+    with ExitStack() as stack:
+        with _together(accelerator):
+            require_writable(folder, f"folder {folder}", "give another (--work)")
+            require_writable(job.result, f"output {job.result}", "give another (--out)")
+            place_of(job.model)
+            if (known := known_card(job.model)) is not None:
+                _check(job, known)
+            job.tuning.part(accelerator.num_processes)
+            lock = stack.enter_context(StudyLock(folder)) if accelerator.is_main_process else None
+            progress.stage("loading the model")
+            loaded = load_pipeline(job.model, device=str(accelerator.device), dtype="float32")
+            _check(job, loaded.card)
+            samples, data = _samples(job, loaded.card)
+            if lock is not None:
+                lock.take()
+                about = {"study": KIND, "model": loaded.fingerprint, "data": data, **job.tuning.as_dict()}
+                claim(folder, about, [STATE], fresh=job.fresh)
         return _trained(job, loaded, samples, data, (accelerator, progress))
+
+
+def speaks() -> bool:
+    """Whether this process is the one that shows progress and results: the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes leave together: what one refuses ends all, and the first process says it.
+
+    Raises:
+        PostdiffError: in the first process.
+        SystemExit: in the others, with the exit code of the error.
+    """
+    from accelerate.utils import gather_object
+
+    own = None
+    try:
+        yield
+    except PostdiffError as error:
+        if accelerator.num_processes == 1:
+            raise
+        own = error
+    if accelerator.num_processes == 1:
+        return
+    if (first := next((error for error in gather_object([own]) if error is not None), None)) is not None:
+        accelerator.end_training()
+        if accelerator.is_main_process:
+            raise first
+        raise SystemExit(first.exit_code)
 
 
 def _samples(job: FinetuneJob, card: Card) -> tuple[Any, str]:
@@ -236,4 +270,6 @@ def _trained(
         text = json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n"
         write_atomically(job.result / RESULT, text)
     accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
     return result

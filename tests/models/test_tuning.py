@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import pipelines as P
@@ -251,3 +253,50 @@ def test_the_price_is_of_both_sizes():
     assert price[0.0].images == price[0.5].images == 1280
     assert 0.6 < price[0.5].macs / price[0.0].macs < 0.65  # 32 of 64 pixels take a good quarter
     assert str(price[0.5]).startswith("1,280 images to train on, about ")
+
+
+def test_one_process_in_bfloat16(tmp_path, monkeypatch):
+    """The launcher asks for it; weights, their average and what is written stay float32 in the state."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen = set()
+    objective = objective_of(small_sd())
+    objective.network.conv_in.register_forward_hook(lambda *call: seen.add(call[-1].dtype))
+    one = tuner(tmp_path, objective)
+    one.run(Colours(), 2, (32, 32))
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in load_file(tmp_path / STATE).values()} == {torch.float32}
+    assert all(value.isfinite().all() for value in one.average)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UsageError, match="--mixed_precision fp16"):
+        accelerator_for("cpu", 1)
+
+
+def launched(*argv):
+    """The command in two processes; their output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python"]
+    program = [sys.executable, "-c", "from postdiff_calib.cli.main import main; main()"]
+    every = [*command, *program, "finetune", *map(str, argv)]
+    return subprocess.run(every, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_the_whole_batch_and_go_on(tmp_path):
+    small_sd().save_pretrained(tmp_path / "model")
+    data, work = write_folder(tmp_path / "data"), tmp_path / "two"
+    argv = ("--model", tmp_path / "model", "--data", data, "--work", work, "--device", "cpu", "--batch-size", 8)
+    argv += ("--rate", 1e-3, "--warmup", 1, "--ema", 0.5)
+    for steps in (2, 4):
+        ended = launched(*argv, "--steps", steps)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("written to") == 1, "one process speaks"
+    assert "going on after 2 steps" in ended.stderr + ended.stdout
+    tuning = Tuning(batch_size=8, accumulation=2, rate=1e-3, warmup=1, ema=0.5)
+    given = {"model": str(tmp_path / "model"), "data": data, "steps": 4, "device": "cpu"}
+    run_finetune(FinetuneJob(**given, tuning=tuning, work=tmp_path / "one"))
+    start = dict(enumerate(objective_of(small_sd()).network.parameters()))
+    two, one = load_file(work / STATE), load_file(tmp_path / "one" / STATE)
+    for name, found in two.items():
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, one[name], atol=2e-5, rtol=1e-3)
+    assert any((one[f"trained/{i}"] - begun).abs().max() > 2e-3 for i, begun in start.items())
+    assert sorted(path.name for path in (work / "out").glob("*.json")) == ["finetune.json", "model_index.json"]

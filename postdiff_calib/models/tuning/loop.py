@@ -1,12 +1,15 @@
 """The loop of mixed-resolution fine-tuning: AdamW, an average of the weights, and a state that goes on bit for bit.
 
-Samples, timesteps and noise are functions of (seed, step, part), so the state is the trained weights, their average and
-the optimizer's moments: one file of safetensors. accelerate brings the device, mixed precision, gradient accumulation
-and several processes; every process draws its own part of each batch.
+Samples, timesteps and noise are functions of (seed, step, part of the batch), so the state is the trained weights,
+their average and the optimizer's moments: one file of safetensors. accelerate brings the device, mixed precision,
+gradient accumulation and several processes; each takes its own parts of a batch, and P processes with A parts each do
+what one process with P × A parts does.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.models.shapes import checkpoint
@@ -88,7 +92,10 @@ class Tuner:
             progress: hears of every step.
         """
         progress, a, tuning = progress or Silent(), self.accelerator, self.tuning
-        network, optimizer = a.prepare(self.objective.network, self.optimizer)
+        with warnings.catch_warnings():
+            # torch would have accelerate name the setting otherwise.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            network, optimizer = a.prepare(self.objective.network, self.optimizer)
         network.train()
         progress.stage("fine-tuning", steps - self.done)
         parts = self._parts(samples, steps, workers)
@@ -137,7 +144,7 @@ class Tuner:
     ) -> torch.Tensor:
         """Gradients of one part; returns its loss."""
         a, tuning = self.accelerator, self.tuning
-        rng = Random(f"{tuning.seed}/{step}/{part}/{a.process_index}")
+        rng = Random(f"{tuning.seed}/{step}/{part * a.num_processes + a.process_index}")
         images, captions = batch
         captions = ["" if rng.random() < tuning.caption_dropout else caption for caption in captions]
         generator = torch.Generator().manual_seed(rng.randrange(2**63))
@@ -209,15 +216,29 @@ def write_pipeline(objective: Objective, folder: Path) -> Path:
 
 
 def accelerator_for(device: str, accumulation: int) -> Accelerator:
-    """accelerate's view of this process, in bfloat16 on a GPU that has it.
+    """accelerate's view of this process, in bfloat16 on a GPU that has it, and wherever the launcher asks for it.
 
     Args:
         device: ``auto`` or a torch device; with several processes accelerate picks each one's own.
         accumulation: parts of a batch.
+
+    Raises:
+        UsageError: the launcher asks for another type.
     """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "bf16"):
+        raise UsageError(f"--mixed_precision {asked}", "it trains in float32 or bfloat16", "take bf16, or leave it out")
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     bf16 = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=accumulation)
+    # How often the network runs in a step differs between processes, where all of a part's images may be of one size,
+    # so nothing may be sent round with each run; buffers do not change in training.
+    alone = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if bf16 or asked == "bf16" else "no",
+        gradient_accumulation_steps=accumulation,
+        kwargs_handlers=[alone],
+    )
 
 
 def side_of(card: Card, tuning: Tuning) -> tuple[int, int]:
