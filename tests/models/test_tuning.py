@@ -9,6 +9,7 @@ import tarfile
 import pipelines as P
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -255,6 +256,15 @@ def test_the_price_is_of_both_sizes():
     assert str(price[0.5]).startswith("1,280 images to train on, about ")
 
 
+@pytest.fixture
+def launched_anew():
+    """accelerate keeps how its first process was launched, for the whole of its life."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("launched_anew")
 def test_one_process_in_bfloat16(tmp_path, monkeypatch):
     """The launcher asks for it; weights, their average and what is written stay float32 in the state."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
