@@ -38,7 +38,7 @@ def materials_of(job: CalibrateJob, given: Given) -> Materials:
 
     Raises:
         PromptError: the set cannot be read, or holds too few prompts.
-        ModelError: there is no such model, device or scorer, or the model is on the hub and no commit is named.
+        ModelError: there is no such model, device or scorer, or the model is on the hub and no commit of it is known.
     """
     from postdiff_calib.models.load import pick_device
     from postdiff_calib.models.place import place_of

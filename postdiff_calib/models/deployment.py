@@ -157,7 +157,7 @@ class DeploymentSettings:
             card: the model's card, if it has one.
 
         Raises:
-            ModelError: a LoRA or an autoencoder on the hub of which no commit is named.
+            ModelError: a LoRA or an autoencoder on the hub of which no commit is known.
             UnsupportedError: a negative prompt for a model without guidance, or a scheduler that does not fit.
             UsageError: a setting that the scheduler's class does not take.
         """

@@ -53,7 +53,7 @@ def check_loras(texts: Sequence[str], pipeline_class: str) -> None:
 
     Raises:
         UsageError: peft is not installed, or the class takes none.
-        ModelError: no such file, or it holds no LoRA; on the hub, and no commit is named.
+        ModelError: no such file, or it holds no LoRA; on the hub, and no commit of it is known.
     """
     if not texts:
         return

@@ -39,7 +39,7 @@ def place_of(model: str, settings: DeploymentSettings = MODELS_OWN) -> Place:
         settings: may name a commit, in the place of the card's own.
 
     Raises:
-        ModelError: there is no such model, or it is on the hub and no commit is named.
+        ModelError: there is no such model, or it is on the hub and no commit of it is known.
         UsageError: what is named is no commit, or two are, or the model is not on the hub.
     """
     name, commit = split_model(model)
