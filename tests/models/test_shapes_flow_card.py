@@ -18,7 +18,7 @@ from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models import cards, load
+from postdiff_calib.models import cards, load, place
 from postdiff_calib.models.fingerprint import fingerprint_tokenizers
 from postdiff_calib.models.shapes import flow, flow_training, train
 from postdiff_calib.plan import compile_plan
@@ -61,13 +61,13 @@ def card(folder, monkeypatch):
     changed = replace(stock, hub_id=str(folder), networks=networks)
     everything = tuple(changed if c.name == stock.name else c for c in cards.CARDS)
     monkeypatch.setattr(cards, "CARDS", everything)
-    monkeypatch.setattr(load, "CARDS", everything)
+    monkeypatch.setattr(place, "CARDS", everything)
     return changed
 
 
 def test_without_weights_it_is_one_line(monkeypatch, tmp_path):
     gone = replace(cards.get_card("shapes-flow"), hub_id=str(tmp_path / "gone"))
-    monkeypatch.setattr(load, "CARDS", (gone,))
+    monkeypatch.setattr(place, "CARDS", (gone,))
     with pytest.raises(ModelError, match=r"model 'shapes-flow': its weights are not in .*train them: python -m"):
         load.load_pipeline("shapes-flow")
 
