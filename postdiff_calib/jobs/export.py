@@ -23,6 +23,7 @@ from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.jobs.overwrite import refuse_overwrite, remember
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.hub import is_commit, on_hub
+from postdiff_calib.models.single_file import is_single_file
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.sections import ModelSection
@@ -152,15 +153,19 @@ def python_script(profile: Profile) -> str:
 
 
 def diffusers_script(profile: Profile) -> str:
-    """A script of plain diffusers, plus the one import that accelerates its pipeline."""
+    """A script of plain diffusers, plus the one import that accelerates its pipeline.
+
+    What diffusers' own loader does not do alone goes through postdiff's.
+    """
     model = profile.model
     imports: tuple[str, ...] = ("from postdiff_calib import Knobs, enable",)
     constants: dict[str, Any] = {"MODEL": model.id}
-    if model.card is not None and get_card(model.card).embedded:
-        # Its autoencoder's class is postdiff's own, which diffusers alone would not find.
+    # An embedded model's autoencoder is of a class of postdiff's own.
+    embedded = model.card is not None and get_card(model.card).embedded
+    if embedded or model.loras or model.vae or model.variant or is_single_file(model.id):
         own, load = _own_loading(profile)
         imports += own
-        constants["DTYPE"] = model.dtype
+        constants = {"MODEL": profile.model_to_load, "DTYPE": model.dtype}
     else:
         imports, load = _stock_loading(profile, imports, constants)
     attach = (f"enable(pipe, KNOBS, {_options(profile)})", "with torch.inference_mode():")
@@ -168,9 +173,10 @@ def diffusers_script(profile: Profile) -> str:
 
 
 def _own_loading(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Imports and statements that load a model through postdiff, with the commit and scheduler that were asked for."""
-    model, revision = _pinned(profile.model), profile.deployment.revision
-    given = [] if revision is None else [f"revision={revision!r}"]
+    """Imports and statements that load a model through postdiff, as the calibration was asked to load it."""
+    model, asked_of = _pinned(profile.model), profile.deployment
+    named = {"revision": asked_of.revision, "loras": asked_of.loras, "vae": asked_of.vae, "variant": asked_of.variant}
+    given = [f"{name}={value!r}" for name, value in named.items() if value]
     if model.scheduler_config is not None:
         given += [f"scheduler={model.scheduler!r}", f"scheduler_config={tuple(model.scheduler_config.items())!r}"]
     if not given:

@@ -355,6 +355,20 @@ def test_a_script_makes_the_calibrated_image(write, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("write", [python_script, diffusers_script])
+def test_a_script_loads_what_was_merged_and_replaced(write):
+    data = profile_data()
+    data["model"] |= {"loras": ["style.safetensors:0.8"], "vae": "my_vae", "variant": "fp16"}
+    script = write(Profile.model_validate(data))
+    assert "DeploymentSettings(loras=('style.safetensors:0.8',), vae='my_vae', variant='fp16')" in script
+    assert "load_pipeline(MODEL, dtype=DTYPE, settings=settings)" in script
+    data["model"] |= {"loras": [], "vae": None, "variant": None, "id": "a.safetensors", "card": None}
+    data["model"] |= {"revision": "local"}
+    script = write(Profile.model_validate(data))
+    assert "MODEL = 'a.safetensors'" in script
+    assert "load_pipeline(MODEL, dtype=DTYPE).pipe" in script
+
+
 def test_a_script_of_a_local_pipeline(tmp_path):
     import pipelines
 
