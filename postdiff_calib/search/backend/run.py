@@ -209,12 +209,19 @@ class Search:
                 raise self.runner.fatal
 
     def _all_taken_up(self) -> list[FrozenTrial]:
-        """All trials, once those that were cut short and left behind are queued again."""
-        trials = self.queue.trials()
-        lost = self.queue.left_behind(trials)
-        for trial in lost:
-            retry.queue_again(self.study, copy.deepcopy(trial))
-        return self.queue.trials() if lost else trials
+        """All trials, once those that were cut short and left behind are queued again.
+
+        Beside other workers only what is left behind at a second look: whoever ended it may be about to queue it.
+        """
+        seen: set[int] = set()
+        while lost := self.queue.left_behind(trials := self.queue.trials()):
+            for trial in lost:
+                if self.single or trial.number in seen:
+                    retry.queue_again(self.study, copy.deepcopy(trial))
+            if not self.single and not seen:
+                time.sleep(self._pause)
+            seen |= {trial.number for trial in lost}
+        return trials
 
     def _run_trials(self, count: int) -> None:
         self._trial_is_lost = False

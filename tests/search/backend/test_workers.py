@@ -113,7 +113,8 @@ def test_workers_share_trials_and_survive_a_kill(request, tmp_path, count, kind)
     # a worker that was too late to begin a trial steps back from it
     assert set(states) <= {"COMPLETE", "FAIL", "PRUNED"}
     dead = [t for t in trials if t.state.name == "FAIL"]
-    retried = [t for t in trials if t.system_attrs.get("failed_trial") is not None]
+    # two who see it at the same moment may both queue its successor; the second of these is stepped back from
+    retried = [t for t in trials if t.system_attrs.get("failed_trial") is not None and t.state.name != "PRUNED"]
     assert len(dead) == len(retried) == 1
     assert retried[0].user_attrs["plan"] == dead[0].user_attrs["plan"]
     result = search.result()
