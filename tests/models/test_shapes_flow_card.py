@@ -15,6 +15,7 @@ from postdiff_calib.cost.setting import Setting
 from postdiff_calib.errors import ModelError
 from postdiff_calib.generate import generate
 from postdiff_calib.generate.settings import GenerationSettings
+from postdiff_calib.jobs import new_record
 from postdiff_calib.jobs.calibrate import run_calibrate
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.knobs import Knobs
@@ -61,7 +62,8 @@ def card(folder, monkeypatch):
     changed = replace(stock, hub_id=str(folder), networks=networks)
     everything = tuple(changed if c.name == stock.name else c for c in cards.CARDS)
     monkeypatch.setattr(cards, "CARDS", everything)
-    monkeypatch.setattr(place, "CARDS", everything)
+    for module in (place, new_record):
+        monkeypatch.setattr(module, "CARDS", everything)
     return changed
 
 
