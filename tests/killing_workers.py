@@ -173,7 +173,14 @@ class SharedStudy(Calibration):
 
 
 def unaccounted(trials: Sequence[Any]) -> list[Any]:
-    """The trials of which nobody knows what became: neither done, nor stepped back from, nor taken up by another."""
+    """The trials of which nobody knows what became: neither done, nor stepped back from, nor taken up by another.
+
+    One that failed before it had chosen its plan holds nothing; another is proposed in its place, and they are counted.
+    """
     taken_up = {number for t in trials for number in t.system_attrs.get("retry_history", [])}
     known = {"COMPLETE", "PRUNED"}
-    return [t for t in trials if t.state.name not in known and not (t.state.name == "FAIL" and t.number in taken_up)]
+
+    def lost(trial: Any) -> bool:
+        return not (trial.state.name == "FAIL" and (trial.number in taken_up or "plan" not in trial.user_attrs))
+
+    return [t for t in trials if t.state.name not in known and lost(t)]
