@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
-from postdiff_calib.cli.shared import Switch, with_run
+from postdiff_calib.cli.shared import DEFAULT_PROMPTS, Switch, with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -31,7 +31,7 @@ def ablate_command(
         bool, typer.Option("--trace", help="Also score the decoded clean estimate at every step.")
     ] = False,
     num_prompts: Annotated[
-        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 50, shapes-flow: 80]")
+        int | None, typer.Option("--num-prompts", min=2, help=f"Prompts.  {DEFAULT_PROMPTS}")
     ] = None,
     run: Any,
     study: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from postdiff_calib.cli.log import with_log
-from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, PerImage, Switch, with_deployment
+from postdiff_calib.cli.shared import ALSO_HELP, DEFAULT_PROMPTS, SCORER_HELP, PerImage, Switch, with_deployment
 from postdiff_calib.quality.metrics import comparisons, examples, quality_metrics
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
@@ -36,8 +36,7 @@ def calibrate_command(
         typer.Option(
             "--num-prompts",
             min=10,
-            help="Prompts that finalists are judged on; half as many more are for the search.  "
-            "[default: 500; shapes: 50, shapes-flow: 80]",
+            help=f"Prompts that finalists are judged on; half as many more are for the search.  {DEFAULT_PROMPTS}",
         ),
     ] = None,
     trials: Annotated[

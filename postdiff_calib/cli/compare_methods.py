@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from postdiff_calib.cli.shared import Switch, with_run
+from postdiff_calib.cli.shared import DEFAULT_PROMPTS, Switch, with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
@@ -30,7 +30,7 @@ def compare_methods_command(
         typer.Option("--fid-reference", help="FID against a folder of real images, or own; from 2,048 prompts on."),
     ] = None,
     num_prompts: Annotated[
-        int | None, typer.Option("--num-prompts", min=2, help="Prompts.  [default: 500; shapes: 50, shapes-flow: 80]")
+        int | None, typer.Option("--num-prompts", min=2, help=f"Prompts.  {DEFAULT_PROMPTS}")
     ] = None,
     run: Any,
     study: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from postdiff_calib.cli.shared import ALSO_HELP, SCORER_HELP, with_deployment
+from postdiff_calib.cli.shared import ALSO_HELP, DEFAULT_PROMPTS, SCORER_HELP, with_deployment
 from postdiff_calib.quality.metrics import quality_metrics
 
 
@@ -31,7 +31,7 @@ def judge_command(
     category: Annotated[str | None, typer.Option("--category", help="Column of their categories.")] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option("--num-prompts", min=10, help="Prompts to judge on.  [default: 500; shapes: 50, shapes-flow: 80]"),
+        typer.Option("--num-prompts", min=10, help=f"Prompts to judge on.  {DEFAULT_PROMPTS}"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Fixes prompts and images.")] = 0,
     study: Annotated[

@@ -13,6 +13,8 @@ import typer
 SCORER_HELP = (
     "What judges: ARCH::tag, local-dir:PATH, pickscore, hpsv2, module:function, 'command: …'.  [default: the model's]"
 )
+#: How many prompts a command takes where nobody says: the cards' own numbers, by model.
+DEFAULT_PROMPTS = "[default: 500; shapes: 50, shapes-flow: 80]"
 ALSO_HELP = "A scorer that judges beside it and can be guarded; repeatable."
 
 

@@ -174,7 +174,7 @@ def diffusers_script(profile: Profile) -> str:
 
 def _own_loading(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Imports and statements that load a model through postdiff, as the calibration was asked to load it."""
-    model, asked_of = _pinned(profile.model), profile.deployment
+    model, asked_of = profile.model, profile.deployment
     named = {"revision": asked_of.revision, "loras": asked_of.loras, "vae": asked_of.vae, "variant": asked_of.variant}
     given = [f"{name}={value!r}" for name, value in named.items() if value]
     if model.scheduler_config is not None:
@@ -188,8 +188,8 @@ def _own_loading(profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def _pinned(model: ModelSection) -> ModelSection:
-    """The model, once it is known that a script will load what was calibrated, whatever a branch has become.
+def _require_commits(model: ModelSection) -> None:
+    """Refuse a script that would load what a branch has become in the place of what was calibrated.
 
     Raises:
         ProfileError: it is on the hub, and the profile names no commit.
@@ -203,7 +203,6 @@ def _pinned(model: ModelSection) -> ModelSection:
             rule = f"it names no commit of {place}, and a branch moves"
             remedy = f"calibrate at one: --model {model.card or place}@COMMIT"
             raise ProfileError(f"profile for {model.id}", rule, remedy)
-    return model
 
 
 def _stock_loading(
@@ -213,7 +212,7 @@ def _stock_loading(
     from postdiff_calib.models.families import family_named
     from postdiff_calib.models.scheduler import scheduler_settings
 
-    model = _pinned(profile.model)
+    model = profile.model
     dtype = f"torch.{_identifier(model.dtype)}"
     pipeline, scheduler = _identifier(model.pipeline_class), _identifier(model.scheduler)
     names = {pipeline, scheduler}
@@ -260,6 +259,7 @@ def _script(
     attach: tuple[str, ...],
 ) -> str:
     """The whole script. Text from the profile enters as Python literals only, never as code."""
+    _require_commits(profile.model)
     model, e = profile.model, profile.expected
     d = e.difference
     constants = {

@@ -67,6 +67,10 @@ class PlanScores:
         """The objective's value on each prompt, (N,), NaN where a metric of it is unknown."""
         return objective.values(self.scores, self.measures)
 
+    def common(self, other: PlanScores, metric: str = SCORE) -> int:
+        """Prompts of which this plan and another both have a value of a metric."""
+        return int(np.isfinite(self.metric(metric) - other.metric(metric)).sum())
+
     @property
     def n(self) -> int:
         """Scored prompts."""

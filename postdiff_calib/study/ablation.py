@@ -139,7 +139,7 @@ def label_of(values: Mapping[str, Any]) -> str:
 
 def measures_of(plan: PlanScores, baseline: PlanScores) -> dict[str, Measure]:
     """Every metric that both were measured by."""
-    both = [m.name for m in metrics() if m.quality and m.per_prompt and _common(plan, baseline, m.name) > 1]
+    both = [m.name for m in metrics() if m.quality and m.per_prompt and plan.common(baseline, m.name) > 1]
     differences = compare_metrics(plan, baseline, both)
     found = {}
     for m in metrics():
@@ -159,10 +159,6 @@ def measures_of(plan: PlanScores, baseline: PlanScores) -> dict[str, Measure]:
         mean = mean_of(values[known])
         found[m.name] = Measure(mean.mean, mean.low, mean.high, differences.get(m.name))
     return found
-
-
-def _common(plan: PlanScores, baseline: PlanScores, metric: str) -> int:
-    return int(np.isfinite(plan.metric(metric) - baseline.metric(metric)).sum())
 
 
 def row_of(setting: Setting, plan: PlanScores, baseline: PlanScores, failed: str = "") -> AblationRow:

@@ -132,18 +132,14 @@ def judge_all(setups: Sequence[ScoredSetUp], baseline: PlanScores, objective: Ob
         objective: the metrics with their δ.
     """
     names = objective.metrics
-    sound = [one.scores for one in setups if one.scores is not None and _common(one.scores, baseline) >= _LEAST]
+    sound = [one.scores for one in setups if one.scores is not None and one.scores.common(baseline) >= _LEAST]
     low = stats.largest_t(np.array([p.metric(m) - baseline.metric(m) for p in sound for m in names])) if sound else 0.0
     return tuple(_judged(one, baseline, objective, low) for one in setups)
 
 
-def _common(plan: PlanScores, baseline: PlanScores) -> int:
-    return int(np.isfinite(plan.scores - baseline.scores).sum())
-
-
 def _judged(one: ScoredSetUp, baseline: PlanScores, objective: Objective, low: float) -> Judged:
     plan = one.scores
-    if plan is None or _common(plan, baseline) < _LEAST:
+    if plan is None or plan.common(baseline) < _LEAST:
         return Judged(one.setup, one.cost, broken=one.broken or "too few prompts are scored")
     names = objective.metrics
     high = stats.largest_t(np.array([baseline.metric(m) - plan.metric(m) for m in names]), skewed=False)

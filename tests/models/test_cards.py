@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from postdiff_calib.cli.shared import DEFAULT_PROMPTS
 from postdiff_calib.cost.networks import build
 from postdiff_calib.errors import KnobError, ModelError
 from postdiff_calib.knobs import Knobs
@@ -55,6 +56,11 @@ PUBLISHED = {
 
 def test_every_supported_model_has_one_card() -> None:
     assert sorted(card.name for card in CARDS) == sorted(NAMES)
+
+
+def test_the_default_number_of_prompts_is_told_as_the_cards_have_it() -> None:
+    told = {card.name: card.num_prompts for card in CARDS if card.num_prompts != 500}
+    assert f"[default: 500; {', '.join(f'{name}: {count}' for name, count in told.items())}]" == DEFAULT_PROMPTS
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)

@@ -300,7 +300,7 @@ class Findings:
 
 
 def _compare(plan: PlanScores | None, baseline: PlanScores, metric: str) -> Comparison | None:
-    if plan is None or int(np.isfinite(plan.metric(metric) - baseline.metric(metric)).sum()) < 2:
+    if plan is None or plan.common(baseline, metric) < 2:
         return None
     return compare(plan.metric(metric), baseline.metric(metric))
 

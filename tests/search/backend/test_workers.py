@@ -180,6 +180,17 @@ class Disturbed(Surface):
         return super().scores(knobs, indices)
 
 
+def end_the_trial_in_hand(url, queued):
+    """As another process would: it counts as failed, and its successor is queued so many times."""
+    storage = connect(url, 1)
+    study = optuna.load_study(study_name="postdiff", storage=storage)
+    trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
+    study.tell(trial.number, state=TrialState.FAIL)
+    for _ in range(queued):
+        give_back(study, copy.deepcopy(trial))
+    disconnect(storage)
+
+
 def test_ctrl_c_gives_the_trial_back_with_its_blocks(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
 
@@ -208,15 +219,7 @@ def test_a_worker_that_lost_its_trial_while_asleep_goes_on_with_the_next(tmp_pat
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=5)
 
-    def others_take_the_trial():
-        storage = connect(url, 1)
-        study = optuna.load_study(study_name="postdiff", storage=storage)
-        trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
-        study.tell(trial.number, state=TrialState.FAIL)
-        give_back(study, trial)
-        disconnect(storage)
-
-    surface = Disturbed(6, others_take_the_trial)
+    surface = Disturbed(6, lambda: end_the_trial_in_hand(url, queued=1))
     result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     assert not result.interrupted
     assert result.trials == result.own_trials == 5 + FEWER
@@ -229,16 +232,7 @@ def test_a_trial_cut_short_is_taken_up_once_by_however_many_it_was_queued(tmp_pa
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     few = SearchSettings(n_trials=5)
 
-    def the_worker_dies_as_it_ends_the_trial():
-        storage = connect(url, 1)
-        study = optuna.load_study(study_name="postdiff", storage=storage)
-        trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
-        study.tell(trial.number, state=TrialState.FAIL)
-        for _ in range(queued_by):
-            give_back(study, copy.deepcopy(trial))
-        disconnect(storage)
-
-    surface = Disturbed(6, the_worker_dies_as_it_ends_the_trial)
+    surface = Disturbed(6, lambda: end_the_trial_in_hand(url, queued_by))
     result = run_search(problem(surface), few, StudyPlace(tmp_path, storage=url, heartbeat=1), FINGERPRINT)
     assert result.trials == result.own_trials == 5 + FEWER
     trials = trials_of(url)
