@@ -17,7 +17,7 @@ from postdiff_calib.errors import PostdiffError, StudyError, one_line, reason_of
 from postdiff_calib.progress import log_event
 from postdiff_calib.scores.names import DAMAGED_DATABASE, DATABASE
 from postdiff_calib.search.backend.address import shown, without_secrets
-from postdiff_calib.search.backend.retry import queue_again
+from postdiff_calib.search.backend.retry import give_back
 
 #: Seconds between a worker's signs of life; after ``SILENCE`` times that without one its trial is given to another.
 HEARTBEAT = 30
@@ -179,7 +179,7 @@ def _open(url: URL, heartbeat: int | None) -> optuna.storages.RDBStorage:
             engine_kwargs=options,
             heartbeat_interval=heartbeat,
             grace_period=None if heartbeat is None else SILENCE * heartbeat,
-            heartbeat_stale_trial_callback=None if heartbeat is None else queue_again,
+            heartbeat_stale_trial_callback=None if heartbeat is None else give_back,
         )
     if url.get_backend_name() == "sqlite":
         _tune_sqlite(storage.engine, shared=heartbeat is not None)

@@ -1,9 +1,10 @@
 """Which trials a study holds and which come next: what is queued, what counts for this search, what is proposed.
 
 Every trial carries the limit of the search that made it (``search``) and the limit of the budget it serves (``limit``).
-A trial *counts* when it is one of this search's, done or in hand; those of another budget's search and those cut short
-do not, so a second budget on one study is searched as fully as a first, with the old scores known. Everything is read
-from the study anew each time, so that all workers see the same.
+A trial *counts* when it is one of this search's, done or in hand; those of another budget's search do not, so a second
+budget on one study is searched as fully as a first, with the old scores known. A proposed trial *holds a place* at its
+budget from the moment it begins, and keeps it when it is cut short: whoever takes it up goes on in the same place.
+Everything is read from the study anew each time, so that all workers see the same.
 """
 
 from __future__ import annotations
@@ -109,11 +110,10 @@ class TrialQueue:
             for t in trials
             if t.number != number and (t.state == TrialState.RUNNING or "failed" in t.user_attrs)
         }
-        # Those with a lower number alone, so that two workers never take the same place. Trials cut short do not
-        # count, so that a resumed search draws what an undisturbed one would have drawn.
-        mine = [t for t in trials[:number] if self.counts(t) and not t.user_attrs.get("enqueued")]
+        # Those with a lower number alone, so that two workers never take the same place.
+        mine = [t for t in trials[:number] if self.holds_place(t)]
         undecided = sum("limit" not in t.user_attrs for t in mine)
-        done = [sum(t.user_attrs.get("limit") == limit for t in mine) for limit in self.runner.limits]
+        done = [self._at(mine, budget) for budget in range(len(self.planned))]
         for budget, planned in enumerate(self.planned):
             if done[budget] + undecided < planned:
                 return self.strategy.propose(budget, done[budget] + undecided, busy)
@@ -127,6 +127,31 @@ class TrialQueue:
         if trial.user_attrs.get("search") != self.runner.limits[0]:
             return False
         return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
+
+    def holds_place(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has one of the places at a budget; who takes up another's has none beside it."""
+        if trial.user_attrs.get("enqueued") or retry.cut_short_before(trial):
+            return False
+        return self.counts(trial) or self.cut_short(trial)
+
+    def cut_short(self, trial: FrozenTrial) -> bool:
+        """Whether a trial of this search was ended with a plan that it did not finish."""
+        return (
+            trial.state == TrialState.FAIL
+            and "plan" in trial.user_attrs
+            and "failed" not in trial.user_attrs
+            and trial.user_attrs.get("search") == self.runner.limits[0]
+        )
+
+    def places_left(self, trials: Sequence[FrozenTrial]) -> int:
+        """How many trials are to be proposed still, at all budgets together, when these are there."""
+        holders = [t for t in trials if self.holds_place(t)]
+        held = [self._at(holders, budget) for budget in range(len(self.planned))]
+        undecided = sum("limit" not in t.user_attrs for t in holders)
+        return sum(max(0, planned - n) for planned, n in zip(self.planned, held, strict=True)) - undecided
+
+    def _at(self, trials: Sequence[FrozenTrial], budget: int) -> int:
+        return sum(t.user_attrs.get("limit") == self.runner.limits[budget] for t in trials)
 
     def begun(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Those that count."""
@@ -145,30 +170,31 @@ class TrialQueue:
         takes the first when the storage fails in the middle of a trial and answers again at its end.
         """
         taken_up = {number for t in trials for number in retry.cut_short_before(t)}
-        return [
-            t
-            for t in trials
-            if t.state == TrialState.FAIL
-            and t.number not in taken_up
-            and "plan" in t.user_attrs
-            and "failed" not in t.user_attrs
-            and t.user_attrs.get("search") == self.runner.limits[0]
-        ]
+        return [t for t in trials if self.cut_short(t) and t.number not in taken_up]
 
     def surplus(self, trial: optuna.Trial) -> bool:
-        """Whether as many trials as were asked for had begun before this one, or are queued, or take up the same."""
+        """Whether every place was taken before this trial began, or it takes up what a trial before it took up."""
         trials = self.trials()
         before = retry.cut_short_before(trials[trial.number])
-        if before and any(retry.cut_short_before(t) == before for t in trials[: trial.number]):
-            return True  # two processes queued the successor of one trial at the same moment
+        if before:  # two processes may queue the successor of one trial at the same moment
+            return any(retry.cut_short_before(t) == before for t in trials[: trial.number])
         if "plan" in trial.user_attrs:
             return False
-        others = [t for t in trials if t.number != trial.number]
-        ahead = [
-            t for t in others if t.number < trial.number or t.state == TrialState.WAITING or "plan" in t.user_attrs
-        ]
-        open_or_done = [t for t in ahead if self.counts(t) or t.state == TrialState.WAITING]
-        return len(open_or_done) + len(self.left_behind(trials)) >= self.total
+        ahead = [t for t in trials if t.number < trial.number or "plan" in t.user_attrs]
+        return self.places_left(ahead) <= 0
+
+    def crowded(self, trial: optuna.Trial) -> bool:
+        """Whether all places of its budget were taken when this trial had chosen and stored its own.
+
+        Others begin and end while it chooses, so its place may have gone. Whoever stores a choice last sees all the
+        others', so that no budget gets more trials than it has places; of two who see each other both may step back.
+        """
+        trials = self.trials()
+        if not self.holds_place(trials[trial.number]):
+            return False
+        budget = self.runner.limits.index(trial.user_attrs["limit"])
+        others = [t for t in trials if t.number != trial.number and self.holds_place(t)]
+        return self._at(others, budget) >= self.planned[budget]
 
     def images_left(self, trials: Sequence[FrozenTrial]) -> int:
         """Images still to be made at most: for the trials in hand, for those queued and for those to be proposed."""

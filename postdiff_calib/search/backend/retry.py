@@ -66,14 +66,14 @@ def watch(storage: optuna.storages.RDBStorage, trials: Sequence[FrozenTrial]) ->
 
 
 def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue again, at once, a trial that this process stops working on."""
-    if "plan" in trial.user_attrs:
-        queue_again(study, trial)
+    """Queue again a trial that its process stopped working on, or that it died with.
 
-
-def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial's successor: same plan, same wanted prompts, linked to it as Optuna links retries."""
-    log_event("retry", number=trial.number, plan=trial.user_attrs.get("plan"), reason="its worker did not end it")
+    One without a plan holds nothing yet: it is left as it is, and the next that begins is proposed its place.
+    """
+    if "plan" not in trial.user_attrs:
+        return
+    log_event("retry", number=trial.number, plan=trial.user_attrs["plan"], reason="its worker did not end it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # same plan, same wanted prompts, linked to it as Optuna links retries
         optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, trial)

@@ -174,7 +174,7 @@ class Search:
         try:
             if not self.place.join:
                 self.prepare()
-            self._optimize(self.queue.total)
+            self._optimize()
         except KeyboardInterrupt:
             interrupted = True
         return self.result(interrupted)
@@ -184,8 +184,8 @@ class Search:
         """Seconds after which the work of others is read again."""
         return min(self.place.heartbeat, 5) / 4
 
-    def _optimize(self, total: int) -> None:
-        """Run what is queued, and the strategy's proposals until ``total`` trials of this budget are done.
+    def _optimize(self) -> None:
+        """Run what is queued, and the strategy's proposals until no budget has a place left.
 
         Beside other workers, one trial at a time, and not leaving before the others' trials are finished: one of them
         may have died, and then its trial is queued again and somebody must be there to run it.
@@ -195,7 +195,7 @@ class Search:
             trials = self._all_taken_up()
             waiting = sum(t.state == TrialState.WAITING for t in trials)
             running = [t for t in trials if t.state == TrialState.RUNNING]
-            left = waiting or total - sum(self.queue.counts(t) for t in trials)
+            left = waiting or self.queue.places_left(trials)
             if left > 0:
                 self._run_trials(left if self.single else 1)
             elif running:
@@ -217,7 +217,7 @@ class Search:
         while lost := self.queue.left_behind(trials := self.queue.trials()):
             for trial in lost:
                 if self.single or trial.number in seen:
-                    retry.queue_again(self.study, copy.deepcopy(trial))
+                    retry.give_back(self.study, copy.deepcopy(trial))
             if not self.single and not seen:
                 time.sleep(self._pause)
             seen |= {trial.number for trial in lost}
@@ -245,7 +245,10 @@ class Search:
         if not self.single and self.queue.surplus(trial):
             raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
         try:
-            value = self.runner.run(trial)
+            taken = self.runner.take(trial)
+            if not self.single and self.queue.crowded(trial):
+                raise optuna.TrialPruned
+            value = self.runner.run(trial, taken)
         except optuna.TrialPruned:
             raise
         except BaseException as error:

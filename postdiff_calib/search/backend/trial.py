@@ -62,29 +62,36 @@ class TrialRunner:
         restricted = [one.text for one in self.problem.space.restrictions]
         return [[*key(limit), *restricted] for limit in self.strategy.limits]
 
-    def run(self, trial: optuna.Trial) -> float:
-        """The objective: mean paired difference of the trial's plan.
+    def take(self, trial: optuna.Trial) -> Proposal:
+        """The trial's plan, stored with it: what it was queued with, or what the strategy proposes.
 
         Raises:
             TrialPruned: the trial was queued for another search of this study.
-            PostdiffError: the images are broken, or nothing can be stored (``fatal`` is set then).
         """
         if trial.user_attrs.get("search", self.limits[0]) != self.limits[0]:
             raise optuna.TrialPruned
-        taken = self._take(trial)
-        chosen, role = taken.candidate, taken.role
+        taken = self._choose(trial)
         for name, value in (
-            ("role", role),
+            ("role", taken.role),
             ("arm", taken.arm),
             ("search", self.limits[0]),
             ("limit", self.limits[taken.budget]),
-            ("knobs", chosen.knobs.as_dict()),
+            ("knobs", taken.candidate.knobs.as_dict()),
             ("worker", f"{platform.node()}:{os.getpid()}"),
             # the last: whoever finds a plan finds all that belongs to it
-            ("plan", chosen.plan_id),
+            ("plan", taken.candidate.plan_id),
         ):
             if trial.user_attrs.get(name) != value:
                 trial.set_user_attr(name, value)
+        return taken
+
+    def run(self, trial: optuna.Trial, taken: Proposal) -> float:
+        """The objective: mean paired difference of the plan that the trial has taken.
+
+        Raises:
+            PostdiffError: the images are broken, or nothing can be stored (``fatal`` is set then).
+        """
+        chosen, role = taken.candidate, taken.role
         wanted = self._wanted(trial, chosen, role)
         about = {"number": trial.number, "plan": chosen.plan_id, "knobs": chosen.knobs.describe()}
         log_event("trial", state="begun", **about, role=role, arm=taken.arm, prompts=wanted)
@@ -117,8 +124,7 @@ class TrialRunner:
         log_event("trial", state="done", **about, value=objective, **outcome)
         return objective
 
-    def _take(self, trial: optuna.Trial) -> Proposal:
-        """The trial's plan: what it was queued with, or what the strategy proposes."""
+    def _choose(self, trial: optuna.Trial) -> Proposal:
         values = suggest(trial, self.problem.space)
         attrs = trial.user_attrs
         proposer = trial.study.sampler

@@ -1,5 +1,6 @@
 """Which trials of a study count for a search, and what the next one is to do, also beside other workers."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ from optuna.trial import TrialState
 from synthetic_surface import SMALL, Surface, limit, price
 
 from postdiff_calib.scores.store import MemoryStore
+from postdiff_calib.search.backend.retry import give_back
 from postdiff_calib.search.backend.run import Problem, Search, StudyPlace
 from postdiff_calib.search.settings import SearchSettings
 
@@ -29,7 +31,7 @@ def search(tmp_path):
 
 
 def finish(search, trial):
-    search.study.tell(trial, search.runner.run(trial))
+    search.study.tell(trial, search.runner.run(trial, search.runner.take(trial)))
 
 
 def run(search, count):
@@ -40,14 +42,7 @@ def run(search, count):
 def begin(search):
     """What a worker does until it has decided on its plan."""
     trial = search.study.ask()
-    taken = search.runner._take(trial)
-    for name, value in (
-        ("plan", taken.candidate.plan_id),
-        ("search", search.runner.limits[0]),
-        ("limit", search.runner.limits[taken.budget]),
-    ):
-        trial.set_user_attr(name, value)
-    return trial, taken
+    return trial, search.runner.take(trial)
 
 
 def test_the_total_is_what_is_enqueued_and_what_is_proposed(search):
@@ -109,14 +104,75 @@ def test_a_worker_that_has_not_decided_yet_keeps_its_place(search):
     search.study.tell(undecided, state=TrialState.FAIL)
 
 
-def test_a_trial_cut_short_does_not_count_and_its_draw_is_made_again(search):
+def cut_short(search, trial):
+    search.study.tell(trial, state=TrialState.FAIL)
+    return search.queue.trials()[trial.number]
+
+
+def test_a_trial_cut_short_keeps_its_place_and_who_takes_it_up_has_none_beside_it(search):
     run(search, len(search.queue.first))
-    cut, taken = begin(search)
-    search.study.tell(cut, state=TrialState.FAIL)
-    assert not search.queue.counts(search.queue.trials()[cut.number])
-    again, same = begin(search)
+    left = search.queue.places_left(search.queue.trials())
+    first, taken = begin(search)
+    cut = cut_short(search, first)
+    assert not search.queue.counts(cut)
+    assert search.queue.places_left(search.queue.trials()) == left - 1
+    # one begins before, another after the successor is queued: both have places of their own
+    between, two = begin(search)
+    give_back(search.study, copy.deepcopy(cut))
+    heir, same = begin(search)
     assert same == taken
-    search.study.tell(again, 0.0)
+    assert two == search.strategy.propose(0, 1)
+    third, three = begin(search)
+    assert three == search.strategy.propose(0, 2, {taken.candidate.plan_id, two.candidate.plan_id})
+    assert search.queue.places_left(search.queue.trials()) == left - 3
+    assert not any(search.queue.crowded(trial) or search.queue.surplus(trial) for trial in (heir, between, third))
+    for trial in (heir, between, third):
+        search.study.tell(trial, 0.0)
+    assert search.queue.left_behind(search.queue.trials()) == []
+
+
+def test_a_budget_gets_its_number_also_when_a_trial_ends_while_another_is_about_to_decide(search):
+    """The last place of a budget is held by one who dies after another began and before that one chooses."""
+    run(search, len(search.queue.first) + search.queue.planned[0] - 1)
+    last, taken = begin(search)
+    assert taken.budget == 0
+    undecided = search.study.ask()
+    give_back(search.study, cut_short(search, last))
+    assert search.runner.take(undecided).budget == 1
+    search.study.tell(undecided, 0.0)
+    run(search, search.queue.places_left(search.queue.trials()) + 1)
+    finished = [t for t in search.queue.trials() if t.state == TrialState.COMPLETE]
+    assert len(finished) == search.queue.total
+    own = [t for t in finished if not t.user_attrs.get("enqueued")]
+    found = Counter(search.runner.limits.index(t.user_attrs["limit"]) for t in own)
+    assert [found[budget] for budget in range(3)] == search.queue.planned
+
+
+def test_a_trial_that_died_without_a_plan_is_not_queued_again(search):
+    run(search, len(search.queue.first))
+    before = search.queue.places_left(search.queue.trials())
+    trial = search.study.ask()
+    assert search.queue.places_left(search.queue.trials()) == before - 1
+    give_back(search.study, cut_short(search, trial))
+    assert search.queue.places_left(search.queue.trials()) == before
+    assert not any(t.state == TrialState.WAITING for t in search.queue.trials())
+
+
+def test_who_finds_its_place_taken_when_it_has_chosen_steps_back(search):
+    planned = search.queue.planned[0]
+    run(search, len(search.queue.first) + planned - 1)
+    slow, one = begin(search)
+    assert one.budget == 0
+    assert not search.queue.crowded(slow)
+    # as another that had read the trials before the slow one stored its choice
+    other = search.study.ask()
+    for name, value in slow.user_attrs.items():
+        other.set_user_attr(name, value)
+    assert search.queue.crowded(other)
+    assert search.queue.crowded(slow)
+    search.study.tell(other, state=TrialState.PRUNED)
+    assert not search.queue.crowded(slow)
+    search.study.tell(slow, 0.0)
 
 
 def test_a_plan_whose_images_were_broken_counts_and_is_not_proposed_again(search):

@@ -23,6 +23,10 @@ def opened(folder, strategy="postdiff", surface=None):
     return Search(problem, settings, StudyPlace(folder, store=MemoryStore()), {"model": "made up"})
 
 
+def done(search, trial):
+    return search.runner.run(trial, search.runner.take(trial))
+
+
 @pytest.fixture
 def search(tmp_path):
     found = opened(tmp_path)
@@ -53,7 +57,7 @@ def test_how_many_prompts_a_role_is_for(search, plan):
 
 def test_a_trial_scores_its_plan_and_the_baseline_and_says_what_came_out(search):
     trial = search.study.ask()
-    value = search.runner.run(trial)
+    value = done(search, trial)
     chosen = trial.user_attrs["plan"]
     assert search.book.count(chosen) == search.book.count(search.reference.plan_id) == 4
     difference = search.book.differences(chosen)
@@ -70,21 +74,21 @@ def test_a_trial_of_another_search_of_the_study_is_cut_short(search, plan):
     other = ["macs", "median", 1.0]
     search.study.enqueue_trial({}, user_attrs={"plan": plan.plan_id, "role": "explore", "search": other})
     with pytest.raises(optuna.TrialPruned):
-        search.runner.run(search.study.ask())
+        done(search, search.study.ask())
     assert search.book.count(plan.plan_id) == 0
 
 
 def test_a_trial_that_is_gone_on_with_has_the_same_number_of_prompts(search, plan):
     attributes = {"plan": plan.plan_id, "role": "explore", "arm": "combined", "wanted": 5}
     search.study.enqueue_trial({}, user_attrs=attributes)
-    search.runner.run(search.study.ask())
+    done(search, search.study.ask())
     assert search.book.count(plan.plan_id) == 5
 
 
 def test_optunas_suggestion_is_a_plan_within_the_budget_on_every_prompt(tmp_path):
     search = opened(tmp_path, "random")
     trial = search.study.ask()
-    search.runner.run(trial)
+    done(search, trial)
     assert trial.user_attrs["role"] == "whole"
     assert trial.user_attrs["outcome"]["complete"]
     assert limit(0.5, SMALL).allows(search.runner.by_plan_id[trial.user_attrs["plan"]].cost)
@@ -104,7 +108,7 @@ def test_a_plan_of_broken_images_fails_with_its_reason_and_the_search_goes_on(tm
     search = opened(tmp_path, surface=Failing(N, space=SMALL))
     trial = search.study.ask()
     with pytest.raises(PostdiffError, match="are constant"):
-        search.runner.run(trial)
+        done(search, trial)
     assert trial.user_attrs["failed"] == "3 of 3 images: are constant; use float32"
     assert search.runner.fatal is None
     search.close()
@@ -114,7 +118,7 @@ def test_a_fault_that_no_other_plan_would_escape_ends_the_search(tmp_path):
     surface = Failing(N, space=SMALL)
     surface.error = OutputError("scores.jsonl", "the disk is full", "make room")
     search = opened(tmp_path, surface=surface)
-    search.study.optimize(search.runner.run, n_trials=3, catch=(PostdiffError,))
+    search.study.optimize(lambda trial: done(search, trial), n_trials=3, catch=(PostdiffError,))
     assert search.runner.fatal is surface.error
     assert [t.state for t in search.queue.trials()] == [TrialState.FAIL]
     assert "failed" not in search.queue.trials()[0].user_attrs
