@@ -186,6 +186,14 @@ def test_every_scored_plan_is_a_dot_and_a_row(text, findings):
     )
 
 
+def test_a_plan_with_the_baselines_own_images_differs_by_nothing_in_any_metric(findings):
+    """A metric of yes and no alone could not tell: its images may differ on prompts yet to come."""
+    baseline = findings.held_out.baseline
+    found = findings._compared(baseline, baseline)
+    assert found.keys() == {"clip", "scene"}
+    assert all((c.mean, c.low, c.high) == (0.0, 0.0, 0.0) for c in found.values())
+
+
 def test_the_strip_has_a_cell_for_every_step(findings, text):
     winner, step_reduction, stock = findings.strips()
     assert [len(strip.cells) for strip in (winner, step_reduction, stock)] == [20, 11, 20]

@@ -20,7 +20,7 @@ from postdiff_calib.quality.metrics import Metric
 from postdiff_calib.report.plot_data import Point
 from postdiff_calib.report.wording import Interval, interval, own_row, results, seconds, shown, signed
 from postdiff_calib.scores import select
-from postdiff_calib.scores.paired import Comparison, compare
+from postdiff_calib.scores.paired import Comparison
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
 from postdiff_calib.study.evidence import Scored
 from postdiff_calib.study.record import Study
@@ -189,7 +189,7 @@ class Findings:
                     arm=either.arms(steps)[0],
                     relative=self.limit.measure(either.cost) / self.limit.baseline,
                     relative_macs=either.cost.macs / self.calibration.baseline.cost.macs,
-                    difference=_compare(plan, self.calibration.baseline, self.score),
+                    difference=self._compared(plan, self.calibration.baseline).get(self.score),
                     prompts=0 if plan is None else plan.n,
                     held_out=self._judged(held_out),
                     thin=held_out is None and either.n < self.calibration.least,
@@ -199,11 +199,17 @@ class Findings:
 
     def _judged(self, plan: PlanScores | None) -> dict[str, Comparison]:
         """A plan's difference in each metric on the held-out prompts; the winner's intervals are the profile's."""
-        found = {m: c for m in self.metrics if (c := _compare(plan, self.held_out.baseline, m))}
+        found = self._compared(plan, self.held_out.baseline)
         if plan is not None and self.confirmed and plan.plan.plan_id == self.profile.plan.plan_id:
             stated = {r.metric: r.difference for r in results(self.profile)}
             found = {m: replace(c, low=stated[m].low, high=stated[m].high) for m, c in found.items()}
         return found
+
+    def _compared(self, plan: PlanScores | None, baseline: PlanScores) -> dict[str, Comparison]:
+        """A plan's difference in each metric that two prompts at least have."""
+        if plan is None:
+            return {}
+        return select.compare_metrics(plan, baseline, [m for m in self.metrics if plan.common(baseline, m) >= 2])
 
     def point(self, row: PlanRow) -> Point | None:
         """A plan's dot; None where no two prompts can be compared."""
@@ -297,12 +303,6 @@ class Findings:
             )
         relative = table.price(plan).macs / table.price(baseline).macs
         return Strip(title, knobs.describe(), relative, plan.words(table.guides), tuple(cells))
-
-
-def _compare(plan: PlanScores | None, baseline: PlanScores, metric: str) -> Comparison | None:
-    if plan is None or plan.common(baseline, metric) < 2:
-        return None
-    return compare(plan.metric(metric), baseline.metric(metric))
 
 
 def _range(c: Interval, metric: str) -> str:
