@@ -26,7 +26,9 @@ STUDY_FILES = frozenset({"study.json", "study.db", "study.damaged.db", "study.lo
     "held_out.jsonl",
     "other_seeds.jsonl",
 }
-_STUDY_SIGNS = ("study.json", "study.db")
+_STUDY_SIGNS = ("study.json", "study.db", "study.lock")
+#: Folders of images in a study's folder.
+_STUDY_FOLDERS = ("baseline", "images")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
 _NAME_BYTES = 120
 _NAME_MAX = 255
@@ -189,10 +191,12 @@ def refuse_output(
     if same:
         raise OutputError(given, f"it is an input of this command ({same[0]})", _CANNOT)
     target = Path(os.path.realpath(path))
-    folder = target.parent
-    own = study is not None and Path(os.path.realpath(study)) == folder
-    if target.name in STUDY_FILES and (own or any(os.path.lexists(folder / sign) for sign in _STUDY_SIGNS)):
-        raise OutputError(given, f"it is a file of the study in {folder}", _CANNOT)
+    of = None if study is None else Path(os.path.realpath(study))
+    if target.name in STUDY_FILES and _is_study(target.parent, of):
+        raise OutputError(given, f"it is a file of the study in {target.parent}", _CANNOT)
+    for folder in target.parents:
+        if folder.name in _STUDY_FOLDERS and _is_study(folder.parent, of):
+            raise OutputError(given, f"it is among the images of the study in {folder.parent}", _CANNOT)
     if what == "plot":
         _require_folder(path, given)
         if path.suffix.lower() not in _DRAWN:
@@ -200,6 +204,10 @@ def refuse_output(
             raise OutputError(given, rule, "name a .png or .svg file")
     require_writable(path.parent, given)
     _check_names(path, given)
+
+
+def _is_study(folder: Path, known: Path | None) -> bool:
+    return folder == known or any(os.path.lexists(folder / sign) for sign in _STUDY_SIGNS)
 
 
 def _require_folder(path: Path, given: str) -> None:

@@ -9,6 +9,7 @@ from postdiff_calib.jobs.given import Given
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.profile_scorers import loaded_scorers
 from postdiff_calib.models.card import Card
+from postdiff_calib.quality.scorers import close_scorers, try_functions
 
 if TYPE_CHECKING:
     from postdiff_calib.prompts import PromptSet
@@ -54,4 +55,12 @@ def materials_of(job: CalibrateJob, given: Given) -> Materials:
     own = card.scorer if job.scorer is None or given.scorer is not None else job.scorer
     named = [parse_scorer(own), *(parse_scorer(text, "--also") for text in job.also)]
     scorer, *also = loaded_scorers(named, device, given)
+    if known.card is not None:
+        size = job.deployment.height or known.card.height, job.deployment.width or known.card.width
+        brought = {id(one) for one in (given.scorer, *(given.also or ()))}
+        try:
+            try_functions([one for one in (scorer, *also) if id(one) not in brought], size)
+        except BaseException:
+            close_scorers((scorer, *also))
+            raise
     return Materials(prompt_set, calibration, held_out, scorer, tuple(also))

@@ -99,7 +99,7 @@ def inputs_of(job: CalibrateJob) -> list[str]:
 
 def _refuse_other_job(job: CalibrateJob) -> None:
     """Refuse a folder whose study surely is another one, before the model is loaded."""
-    from postdiff_calib.models.cards import CARDS
+    from postdiff_calib.models.cards import CARDS, known_card
 
     if not os.path.lexists(job.folder / RECORD):
         return
@@ -117,8 +117,9 @@ def _refuse_other_job(job: CalibrateJob) -> None:
     for name, value in job.deployment.asked.items():
         if name != "batch_size":
             then[name], now[name] = _stated(known, name), value
-    if job.num_prompts is not None:
-        then["num_prompts"], now["num_prompts"] = len(known.held_out), job.num_prompts
+    own = known_card(job.model)
+    if (count := job.num_prompts or (own.num_prompts if own is not None else None)) is not None:
+        then["num_prompts"], now["num_prompts"] = len(known.held_out), count
     cards = {card.name for card in CARDS}
     if job.model in cards and known.asked.model in cards:
         then["model"], now["model"] = known.asked.model, job.model

@@ -278,6 +278,23 @@ def given_text(scorer: Any) -> str:
     return f"{own}=given:{name}"
 
 
+def try_functions(scorers: Iterable[object], size: tuple[int, int]) -> None:
+    """Let the scorers that are functions of the user's own judge one grey image, before anything is made for them.
+
+    Args:
+        scorers: of any kind; the others are left alone, as loading them shows what is wrong.
+        size: (height, width) of the images to come, in pixels.
+
+    Raises:
+        ScorerError: one failed, or gave what is no number.
+    """
+    import torch
+
+    for scorer in scorers:
+        if isinstance(scorer, FunctionScorer):
+            scorer.score(torch.full((1, 3, *size), 0.5), ["a red circle"])
+
+
 def close_scorers(scorers: Iterable[object]) -> None:
     """End the processes of those that have one."""
     for scorer in scorers:

@@ -184,6 +184,6 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         console.print(f"written to {file.path}\n", highlight=False, markup=False)
     if any(not file.profile.expected.confirmed for file in files):
         console.print(
-            "No image was made. To search there, run the study's calibrate command with that --budget.",
+            "No image was made. To search there, run the study's own command with that --budget.",
             highlight=False,
         )

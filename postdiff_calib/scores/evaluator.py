@@ -26,6 +26,8 @@ from postdiff_calib.scores.measured import Measured
 from postdiff_calib.scores.memory import BatchSize, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from postdiff_calib.models.shapes.judge import SceneJudge
@@ -33,11 +35,19 @@ if TYPE_CHECKING:
     from postdiff_calib.quality.metrics import Metric
     from postdiff_calib.quality.scorer import Scorer
 
+#: Key of the note in a kept PNG file that holds the hash of its pixels.
+_NOTE = "postdiff pixels"
+
+
+def _digest(pixels: npt.NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
 
 class BaselineImages:
     """The baseline's images, one PNG file each, shared by all processes that use the folder.
 
-    A file's name tells the seed and a hash of all that the image depends on, so a file is never taken for another's.
+    A file's name tells the seed and a hash of all that the image depends on, so a file is never taken for another's. A
+    note within it has a hash of its pixels: an image that something else has written there is made anew.
 
     Args:
         folder: where the files are.
@@ -62,23 +72,27 @@ class BaselineImages:
             OutputError: the folder cannot be made or written.
         """
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
         for image, prompt, seed in zip(images, prompts, seeds, strict=True):
-            path = self.path(prompt, seed)
+            path, pixels, note = self.path(prompt, seed), to_array(image), PngInfo()
+            note.add_text(_NOTE, _digest(pixels))
             with replacing(path, f"image {path}", "check the study folder") as temporary:
                 # little compression: the file is written once and read for every plan
-                Image.fromarray(to_array(image)).save(temporary, format="PNG", compress_level=1)
+                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1, pnginfo=note)
 
     def load(self, prompt: str, seed: int) -> torch.Tensor | None:
-        """An image, (3, H, W) in [0, 1]; None when it is not there or not whole."""
+        """An image, (3, H, W) in [0, 1]; None when it is not there, not whole, or not the one that was saved."""
         import numpy as np
         import torch
         from PIL import Image
 
         try:
             with Image.open(self.path(prompt, seed)) as file:
-                pixels = np.array(file.convert("RGB"))
+                pixels, note = np.array(file.convert("RGB")), file.info.get(_NOTE)
         except (OSError, SyntaxError, ValueError):  # Pillow raises all three on a damaged file
+            return None
+        if note != _digest(pixels):
             return None
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 

@@ -117,7 +117,7 @@ def require_obeying(guards: Sequence[Guard], limit: Limit, field: Scored, where:
         raise BudgetError(
             f"budget {limit.text}",
             f"no plan within it is scored on {least} prompts{_reachable(field, limit, least)}",
-            f"search there: postdiff calibrate --budget {limit.text}, on the same study",
+            f"search there: run the study's own command with --budget {limit.text}",
         )
     found = rails.obeying(guards, inside, field.baseline)
     if not found:

@@ -178,7 +178,7 @@ def _notes(choice: Choice, limit: Limit, evidence: Evidence) -> list[str]:
         share = limit.measure(winner.cost) / limit.value
         notes.append(
             f"The budget of {limit.text} was not searched: this is the best plan that other searches found within it, "
-            f"at {share:.0%} of it. To search there: postdiff calibrate --budget {limit.text}, on the same study."
+            f"at {share:.0%} of it. To search there, run the study's own command with --budget {limit.text}."
         )
     if missing := evidence.unjudged(limit):
         plans = "1 finalist is" if missing == 1 else f"{missing} finalists are"

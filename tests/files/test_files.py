@@ -118,6 +118,11 @@ def test_inputs_and_study_files_are_no_outputs(tmp_path):
     with pytest.raises(OutputError, match="a file of the study"):
         refuse_output(tmp_path / "scores.jsonl")
     refuse_output(tmp_path / "profile.yaml", study=tmp_path)
+    for name in ("baseline/000000-0123456789abcdef.png", "images/a.png", "baseline/deep/a.png"):
+        with pytest.raises(OutputError, match="among the images of the study"):
+            refuse_output(tmp_path / name, what="plot")
+    (tmp_path / "elsewhere" / "images").mkdir(parents=True)
+    refuse_output(tmp_path / "elsewhere" / "images" / "a.png")
     known = {
         names.DATABASE,
         names.DAMAGED_DATABASE,

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from postdiff_calib.errors import OutputError
 from postdiff_calib.generate.images import generate
@@ -93,8 +95,21 @@ def test_the_baseline_images_are_made_once_and_shared_by_processes(shapes, score
     assert [name.split("-")[0] for name in names] == ["000050", "000051", "000052"]
 
 
-@pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:200])])
-def test_an_image_that_is_gone_or_damaged_is_made_anew(evaluator, made, spoil):
+def another_size(path):
+    Image.new("RGB", (328, 1246)).save(path)
+
+
+def other_pixels(path):
+    with Image.open(path) as image:
+        note = PngInfo()
+        note.add_text(*image.info.popitem())
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path, pnginfo=note)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:200]), another_size, other_pixels]
+)
+def test_an_image_that_is_gone_or_not_the_one_that_was_saved_is_made_anew(evaluator, made, spoil):
     evaluator.measured(BASE, [0, 1])
     before = evaluator.measured(OTHER, [0, 1]).measures
     spoil(evaluator.baseline.path(PROMPTS[1], SEED + 1))

@@ -150,7 +150,7 @@ def test_a_budget_that_was_not_searched_is_said():
     (note,) = told(profile)
     assert "The budget of 75% was not searched" in note
     assert "at 73% of it" in note  # 55 of 75
-    assert "postdiff calibrate --budget 75%" in note
+    assert "with --budget 75%" in note
     assert told(run([STEP_REDUCTION, CHEAPER_STEPS], budget="60%")) == []
 
 

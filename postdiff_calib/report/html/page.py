@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from postdiff_calib.cost.budget import parse_budget
-from postdiff_calib.errors import UsageError
+from postdiff_calib.errors import OutputError, UsageError
 from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.report.html.choices import Choice, choices
@@ -95,6 +95,8 @@ def write_report(job: ReportJob, progress: Progress | None = None, loaded: Loade
     study = Study.load(job.study).require_scores()
     findings = Findings(study, parse_budget(job.budget) if job.budget else study.record.asked.budget)
     refuse_output(job.out, study=job.study)
+    if job.out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"output {job.out}", "a report is a page of HTML", "name a file that ends in .html")
     offered = choices(findings)
     pictures = pictures_of(findings, offered, job.device, progress, loaded) if job.images else None
     return write_atomically(job.out, render(findings, pictures, offered))

@@ -85,6 +85,7 @@ def run_search(
         try:
             if opened is not None:
                 opened()
+            search.tell_what_is_kept()
             result = search.run()
             if not (search.single or place.join):
                 search.keep_scores()
@@ -148,6 +149,13 @@ class Search:
     def close(self) -> None:
         """Give back the connections to the storage."""
         database.disconnect(self._backend)
+
+    def tell_what_is_kept(self) -> None:
+        """Say in a line what the study holds already; nothing where it begins, or where a leader has said it."""
+        if self.place.join or not self.book.images_known:
+            return
+        done = sum(t.state == TrialState.COMPLETE for t in self.queue.trials())
+        self.note(f"this study goes on: {done} trials and {self.book.images_known} images of its search are kept")
 
     def prepare(self) -> None:
         """What the leader does before anyone works: queue the first trials, and say what the study is about."""

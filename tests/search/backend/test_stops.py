@@ -127,12 +127,14 @@ def test_scores_that_were_lost_are_made_again_and_it_is_said(tmp_path, straight,
     (tmp_path / SCORES).write_bytes(b"".join(lines[: int(kept * len(lines))]) + (b'{"plan": "cut' if kept else b""))
     said = []
     again = search(tmp_path, note=said.append)
-    assert len(said) == 1
-    assert "are missing from the score file; they are made again" in said[0]
+    kept_line, lost_line = said
+    assert kept_line.startswith("this study goes on: 13 trials and ")
+    assert "are missing from the score file; they are made again" in lost_line
     assert again.images_made == sum(p.n for p in again.plans.values()) or kept
     same(tmp_path, again, straight)
     assert search(tmp_path, note=said.append).images_made == 0
-    assert len(said) == 1
+    made = sum(p.n for p in again.plans.values())
+    assert said[2:] == [f"this study goes on: 13 trials and {made} images of its search are kept"]
 
 
 def test_scores_that_no_trial_asked_for_are_used_and_it_is_said(tmp_path, straight):
@@ -141,8 +143,9 @@ def test_scores_that_no_trial_asked_for_are_used_and_it_is_said(tmp_path, straig
         path.unlink()
     said = []
     search(tmp_path, note=said.append)
-    assert len(said) == 1
-    assert "the study's database holds no trial of " in said[0]
+    assert said[0].startswith("this study goes on: 0 trials and ")
+    assert len(said) == 2
+    assert "the study's database holds no trial of " in said[1]
 
 
 @pytest.mark.parametrize("tables", [["trials"], ["studies", "trial_user_attributes"]])
