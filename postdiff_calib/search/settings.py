@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from postdiff_calib.scores.guards import Guard
 
-#: Prompts of one evaluation: few, so that many plans are evaluated; more where there are more prompts to score.
+#: Images of the search's evaluations for each prompt that finalists are judged on: about as many go into either.
+IMAGES_A_PROMPT = 7
+#: Evaluations where nobody asks for another number, at least and at most: beyond that the search itself takes long.
+LEAST_TRIALS, MOST_TRIALS = 36, 1200
+#: Prompts of one evaluation.
 _LEAST_EXPLORED, _MOST_EXPLORED = 3, 10
 #: Seconds that a trial takes beside its images: the surrogate's proposal, scoring, what is stored. Of 360 trials of the
 #: embedded model on a CPU the first took 0.1 s and the last 0.3 s; the pace of the work corrects it.
@@ -44,8 +49,12 @@ class SearchSettings:
 
 
 def default_explore_prompts(num_prompts: int) -> int:
-    """Prompts of one evaluation, for so many prompts that finalists are judged on."""
-    return min(_MOST_EXPLORED, max(_LEAST_EXPLORED, num_prompts // 40))
+    """Prompts of one evaluation, for so many prompts that finalists are judged on.
+
+    As few as there may be: for the same images, many plans that are seen on few prompts find better ones than few plans
+    on many (``benchmarks/README.md``). More only where there would be too many evaluations.
+    """
+    return min(_MOST_EXPLORED, max(_LEAST_EXPLORED, math.ceil(IMAGES_A_PROMPT * num_prompts / MOST_TRIALS)))
 
 
 def prompt_order(num_prompts: int, seed: int) -> list[int]:

@@ -7,16 +7,12 @@ from contextlib import contextmanager
 
 from postdiff_calib.errors import StudyError
 from postdiff_calib.search.postdiff import PostDiff
-from postdiff_calib.search.settings import default_explore_prompts
+from postdiff_calib.search.settings import IMAGES_A_PROMPT, LEAST_TRIALS, MOST_TRIALS, default_explore_prompts
 from postdiff_calib.search.strategy import Strategy
 from postdiff_calib.search.suggested import Gp, Nsga2, Random, Tpe
 
 STRATEGIES: tuple[type[Strategy], ...] = (PostDiff, Tpe, Gp, Random, Nsga2)
 _REGISTERED: list[type[Strategy]] = []
-
-#: Images of the search's evaluations for each prompt that finalists are judged on: about as many go into either.
-_IMAGES_A_PROMPT = 7
-_LEAST_TRIALS, _MOST_TRIALS = 36, 400
 
 
 def strategies() -> tuple[type[Strategy], ...]:
@@ -52,6 +48,6 @@ def default_trials(num_prompts: int, strategy: str = PostDiff.name) -> int:
 
     A strategy that scores every plan on all prompts gets what can be waited for.
     """
-    wanted = _IMAGES_A_PROMPT * num_prompts // default_explore_prompts(num_prompts)
+    wanted = IMAGES_A_PROMPT * num_prompts // default_explore_prompts(num_prompts)
     whole = find_strategy(strategy).role == "whole"
-    return _LEAST_TRIALS if whole else min(_MOST_TRIALS, max(_LEAST_TRIALS, wanted))
+    return LEAST_TRIALS if whole else min(MOST_TRIALS, max(LEAST_TRIALS, wanted))

@@ -60,7 +60,7 @@ def test_a_budget_that_no_cheaper_steps_plan_fits_gets_no_evaluation():
 
 @pytest.mark.parametrize(
     ("prompts", "each", "trials"),
-    [(10, 3, 36), (60, 3, 140), (120, 3, 280), (200, 5, 280), (500, 10, 350), (5000, 10, 400)],
+    [(10, 3, 36), (60, 3, 140), (120, 3, 280), (200, 3, 466), (500, 3, 1166), (1000, 6, 1166), (5000, 10, 1200)],
 )
 def test_evaluations_make_seven_images_a_prompt_between_bounds(prompts, each, trials):
     assert default_explore_prompts(prompts) == each
