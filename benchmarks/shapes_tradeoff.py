@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from postdiff_calib.accelerate.low_res import way_of
 from postdiff_calib.cost.build import table_for_card
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs, settled
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance-scale", type=float, default=None)
+    parser.add_argument("--switch", help="way to full size; the default of the model's scheduler where none is named")
     parser.add_argument("--only-gates", action="store_true", help="skip the plans that no gate is about")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "shapes_tradeoff.readings.jsonl")
@@ -96,6 +98,7 @@ def main() -> int:
         guidance_scale=scale,
         batch_size=25,
         latent_multiple=card.latent_multiple,
+        switch=way_of(loaded.pipe.scheduler, args.switch),
     )
     evaluator = ImageEvaluator(loaded.pipe, scorer, prompts.prompts, args.seed, settings, judge=SceneJudge())
     lacks = denoiser_of(getattr(loaded.pipe, card.denoiser_role)).lacks
@@ -149,7 +152,8 @@ def main() -> int:
         f"within {WITHIN} standard errors at {CHEAP_SHARE:.0%} of the MACs or less: {', '.join(cheap_enough) or 'none'}"
     )
     machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    facts = {"guidance_scale": scale, "seed": args.seed, "machine": machine, "baseline": reference.round(4).tolist()}
+    facts = {"guidance_scale": scale, "switch": settings.switch, "seed": args.seed, "machine": machine}
+    facts["baseline"] = reference.round(4).tolist()
     facts["baseline_scenes_right"] = float(right.mean())
     if not args.only_gates:
         args.out.mkdir(parents=True, exist_ok=True)
