@@ -20,6 +20,7 @@ from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.scores.select import ARMS, Arm
+from postdiff_calib.search.settings import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
@@ -53,7 +54,7 @@ class DryRun:
         budgets: that would be searched, the study's own first.
         trials: of the search at most.
         images: at most, by stage; a study that has scores already makes fewer.
-        seconds: expected for making those images, by stage; scoring comes on top.
+        seconds: expected for making those images, by stage, for scoring them, and for the search's own proposals.
     """
 
     baseline: str
@@ -90,12 +91,22 @@ def run_dry(job: CalibrateJob, progress: Progress | None = None, given: Given = 
     progress = progress or Silent()
     with StudyLock(job.folder, inside=(BASELINE,)) as lock:
         bench, _ = load_stage(job, progress, lock, given)
-    close_scorers((bench.scorer, *bench.also))
-    return plan_of(job, bench, price(bench, progress, refresh=job.refresh))
+    try:
+        progress.stage("timing the scorers")
+        scoring = bench.evaluator(bench.calibration, bench.seed).seconds_to_score()
+    finally:
+        close_scorers((bench.scorer, *bench.also))
+    return plan_of(job, bench, price(bench, progress, refresh=job.refresh), scoring)
 
 
-def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable) -> DryRun:
+def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable, scoring: float = 0.0) -> DryRun:
     """What a calibration with this model, these prompts and these prices would do.
+
+    Args:
+        job: what was asked for.
+        bench: the model and the prompts.
+        table: the prices.
+        scoring: seconds that an image takes to be scored.
 
     Raises:
         BudgetError: no plan is within the budget.
@@ -112,5 +123,9 @@ def plan_of(job: CalibrateJob, bench: Workbench, table: CostTable) -> DryRun:
         ),
         trials=found.trials,
         images=found.images,
-        seconds=found.seconds,
+        seconds={
+            **found.seconds,
+            "scoring": scoring * sum(found.images.values()),
+            "proposals": TRIAL_SECONDS * found.trials,
+        },
     )

@@ -42,4 +42,5 @@ def print_dry_run(plan: DryRun, *, as_json: bool, console: Console | None = None
     print_table(console, table)
     stages = ", ".join(f"{name} {count}" for name, count in plan.images.items())
     say(f"at most {plan.images_at_most} images in {plan.trials} trials ({stages})")
-    say(f"making them takes about {duration(plan.seconds_expected)} on this device, scoring comes on top")
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.seconds.items())
+    say(f"this takes about {duration(plan.seconds_expected)} on this device ({parts})")

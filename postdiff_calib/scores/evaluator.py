@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -293,6 +294,29 @@ class ImageEvaluator:
             return {m.name: [m.equal] * len(images) for m in metrics if m.equal is not None}
         batch = Images(rounded(images), self._reference(self.baseline, prompts, seeds), prompts, self.scorer)
         return {m.name: m.function(batch) for m in metrics}
+
+    def seconds_to_score(self) -> float:
+        """Seconds that an image takes to be scored by every metric: measured on a batch of noise, once warm.
+
+        Raises:
+            ScorerError: a scorer failed.
+        """
+        import torch
+
+        from postdiff_calib.quality.metrics import Images, fidelity_metrics
+
+        prompts = list(self.prompts[: self.settings.batch_size])
+        shape = (len(prompts), 3, self.settings.height, self.settings.width)
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        batch, metrics = Images(noise, noise, prompts, self.scorer, self.judge), (*self._judged, *fidelity_metrics())
+        for _ in range(2):
+            began = time.perf_counter()
+            for scorer in (self.scorer, *self.also):
+                scorer.score(noise, prompts)
+            for m in metrics:
+                m.function(batch)
+            taken = time.perf_counter() - began
+        return taken / len(prompts)
 
     def is_baseline(self, knobs: Knobs) -> bool:
         """Whether the images are the baseline's own."""

@@ -31,7 +31,7 @@ def planned(budget="60%", **options):
         held_out=range(120),
         settings=GenerationSettings(64, 64, 3.6, 10),
     )
-    return plan_of(job, bench, cost_table(latency(1e-6)))
+    return plan_of(job, bench, cost_table(latency(1e-6)), scoring=0.5)
 
 
 def test_the_space_is_counted_by_arm_and_budget():
@@ -58,6 +58,8 @@ def test_images_are_bounded_and_their_seconds_follow():
     baseline = 20 * 2000e-6
     assert plan.seconds["spread"] == pytest.approx(60 * baseline)
     assert 0 < plan.seconds["search"] < plan.images["search"] * baseline
+    assert plan.seconds["scoring"] == pytest.approx(0.5 * plan.images_at_most)
+    assert plan.seconds["proposals"] > 0
     assert plan.seconds_expected == pytest.approx(sum(plan.seconds.values()))
     assert planned(trials=100).images["search"] > plan.images["search"]
 
@@ -119,5 +121,5 @@ def test_a_dry_run_of_the_embedded_model_leaves_no_study(tmp_path, monkeypatch):
         restrictions=parse_restrictions(["k=1", "m=1"], ["T=8..20"]),
     )
     plan = run_dry(job)
-    assert plan.seconds_expected > 0
+    assert all(seconds > 0 for seconds in plan.seconds.values())
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
