@@ -68,6 +68,37 @@ def test_evaluations_make_seven_images_a_prompt_between_bounds(prompts, each, tr
     assert default_trials(prompts, "tpe") == 36
 
 
+def test_many_evaluations_end_on_a_ladder():
+    """Ever fewer of the plans that did best are seen on ever more prompts; a lone good one is not lost."""
+    open_plans = [c for c in CANDIDATES if LIMITS[0].allows(c.cost)]
+    odd = max(open_plans, key=lambda c: loss(c, 0.0))
+
+    class Odd(Surface):
+        def scores(self, knobs, indices):
+            found = super().scores(knobs, indices)
+            return [100.0 + score for score in found] if knobs == odd.knobs else found
+
+    book = scored(3, Odd(N, space=SMALL), open_plans)
+    found = strategy(book, n_trials=480)
+    proposed = []
+    for number in range(320, 480):
+        proposed.append(found.propose(0, number).candidate)
+        known = int(np.isfinite(book.known(proposed[-1].plan_id)).sum())
+        book.scores(proposed[-1].knobs, range(known, min(known + 3, N)))
+    assert odd in proposed[:26]
+    assert book.complete(odd.plan_id)
+    assert len({c.plan_id for c in proposed[:20]}) >= 15
+    assert len({c.plan_id for c in proposed[-20:]}) <= 10
+
+
+def test_few_evaluations_have_no_ladder():
+    book = scored(3, plans=[c for c in CANDIDATES if LIMITS[0].allows(c.cost)])
+    few, many = strategy(book, n_trials=430), strategy(book, n_trials=432)
+    assert few._on_ladder("combined", few.mask("combined"), 429) is None
+    assert many._on_ladder("combined", many.mask("combined"), 287) is None
+    assert many._on_ladder("combined", many.mask("combined"), 288) is not None
+
+
 def test_every_third_evaluation_is_a_sceptics():
     """A plan that should be among the worst and did well on ten prompts is looked at again, or it was luck."""
     open_plans = [c for c in CANDIDATES if LIMITS[2].allows(c.cost) and c.knobs.num_inference_steps == 12]
