@@ -180,20 +180,22 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
         for name in ("method", "setting"):
             table.add_column(name)
         measured = [*(shown(name).label for name in names), *(["FID", "FID∞"] if result.baseline.fid else [])]
-        for name in ("MACs", "seconds", *measured):
+        for name in ("MACs", "seconds", "time", *measured):
             table.add_column(name, justify="right")
         for row in (result.baseline, *rows):
             share = "–" if row.share is None else f"{row.share:.0%}"
+            time = result.time(row)
             table.add_row(
                 row.method,
                 row.why or row.label,
                 share,
                 seconds(row.median),
+                "–" if time is None else str(time),
                 *(_method_cell(row, name, compared=row is not result.baseline) for name in names),
                 *([f"{row.fid.fid:.3f}", f"{row.fid.unbiased:.3f}"] if row.fid else []),
             )
         print_table(console, table, plain=("method", "setting"))
-    for line in (f"The paper, {result.paper}.", *lines):
+    for line in (*result.notes, f"The paper, {result.paper}.", *lines):
         console.print(line, highlight=False, markup=False)
 
 
