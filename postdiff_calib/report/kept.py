@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.profile import Comparison
 from postdiff_calib.quality.metrics import metrics
 from postdiff_calib.report.console import print_table
-from postdiff_calib.report.wording import interval, shown, value
+from postdiff_calib.report.wording import interval, seconds, shown, value
 from postdiff_calib.study.kept import KeptStudy
+from postdiff_calib.study.methods import pace_of_rounds, relative_time, time_notes
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,10 @@ def view(study: KeptStudy) -> StudyView:
     Raises:
         StudyError: its file is not as the command writes it.
     """
-    build = {"ablation": _ablation, "redundancy": _redundancy, "prompt sizes": _prompt_sizes}[study.kind]
     try:
-        title, headings, rows, sentences = build(study.data)
+        title, headings, rows, sentences = _BUILD[study.kind](study.data)
         return StudyView(title, tuple(headings), tuple(map(tuple, rows)), tuple(sentences), study.plot, study.path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         rule = "it is not as postdiff writes it"
         raise StudyError(f"study {study.path}", rule, "delete it, or make it again") from error
 
@@ -79,7 +80,7 @@ def _ablation(data: Mapping[str, Any]) -> _Built:
     names = [m.name for m in metrics() if m.name in measured]
     shown_rows = []
     for row in rows:
-        cells = ["failed" if row["failed"] else _cell(row, name) for name in names]
+        cells = ["failed" if row["failed"] else _cell(row, name, compared=bool(row["values"])) for name in names]
         shown_rows.append([row["label"], f"{row['share']:.0%}", *cells])
     title = f"ablation of {data['model']}, {data['num_prompts']} prompts: difference to the baseline, 95 % interval"
     sentences = [f"{row['label']} failed: {row['failed']}" for row in rows if row["failed"]]
@@ -87,12 +88,12 @@ def _ablation(data: Mapping[str, Any]) -> _Built:
     return title, ["setting", "MACs", *(shown(name).label for name in names)], shown_rows, [*sentences, *saw]
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
+def _cell(row: Mapping[str, Any], name: str, *, compared: bool) -> str:
     if name not in row["measures"]:
         return "–"
     found = row["measures"][name]
     d = found["difference"]
-    if d is None or not row["values"]:
+    if d is None or not compared:
         return value(found["mean"], name)
     return interval(Comparison(mean=d["mean"], low=d["low"], high=d["high"], num_prompts=d["n"]), name)
 
@@ -122,3 +123,37 @@ def _prompt_sizes(data: Mapping[str, Any]) -> _Built:
     title = f"size of a calibration set: {data['settings']} settings, {data['num_prompts']} prompts, {metric.label}"
     headings = ["prompts", "Kendall's τ, 95 % of draws", f"picks within {delta:g} of the best", "mean loss"]
     return title, headings, rows, [data["answer"], f"The paper (SD1.5), {data['paper']}."]
+
+
+def _methods(data: Mapping[str, Any]) -> _Built:
+    baseline = data["baseline"]
+    every = [(budget, row) for budget, rows in data["budgets"].items() for row in rows]
+    left_out = [f"{text}: {row['method']}: {row['why']}." for text, row in every if row["why"]]
+    fitting = [(f"{text}: {row['method']}, {row['label']}", row) for text, row in every if not row["why"]]
+    named = [("baseline", baseline), *fitting]
+    names, of_fid = [m.name for m in metrics() if m.name in baseline["measures"]], baseline["fid"] is not None
+    times = [relative_time(row["seconds"], baseline["seconds"]) for _, row in named]
+    rows = []
+    for (name, row), time in zip(named, times, strict=True):
+        timed = [seconds(statistics.median(row["seconds"])), str(time)] if time is not None else ["–", "–"]
+        measured = [_cell(row, one, compared=row is not baseline) for one in names]
+        if of_fid:
+            measured += [f"{row['fid'][one]:.3f}" if row["fid"] else "–" for one in ("fid", "unbiased")]
+        rows.append([name, f"{row['share']:.0%}", *timed, *measured])
+    pace = pace_of_rounds({(row["method"], row["label"]): row["seconds"] for _, row in named})
+    title = (
+        f"methods within the same budget, {data['model']}, {data['num_prompts']} prompts: difference to the baseline, "
+        "95 % interval"
+    )
+    headings = ["within, method", "MACs", "seconds", "time", *(shown(one).label for one in names)]
+    sentences = [*left_out, *time_notes(pace, times), f"The paper, {data['paper']}."]
+    return title, [*headings, *(["FID", "FID∞"] if of_fid else [])], rows, sentences
+
+
+#: By kind of study.
+_BUILD: dict[str, Callable[[Mapping[str, Any]], _Built]] = {
+    "ablation": _ablation,
+    "redundancy": _redundancy,
+    "prompt sizes": _prompt_sizes,
+    "methods": _methods,
+}
