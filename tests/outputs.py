@@ -92,8 +92,8 @@ def redundancy(folder: Path) -> RedundancyResult:
 
 
 def prompt_sizes() -> PromptSizes:
-    """Of two sizes."""
-    rows = (SizeRow(50, 0.7, 0.6, 0.8, 0.93, 0.12), SizeRow(100, 0.8, 0.7, 0.9, 0.97, 0.05))
+    """Of two sizes and one above the number of prompts."""
+    rows = tuple(SizeRow(n, 0.7, 0.6, 0.8, chance, 0.12) for n, chance in ((50, 0.93), (100, 0.97), (200, 0.99)))
     return PromptSizes("studies/shapes", "clip", 60, 120, 0.34, 0.95, rows)
 
 

@@ -18,9 +18,10 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.profile import Comparison
 from postdiff_calib.quality.metrics import metrics
 from postdiff_calib.report.console import print_table
-from postdiff_calib.report.wording import interval, seconds, shown, value
+from postdiff_calib.report.wording import interval, prompt_sizes_headings, prompt_sizes_rows, seconds, shown, value
 from postdiff_calib.study.kept import KeptStudy
 from postdiff_calib.study.methods import pace_of_rounds, relative_time, time_notes
+from postdiff_calib.study.prompt_sizes import PromptSizes
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,12 @@ def _redundancy(data: Mapping[str, Any]) -> _Built:
 
 
 def _prompt_sizes(data: Mapping[str, Any]) -> _Built:
-    metric, delta = shown(data["metric"]), data["delta"]
-    rows = [
-        [
-            str(row["size"]),
-            f"{row['tau']:.3f} [{row['tau_low']:.3f}, {row['tau_high']:.3f}]",
-            f"{row['chance']:.1%}",
-            metric.show(row["loss"]),
-        ]
-        for row in data["sizes"]
-    ]
-    title = f"size of a calibration set: {data['settings']} settings, {data['num_prompts']} prompts, {metric.label}"
-    headings = ["prompts", "Kendall's τ, 95 % of draws", f"picks within {delta:g} of the best", "mean loss"]
-    return title, headings, rows, [data["answer"], f"The paper (SD1.5), {data['paper']}."]
+    # built anew, so that a file of an earlier version recommends no size either that its prompts are too few for
+    result = PromptSizes.from_dict(data)
+    label = shown(result.metric).label
+    title = f"size of a calibration set: {result.settings} settings, {result.num_prompts} prompts, {label}"
+    sentences = [result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}."]
+    return title, prompt_sizes_headings(result), prompt_sizes_rows(result), sentences
 
 
 def _methods(data: Mapping[str, Any]) -> _Built:

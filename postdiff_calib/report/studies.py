@@ -15,7 +15,7 @@ from postdiff_calib.jobs.paper_study import Price, write_result
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json, with_schema
 from postdiff_calib.report.terminal import wide_console
-from postdiff_calib.report.wording import interval, seconds, shown, value
+from postdiff_calib.report.wording import interval, prompt_sizes_headings, prompt_sizes_rows, seconds, shown, value
 from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:
@@ -224,11 +224,10 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
         markup=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("prompts", "Kendall's τ, 95 % of draws", f"picks within {result.delta:g} of the best", "mean loss"):
+    for name in prompt_sizes_headings(result):
         table.add_column(name, justify="right")
-    for row in result.rows:
-        tau = f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]"
-        table.add_row(str(row.size), tau, f"{row.chance:.1%}", shown(result.metric).show(row.loss))
+    for row in prompt_sizes_rows(result):
+        table.add_row(*row)
     print_table(console, table)
-    for line in (result.answer(), f"The paper (SD1.5), {data['paper']}.", *lines):
+    for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)

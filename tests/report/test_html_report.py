@@ -380,9 +380,10 @@ def test_every_prompt_is_a_row_with_its_group_and_category(tmp_path):
 
 def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
     study, compared = make_study(tmp_path / "shapes"), methods().as_dict()
+    sized = prompt_sizes().as_dict()
     compared["budgets"]["60%"][1]["why"] = "costs <u>97%</u> at least"
     kept = {
-        "shapes/prompt_sizes.json": {**prompt_sizes().as_dict(), "answer": "<i>100</i> prompts do."},
+        "shapes/prompt_sizes.json": {**sized, "paper": "<i>figure 3</i>"},
         "shapes/redundancy.json": redundancy(tmp_path).as_dict(),
         "shapes-ablation/ablation.json": ablation().as_dict(),
         "shapes-methods/methods.json": {**compared, "paper": "<b>table 3</b>"},
@@ -399,7 +400,7 @@ def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
     text = render(Findings(study, parse_budget("60%")))
     page = Page(text)
     assert [a["src"][:22] for a in page.of("img", "study")] == ["data:image/png;base64,"]
-    assert not any(tag in text for tag in ("<i>100</i>", "<u>97%</u>", "<b>table 3</b>"))
+    assert not any(tag in text for tag in ("<i>figure 3</i>", "<u>97%</u>", "<b>table 3</b>"))
     with pytest.raises(SystemExit):
         main(["compare", str(study.folder), "--json"])
     studies = json.loads(capsys.readouterr().out)["studies"]
@@ -408,7 +409,8 @@ def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
         main(["compare", str(study.folder)])
     for shown in (page.text[None], capsys.readouterr().out):
         shown = " ".join(shown.split())
-        assert "<i>100</i> prompts do." in shown
+        assert all(words in shown for words in ("<i>figure 3</i>", "200, extrapolated", "Sizes above 120"))
+        assert "None of these sizes up to 60, half of the scored prompts" in shown
         assert "ablation of shapes, 40 prompts" in shown
         assert "methods within the same budget, shapes, 40 prompts" in shown
         # 50 ms beside 100 ms and 80 ms beside 200 ms
