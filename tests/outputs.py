@@ -79,7 +79,8 @@ def ablation() -> Ablation:
         AblationRow(values, "T=20 s=0.5 β=0.25", "b", PlanCost(1e9, 1e9, 0.05, 0.06), 0.4, {}, "its images " * 12),
     ]
     baseline = AblationRow({}, "baseline", "c", PlanCost(2e9, 2e9, 0.1, 0.12), 1.0, measured)
-    return Ablation("shapes", 40, {name: (value,) for name, value in values.items()}, {}, baseline, tuple(rows))
+    varied = {name: (value,) for name, value in values.items()}
+    return Ablation("shapes", 40, varied, {}, baseline, tuple(rows), disagreement=0.03)
 
 
 def redundancy(folder: Path) -> RedundancyResult:

@@ -56,6 +56,11 @@ def stability(disagreement: float) -> str:
     return f"{word} (rounds disagree by {100 * disagreement:.1f} %)"
 
 
+def notes_of_rounds(disagreement: float | None) -> list[str]:
+    """What a reader must know of seconds whose rounds disagree by so much; None where none were measured."""
+    return [] if disagreement is None or is_stable(disagreement) else [f"Seconds are {stability(disagreement)}."]
+
+
 def paces(rounds: Sequence[Mapping[str, float]]) -> list[float]:
     """The pace of each round, around 1.
 

@@ -14,11 +14,20 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from postdiff_calib.cost.rounds import notes_of_rounds
 from postdiff_calib.errors import StudyError
 from postdiff_calib.profile import Comparison
 from postdiff_calib.quality.metrics import metrics
 from postdiff_calib.report.console import print_table
-from postdiff_calib.report.wording import interval, prompt_sizes_headings, prompt_sizes_rows, seconds, shown, value
+from postdiff_calib.report.wording import (
+    interval,
+    prompt_sizes_headings,
+    prompt_sizes_rows,
+    seconds,
+    seconds_and_share,
+    shown,
+    value,
+)
 from postdiff_calib.study.kept import KeptStudy
 from postdiff_calib.study.methods import pace_of_rounds, relative_time, time_notes
 from postdiff_calib.study.prompt_sizes import PromptSizes
@@ -79,14 +88,22 @@ def _ablation(data: Mapping[str, Any]) -> _Built:
     rows = [data["baseline"], *data["settings"]]
     measured = {name for row in rows for name in row["measures"]}
     names = [m.name for m in metrics() if m.name in measured]
-    shown_rows = []
+    whole, shown_rows = data["baseline"]["cost"]["seconds"], []
     for row in rows:
         cells = ["failed" if row["failed"] else _cell(row, name, compared=bool(row["values"])) for name in names]
-        shown_rows.append([row["label"], f"{row['share']:.0%}", *cells])
+        timed = [] if whole is None else seconds_and_share(row["cost"]["seconds"], whole)
+        shown_rows.append([row["label"], f"{row['share']:.0%}", *timed, *cells])
     title = f"ablation of {data['model']}, {data['num_prompts']} prompts: difference to the baseline, 95 % interval"
     sentences = [f"{row['label']} failed: {row['failed']}" for row in rows if row["failed"]]
     saw = [f"The paper (SD1.5), {text}." for text in data["paper"]]
-    return title, ["setting", "MACs", *(shown(name).label for name in names)], shown_rows, [*sentences, *saw]
+    headings = [
+        "setting",
+        "MACs",
+        *([] if whole is None else ["seconds", "time"]),
+        *(shown(name).label for name in names),
+    ]
+    # files of an earlier version do not say how far their rounds disagree
+    return title, headings, shown_rows, [*sentences, *notes_of_rounds(data.get("disagreement")), *saw]
 
 
 def _cell(row: Mapping[str, Any], name: str, *, compared: bool) -> str:

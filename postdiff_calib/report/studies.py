@@ -15,7 +15,15 @@ from postdiff_calib.jobs.paper_study import Price, write_result
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json, with_schema
 from postdiff_calib.report.terminal import wide_console
-from postdiff_calib.report.wording import interval, prompt_sizes_headings, prompt_sizes_rows, seconds, shown, value
+from postdiff_calib.report.wording import (
+    interval,
+    prompt_sizes_headings,
+    prompt_sizes_rows,
+    seconds,
+    seconds_and_share,
+    shown,
+    value,
+)
 from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:
@@ -131,11 +139,11 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting")
     names = result.metrics
-    timed = result.baseline.cost.seconds is not None
-    for name in ("MACs", *(["seconds"] if timed else []), *(shown(name).label for name in names)):
+    for name in ("MACs", *(["seconds", "time"] if result.timed else []), *(shown(name).label for name in names)):
         table.add_column(name, justify="right")
     for row in (result.baseline, *result.rows):
-        cells = [f"{row.share:.0%}", *([seconds(row.cost.seconds)] if timed else [])]
+        timed = seconds_and_share(row.cost.seconds, result.baseline.cost.seconds)
+        cells = [f"{row.share:.0%}", *(timed if result.timed else [])]
         table.add_row(row.label, *cells, *(["failed"] if row.failed else [_cell(row, name) for name in names]))
     console.print(
         f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
@@ -147,7 +155,7 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
         if row.failed:
             console.print(f"{row.label} failed: {row.failed}", highlight=False, markup=False)
     saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
-    for line in (*saw, *lines):
+    for line in (*result.notes, *saw, *lines):
         console.print(line, highlight=False, markup=False)
 
 

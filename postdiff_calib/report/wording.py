@@ -82,6 +82,11 @@ def seconds(amount: float | None) -> str:
     return "–" if amount is None else format_seconds(amount)
 
 
+def seconds_and_share(amount: float | None, baseline: float | None) -> tuple[str, str]:
+    """Seconds and their share of the baseline's as text, or dashes where they were not measured."""
+    return seconds(amount), f"{amount / baseline:.0%}" if amount is not None and baseline else "–"
+
+
 def call_time(profile: Profile) -> str | None:
     """The plan's seconds of a call beside the baseline's, per image too where a call has several; None where untimed.
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from postdiff_calib.cost.budget import Limit, PlanCost
-from postdiff_calib.cost.rounds import TOLERANCE, Agreement, agreement, paces
+from postdiff_calib.cost.rounds import TOLERANCE, Agreement, agreement, notes_of_rounds, paces
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.quality.fid import Fid
 from postdiff_calib.study.ablation import Measure
@@ -104,7 +104,7 @@ def time_notes(pace: Agreement | None, times: Sequence[RelativeTime | None]) -> 
         pace: of the rounds.
         times: of the settings.
     """
-    notes = [] if pace is None or pace.stable else [f"Seconds are {pace.stability}."]
+    notes = notes_of_rounds(None if pace is None else pace.disagreement)
     if any(time is not None and not time.agreement.stable for time in times):
         notes.append(
             f"A time is unstable where its rounds disagree by more than {TOLERANCE:.0%}: measure again "

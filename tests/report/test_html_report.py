@@ -412,6 +412,7 @@ def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
         assert all(words in shown for words in ("<i>figure 3</i>", "200, extrapolated", "Sizes above 120"))
         assert "None of these sizes up to 60, half of the scored prompts" in shown
         assert "ablation of shapes, 40 prompts" in shown
+        assert all(words in shown for words in ("100 ms", "50%", "Seconds are unstable (rounds disagree by 3.0 %)"))
         assert "methods within the same budget, shapes, 40 prompts" in shown
         # 50 ms beside 100 ms and 80 ms beside 200 ms
         named = "60%: PostDiff, the paper's setting, T=20"
