@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 import torch
 
+from postdiff_calib.cost.store import device_name
 from postdiff_calib.jobs.ablate import AblateJob, run_ablation
 from postdiff_calib.jobs.redundancy import RedundancyJob, run_redundancy
 from postdiff_calib.models.cards import get_card
+from postdiff_calib.models.load import pick_device
 from postdiff_calib.report.ablation_plots import plot_ablation, plot_traces
 from postdiff_calib.report.progress import console_progress
 from postdiff_calib.report.study_plots import plot_redundancy
@@ -51,7 +52,7 @@ ABLATIONS = {
 def about(argv: dict[str, object]) -> dict[str, object]:
     return {
         "asked": {name: str(value) for name, value in argv.items() if name != "study"},
-        "machine": platform.processor() or platform.machine(),
+        "machine": device_name(pick_device("auto")),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--num-prompts", type=int, default=120)
     parser.add_argument("--only", nargs="*", default=["redundancy", *ABLATIONS], help="names of studies, in order")
+    parser.add_argument("--no-measure", action="store_true", help="measure no seconds")
     parser.add_argument("--work", type=Path, default=Path("studies"), help="folder of the studies' folders")
     options = parser.parse_args()
     model, shared = options.model, {"model": options.model, "num_prompts": options.num_prompts}
@@ -90,7 +92,7 @@ def main() -> None:
                 continue
             folder = options.work / f"{model}-ablation"
             given = {"vary": asked.vary, "fix": asked.fix, "steps": asked.steps, "trace": asked.trace}
-            job = AblateJob(**shared, study=folder, **given)
+            job = AblateJob(**shared, study=folder, measure=not options.no_measure, **given)
             result = run_ablation(job, progress)
             plot_ablation(result, DOCS / f"study_{name}_{model}.png")
             if result.traces:

@@ -79,7 +79,8 @@ def ablation() -> Ablation:
         AblationRow(values, "T=20 s=0.5 β=0.25", "b", PlanCost(1e9, 1e9, 0.05, 0.06), 0.4, {}, "its images " * 12),
     ]
     baseline = AblationRow({}, "baseline", "c", PlanCost(2e9, 2e9, 0.1, 0.12), 1.0, measured)
-    return Ablation("shapes", 40, {name: (value,) for name, value in values.items()}, {}, baseline, tuple(rows))
+    varied = {name: (value,) for name, value in values.items()}
+    return Ablation("shapes", 40, varied, {}, baseline, tuple(rows), disagreement=0.03)
 
 
 def redundancy(folder: Path) -> RedundancyResult:
@@ -92,8 +93,8 @@ def redundancy(folder: Path) -> RedundancyResult:
 
 
 def prompt_sizes() -> PromptSizes:
-    """Of two sizes."""
-    rows = (SizeRow(50, 0.7, 0.6, 0.8, 0.93, 0.12), SizeRow(100, 0.8, 0.7, 0.9, 0.97, 0.05))
+    """Of two sizes and one above the number of prompts."""
+    rows = tuple(SizeRow(n, 0.7, 0.6, 0.8, chance, 0.12) for n, chance in ((50, 0.93), (100, 0.97), (200, 0.99)))
     return PromptSizes("studies/shapes", "clip", 60, 120, 0.34, 0.95, rows)
 
 
@@ -101,9 +102,11 @@ def methods() -> MethodComparison:
     """A method that fits a budget with a FID, and one that does not."""
     cost = PlanCost(1e9, 1e9)
     measured = {"clip": Measure(86.5, 85.5, 87.5, None), "ssim": Measure(0.9, 0.89, 0.91, None)}
-    whole = MethodRow("baseline", "", cost, 1.0, measured, (0.1,), fid=Fid(3.0, 2.0, 0.1, 2048, 2048, "features"))
+    whole = MethodRow("baseline", "", cost, 1.0, measured, (0.1, 0.2), fid=Fid(3.0, 2.0, 0.1, 2048, 2048, "features"))
     rows = (
-        MethodRow("PostDiff, the paper's setting", "T=20 s=0.5 β=0.5 k=2", cost, 0.4, measured, (0.05,), "", whole.fid),
+        MethodRow(
+            "PostDiff, the paper's setting", "T=20 s=0.5 β=0.5 k=2", cost, 0.4, measured, (0.05, 0.08), "", whole.fid
+        ),
         MethodRow("ToMe", why="costs 97% at least"),
     )
     return MethodComparison("shapes", 40, whole, {"60%": rows})

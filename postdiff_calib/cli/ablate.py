@@ -26,7 +26,9 @@ def ablate_command(
         list[str] | None,
         typer.Option("--fix", metavar="KNOB=VALUE", help="Held at this value, such as s=0.5; repeatable."),
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure seconds too.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure seconds of what is compared.")
+    ] = True,
     trace: Annotated[
         bool, typer.Option("--trace", help="Also score the decoded clean estimate at every step.")
     ] = False,

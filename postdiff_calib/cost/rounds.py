@@ -39,10 +39,26 @@ class Agreement:
         """Whether the kept rounds agree within ``TOLERANCE``."""
         return is_stable(self.disagreement)
 
+    @property
+    def stability(self) -> str:
+        """The same in words."""
+        return stability(self.disagreement)
+
 
 def is_stable(disagreement: float) -> bool:
     """Whether rounds that disagree by so much are taken for one speed."""
     return disagreement <= TOLERANCE
+
+
+def stability(disagreement: float) -> str:
+    """The same in words, e.g. ``unstable (rounds disagree by 7.5 %)``."""
+    word = "stable" if is_stable(disagreement) else "unstable"
+    return f"{word} (rounds disagree by {100 * disagreement:.1f} %)"
+
+
+def notes_of_rounds(disagreement: float | None) -> list[str]:
+    """What a reader must know of seconds whose rounds disagree by so much; None where none were measured."""
+    return [] if disagreement is None or is_stable(disagreement) else [f"Seconds are {stability(disagreement)}."]
 
 
 def paces(rounds: Sequence[Mapping[str, float]]) -> list[float]:

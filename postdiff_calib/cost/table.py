@@ -24,7 +24,7 @@ from typing import Any
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.meter import Meter, StepKey, keys_of_kinds
-from postdiff_calib.cost.rounds import is_stable
+from postdiff_calib.cost.rounds import is_stable, stability
 from postdiff_calib.errors import ModelError
 from postdiff_calib.plan import StepPlan
 
@@ -89,8 +89,7 @@ class Latency:
     @property
     def stability(self) -> str:
         """The same in words."""
-        word = "stable" if self.stable else "unstable"
-        return f"{word} (rounds disagree by {100 * self.disagreement:.1f} %)"
+        return stability(self.disagreement)
 
     def once(self, plan: StepPlan) -> float:
         """What a run's steps take together beyond their kinds: its beginning, and the change of resolution."""

@@ -39,14 +39,14 @@ class AblateJob(PaperStudyJob):
     Attributes:
         vary, fix: texts as ``search.vary`` reads them.
         steps: the same as ``--vary T=…``.
-        measure: seconds are measured too.
+        measure: seconds are measured too, by the quick cost table: as long as a dozen calls take, or some ten seconds.
         trace: the clean estimate of every step is scored too.
     """
 
     vary: tuple[str, ...] = ()
     fix: tuple[str, ...] = ()
     steps: str | None = None
-    measure: bool = False
+    measure: bool = True
     trace: bool = False
 
     def asked(self, card: Card) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any], list[Setting]]:
@@ -213,4 +213,6 @@ def _together(
     own = Setting({}, book.plans[book.baseline])
     baseline = scores(own.knobs)
     rows = [row_of(s, scores(s.knobs), baseline, failed.get(s.plan_id, "")) for s in chosen]
-    return Ablation(model, book.num_prompts, varied, fixed, row_of(own, baseline, baseline), tuple(rows), traces)
+    whole = row_of(own, baseline, baseline)
+    disagreement = table.latency.disagreement if table.latency is not None else None
+    return Ablation(model, book.num_prompts, varied, fixed, whole, tuple(rows), traces, disagreement)

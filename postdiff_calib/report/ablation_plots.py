@@ -24,7 +24,7 @@ def _ends(row: AblationRow, name: str) -> tuple[float, float, float]:
 
 
 def plot_ablation(result: Ablation, path: Path) -> None:
-    """Each metric against cost.
+    """Each metric against cost: seconds where they are stable, else MACs.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -32,7 +32,7 @@ def plot_ablation(result: Ablation, path: Path) -> None:
     """
     names = result.metrics[:_PANELS]
     figure, panels = new_figure(3.4 * max(len(names), 2), 3.9, max(len(names), 1))
-    timed = result.baseline.cost.seconds is not None
+    timed = result.timed and result.stable is not False
     along = next(row for row in table() if row.field == result.along)
     for axes, name in zip(panels, names, strict=False):
         m = metric(name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from postdiff_calib.cost.rounds import notes_of_rounds
 from postdiff_calib.errors import StudyError
 from postdiff_calib.profile import Comparison
 from postdiff_calib.quality.metrics import metrics
 from postdiff_calib.report.console import print_table
-from postdiff_calib.report.wording import interval, shown, value
+from postdiff_calib.report.wording import (
+    interval,
+    prompt_sizes_headings,
+    prompt_sizes_rows,
+    seconds,
+    seconds_and_share,
+    shown,
+    value,
+)
 from postdiff_calib.study.kept import KeptStudy
+from postdiff_calib.study.methods import pace_of_rounds, relative_time, time_notes
+from postdiff_calib.study.prompt_sizes import PromptSizes
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,10 @@ def view(study: KeptStudy) -> StudyView:
     Raises:
         StudyError: its file is not as the command writes it.
     """
-    build = {"ablation": _ablation, "redundancy": _redundancy, "prompt sizes": _prompt_sizes}[study.kind]
     try:
-        title, headings, rows, sentences = build(study.data)
+        title, headings, rows, sentences = _BUILD[study.kind](study.data)
         return StudyView(title, tuple(headings), tuple(map(tuple, rows)), tuple(sentences), study.plot, study.path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         rule = "it is not as postdiff writes it"
         raise StudyError(f"study {study.path}", rule, "delete it, or make it again") from error
 
@@ -77,22 +88,30 @@ def _ablation(data: Mapping[str, Any]) -> _Built:
     rows = [data["baseline"], *data["settings"]]
     measured = {name for row in rows for name in row["measures"]}
     names = [m.name for m in metrics() if m.name in measured]
-    shown_rows = []
+    whole, shown_rows = data["baseline"]["cost"]["seconds"], []
     for row in rows:
-        cells = ["failed" if row["failed"] else _cell(row, name) for name in names]
-        shown_rows.append([row["label"], f"{row['share']:.0%}", *cells])
+        cells = ["failed" if row["failed"] else _cell(row, name, compared=bool(row["values"])) for name in names]
+        timed = [] if whole is None else seconds_and_share(row["cost"]["seconds"], whole)
+        shown_rows.append([row["label"], f"{row['share']:.0%}", *timed, *cells])
     title = f"ablation of {data['model']}, {data['num_prompts']} prompts: difference to the baseline, 95 % interval"
     sentences = [f"{row['label']} failed: {row['failed']}" for row in rows if row["failed"]]
     saw = [f"The paper (SD1.5), {text}." for text in data["paper"]]
-    return title, ["setting", "MACs", *(shown(name).label for name in names)], shown_rows, [*sentences, *saw]
+    headings = [
+        "setting",
+        "MACs",
+        *([] if whole is None else ["seconds", "time"]),
+        *(shown(name).label for name in names),
+    ]
+    # files of an earlier version do not say how far their rounds disagree
+    return title, headings, shown_rows, [*sentences, *notes_of_rounds(data.get("disagreement")), *saw]
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
+def _cell(row: Mapping[str, Any], name: str, *, compared: bool) -> str:
     if name not in row["measures"]:
         return "–"
     found = row["measures"][name]
     d = found["difference"]
-    if d is None or not row["values"]:
+    if d is None or not compared:
         return value(found["mean"], name)
     return interval(Comparison(mean=d["mean"], low=d["low"], high=d["high"], num_prompts=d["n"]), name)
 
@@ -109,16 +128,43 @@ def _redundancy(data: Mapping[str, Any]) -> _Built:
 
 
 def _prompt_sizes(data: Mapping[str, Any]) -> _Built:
-    metric, delta = shown(data["metric"]), data["delta"]
-    rows = [
-        [
-            str(row["size"]),
-            f"{row['tau']:.3f} [{row['tau_low']:.3f}, {row['tau_high']:.3f}]",
-            f"{row['chance']:.1%}",
-            metric.show(row["loss"]),
-        ]
-        for row in data["sizes"]
-    ]
-    title = f"size of a calibration set: {data['settings']} settings, {data['num_prompts']} prompts, {metric.label}"
-    headings = ["prompts", "Kendall's τ, 95 % of draws", f"picks within {delta:g} of the best", "mean loss"]
-    return title, headings, rows, [data["answer"], f"The paper (SD1.5), {data['paper']}."]
+    # built anew, so that a file of an earlier version recommends no size either that its prompts are too few for
+    result = PromptSizes.from_dict(data)
+    label = shown(result.metric).label
+    title = f"size of a calibration set: {result.settings} settings, {result.num_prompts} prompts, {label}"
+    sentences = [result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}."]
+    return title, prompt_sizes_headings(result), prompt_sizes_rows(result), sentences
+
+
+def _methods(data: Mapping[str, Any]) -> _Built:
+    baseline = data["baseline"]
+    every = [(budget, row) for budget, rows in data["budgets"].items() for row in rows]
+    left_out = [f"{text}: {row['method']}: {row['why']}." for text, row in every if row["why"]]
+    fitting = [(f"{text}: {row['method']}, {row['label']}", row) for text, row in every if not row["why"]]
+    named = [("baseline", baseline), *fitting]
+    names, of_fid = [m.name for m in metrics() if m.name in baseline["measures"]], baseline["fid"] is not None
+    times = [relative_time(row["seconds"], baseline["seconds"]) for _, row in named]
+    rows = []
+    for (name, row), time in zip(named, times, strict=True):
+        timed = [seconds(statistics.median(row["seconds"])), str(time)] if time is not None else ["–", "–"]
+        measured = [_cell(row, one, compared=row is not baseline) for one in names]
+        if of_fid:
+            measured += [f"{row['fid'][one]:.3f}" if row["fid"] else "–" for one in ("fid", "unbiased")]
+        rows.append([name, f"{row['share']:.0%}", *timed, *measured])
+    pace = pace_of_rounds({(row["method"], row["label"]): row["seconds"] for _, row in named})
+    title = (
+        f"methods within the same budget, {data['model']}, {data['num_prompts']} prompts: difference to the baseline, "
+        "95 % interval"
+    )
+    headings = ["within, method", "MACs", "seconds", "time", *(shown(one).label for one in names)]
+    sentences = [*left_out, *time_notes(pace, times), f"The paper, {data['paper']}."]
+    return title, [*headings, *(["FID", "FID∞"] if of_fid else [])], rows, sentences
+
+
+#: By kind of study.
+_BUILD: dict[str, Callable[[Mapping[str, Any]], _Built]] = {
+    "ablation": _ablation,
+    "redundancy": _redundancy,
+    "prompt sizes": _prompt_sizes,
+    "methods": _methods,
+}

@@ -15,7 +15,15 @@ from postdiff_calib.jobs.paper_study import Price, write_result
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json, with_schema
 from postdiff_calib.report.terminal import wide_console
-from postdiff_calib.report.wording import interval, seconds, shown, value
+from postdiff_calib.report.wording import (
+    interval,
+    prompt_sizes_headings,
+    prompt_sizes_rows,
+    seconds,
+    seconds_and_share,
+    shown,
+    value,
+)
 from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:
@@ -131,11 +139,11 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting")
     names = result.metrics
-    timed = result.baseline.cost.seconds is not None
-    for name in ("MACs", *(["seconds"] if timed else []), *(shown(name).label for name in names)):
+    for name in ("MACs", *(["seconds", "time"] if result.timed else []), *(shown(name).label for name in names)):
         table.add_column(name, justify="right")
     for row in (result.baseline, *result.rows):
-        cells = [f"{row.share:.0%}", *([seconds(row.cost.seconds)] if timed else [])]
+        timed = seconds_and_share(row.cost.seconds, result.baseline.cost.seconds)
+        cells = [f"{row.share:.0%}", *(timed if result.timed else [])]
         table.add_row(row.label, *cells, *(["failed"] if row.failed else [_cell(row, name) for name in names]))
     console.print(
         f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
@@ -147,7 +155,7 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
         if row.failed:
             console.print(f"{row.label} failed: {row.failed}", highlight=False, markup=False)
     saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
-    for line in (*saw, *lines):
+    for line in (*result.notes, *saw, *lines):
         console.print(line, highlight=False, markup=False)
 
 
@@ -180,20 +188,22 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
         for name in ("method", "setting"):
             table.add_column(name)
         measured = [*(shown(name).label for name in names), *(["FID", "FID∞"] if result.baseline.fid else [])]
-        for name in ("MACs", "seconds", *measured):
+        for name in ("MACs", "seconds", "time", *measured):
             table.add_column(name, justify="right")
         for row in (result.baseline, *rows):
             share = "–" if row.share is None else f"{row.share:.0%}"
+            time = result.time(row)
             table.add_row(
                 row.method,
                 row.why or row.label,
                 share,
                 seconds(row.median),
+                "–" if time is None else str(time),
                 *(_method_cell(row, name, compared=row is not result.baseline) for name in names),
                 *([f"{row.fid.fid:.3f}", f"{row.fid.unbiased:.3f}"] if row.fid else []),
             )
         print_table(console, table, plain=("method", "setting"))
-    for line in (f"The paper, {result.paper}.", *lines):
+    for line in (*result.notes, f"The paper, {result.paper}.", *lines):
         console.print(line, highlight=False, markup=False)
 
 
@@ -222,11 +232,10 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
         markup=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("prompts", "Kendall's τ, 95 % of draws", f"picks within {result.delta:g} of the best", "mean loss"):
+    for name in prompt_sizes_headings(result):
         table.add_column(name, justify="right")
-    for row in result.rows:
-        tau = f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]"
-        table.add_row(str(row.size), tau, f"{row.chance:.1%}", shown(result.metric).show(row.loss))
+    for row in prompt_sizes_rows(result):
+        table.add_row(*row)
     print_table(console, table)
-    for line in (result.answer(), f"The paper (SD1.5), {data['paper']}.", *lines):
+    for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)

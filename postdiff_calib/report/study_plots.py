@@ -116,6 +116,10 @@ def plot_prompt_sizes(result: PromptSizes, path: Path) -> None:
         axes.set(xlabel="prompts", xscale="log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
+        if result.notes:
+            axes.axvspan(
+                result.num_prompts, 1.1 * max(sizes), color=_GREY, alpha=0.15, linewidth=0, label="extrapolated"
+            )
         axes.legend(fontsize=7, loc="lower right")
     title = f"{result.settings} settings, {result.num_prompts} prompts: how many prompts are enough?"
     finish(figure, title, [PROMPT_SIZES], path)

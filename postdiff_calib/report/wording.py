@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from postdiff_calib.cost.budget import format_flops, format_macs, format_seconds
 from postdiff_calib.cost.rounds import is_stable
@@ -17,6 +17,9 @@ from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.quality.metrics import SCORE, Metric, in_words
 from postdiff_calib.scores.objective import DELTA_SHARE
 from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
+
+if TYPE_CHECKING:
+    from postdiff_calib.study.prompt_sizes import PromptSizes
 
 
 class Interval(Protocol):
@@ -77,6 +80,11 @@ def macs_text(profile: Profile) -> str:
 def seconds(amount: float | None) -> str:
     """Seconds as text, or a dash where nothing was timed."""
     return "–" if amount is None else format_seconds(amount)
+
+
+def seconds_and_share(amount: float | None, baseline: float | None) -> tuple[str, str]:
+    """Seconds and their share of the baseline's as text, or dashes where they were not measured."""
+    return seconds(amount), f"{amount / baseline:.0%}" if amount is not None and baseline else "–"
 
 
 def call_time(profile: Profile) -> str | None:
@@ -253,3 +261,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def prompt_sizes_rows(result: PromptSizes) -> list[tuple[str, ...]]:
+    """Of each size: how many prompts, Kendall's τ, the chance of a good pick, the mean loss."""
+    metric = shown(result.metric)
+    return [
+        (
+            f"{row.size}, extrapolated" if row.extrapolated(result.num_prompts) else str(row.size),
+            f"{row.tau:.3f} [{row.tau_low:.3f}, {row.tau_high:.3f}]",
+            f"{row.chance:.1%}",
+            metric.show(row.loss),
+        )
+        for row in result.rows
+    ]
+
+
+def prompt_sizes_headings(result: PromptSizes) -> tuple[str, ...]:
+    """Of the columns of ``prompt_sizes_rows``."""
+    return "prompts", "Kendall's τ, 95 % of draws", f"picks within {result.delta:g} of the best", "mean loss"

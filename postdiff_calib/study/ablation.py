@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.cost.budget import PlanCost
+from postdiff_calib.cost.rounds import is_stable, notes_of_rounds
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.quality.metrics import metrics
 from postdiff_calib.scores.paired import Comparison
@@ -84,6 +85,22 @@ class Ablation:
     baseline: AblationRow
     rows: tuple[AblationRow, ...]
     traces: tuple[Trace, ...] = ()
+    disagreement: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether seconds were measured."""
+        return self.baseline.cost.seconds is not None
+
+    @property
+    def stable(self) -> bool | None:
+        """Whether the machine kept its speed while seconds were measured; None where they were not."""
+        return None if self.disagreement is None else is_stable(self.disagreement)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the seconds."""
+        return notes_of_rounds(self.disagreement)
 
     @property
     def metrics(self) -> list[str]:
@@ -124,6 +141,8 @@ class Ablation:
             "baseline": asdict(self.baseline),
             "settings": [asdict(row) for row in self.rows],
             "traces": [asdict(trace) for trace in self.traces],
+            "stable": self.stable,
+            "disagreement": self.disagreement,
             "paper": self.paper,
         }
 

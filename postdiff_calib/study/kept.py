@@ -1,4 +1,5 @@
-"""The paper's own studies that a study's folder holds: files of ``ablate``, ``analyze redundancy``, ``prompts study``.
+"""The paper's own studies that a study's folder holds: files of ``ablate``, ``analyze redundancy``, ``prompts study``
+and ``compare-methods``. What ``finetune`` writes lies beside the weights, which are a model of their own.
 
 Files are looked for in the folder itself and in the folders of the same model's studies beside it
 (``studies/shapes-ablation`` beside ``studies/shapes``), by the key ``study`` that these commands write.
@@ -15,7 +16,7 @@ from postdiff_calib.errors import StudyError
 from postdiff_calib.files import read_json
 
 #: The kinds that reports show, by what their files say of themselves.
-KINDS = ("ablation", "redundancy", "prompt sizes")
+KINDS = ("ablation", "redundancy", "prompt sizes", "methods")
 
 
 @dataclass(frozen=True)

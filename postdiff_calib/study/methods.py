@@ -6,11 +6,13 @@ a set-up of another package at one value. Budgets are those of every command: MA
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from postdiff_calib.cost.budget import Limit, PlanCost
+from postdiff_calib.cost.rounds import TOLERANCE, Agreement, agreement, notes_of_rounds, paces
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.quality.fid import Fid
 from postdiff_calib.study.ablation import Measure
@@ -43,6 +45,75 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class RelativeTime:
+    """Seconds over the baseline's, in pairs: both of the same round, so that a slow minute divides out.
+
+    Attributes:
+        share: median over the rounds.
+        low, high: the smallest and the largest of a round.
+        agreement: how far the rounds agree, by the rule of the cost table (``cost/rounds.py``).
+    """
+
+    share: float
+    low: float
+    high: float
+    agreement: Agreement
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        found = self.agreement
+        return {
+            "share": self.share,
+            "low": self.low,
+            "high": self.high,
+            "stable": found.stable,
+            "disagreement": found.disagreement,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%}" if self.agreement.stable else f"{self.share:.0%}, unstable"
+
+
+def relative_time(seconds: Sequence[float], baseline: Sequence[float]) -> RelativeTime | None:
+    """Seconds of each round beside the baseline's of the same round; None where nothing was measured.
+
+    Raises:
+        ValueError: not as many rounds of one as of the other.
+    """
+    ratios = [own / whole for own, whole in zip(seconds, baseline, strict=True)] if seconds else []
+    if not ratios:
+        return None
+    return RelativeTime(statistics.median(ratios), min(ratios), max(ratios), agreement(ratios))
+
+
+def pace_of_rounds(seconds: Mapping[tuple[str, str], Sequence[float]]) -> Agreement | None:
+    """How far the machine kept its speed from round to round; None where nothing was measured.
+
+    Args:
+        seconds: by round, of each setting (method, label); those that are empty do not count.
+    """
+    timed = {" ".join(setting): own for setting, own in seconds.items() if own}
+    rounds = [dict(zip(timed, own, strict=True)) for own in zip(*timed.values(), strict=True)]
+    return agreement(paces(rounds)) if rounds else None
+
+
+def time_notes(pace: Agreement | None, times: Sequence[RelativeTime | None]) -> list[str]:
+    """What a reader must know of the times of a comparison, in sentences.
+
+    Args:
+        pace: of the rounds.
+        times: of the settings.
+    """
+    notes = notes_of_rounds(None if pace is None else pace.disagreement)
+    if any(time is not None and not time.agreement.stable for time in times):
+        notes.append(
+            f"A time is unstable where its rounds disagree by more than {TOLERANCE:.0%}: measure again "
+            "on a machine that does nothing else."
+        )
+    return notes
+
+
+@dataclass(frozen=True)
 class MethodRow:
     """A method at a budget.
 
@@ -68,11 +139,7 @@ class MethodRow:
     @property
     def median(self) -> float | None:
         """Median of the measured seconds."""
-        ordered = sorted(self.seconds)
-        middle = len(ordered) // 2
-        if not ordered:
-            return None
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+        return statistics.median(self.seconds) if self.seconds else None
 
 
 @dataclass(frozen=True)
@@ -103,6 +170,27 @@ class MethodComparison:
         """What the paper saw."""
         return METHODS
 
+    @property
+    def pace(self) -> Agreement | None:
+        """How far the machine kept its speed while all were timed; None where they were not."""
+        return pace_of_rounds({(row.method, row.label): row.seconds for row in self._rows()})
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the times."""
+        return time_notes(self.pace, [self.time(row) for row in self._rows()])
+
+    def _rows(self) -> list[MethodRow]:
+        return [self.baseline, *(row for rows in self.budgets.values() for row in rows)]
+
+    def time(self, row: MethodRow) -> RelativeTime | None:
+        """A row's seconds over the baseline's; None where they were not measured."""
+        return relative_time(row.seconds, self.baseline.seconds)
+
+    def _plain(self, row: MethodRow) -> dict[str, Any]:
+        time = self.time(row)
+        return {**asdict(row), "time": None if time is None else time.as_dict()}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
@@ -111,8 +199,10 @@ class MethodComparison:
             "num_prompts": self.num_prompts,
             "noise": self.noise,
             "switch": self.switch,
-            "baseline": asdict(self.baseline),
-            "budgets": {text: [asdict(row) for row in rows] for text, rows in self.budgets.items()},
+            "baseline": self._plain(self.baseline),
+            "budgets": {text: [self._plain(row) for row in rows] for text, rows in self.budgets.items()},
+            "stable": None if self.pace is None else self.pace.stable,
+            "disagreement": None if self.pace is None else self.pace.disagreement,
             "paper": self.paper,
         }
 

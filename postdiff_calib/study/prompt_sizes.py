@@ -2,16 +2,19 @@
 
 Source: PostDiff, arXiv 2508.06160, supplementary material D (figure 3). Sets of n prompts are drawn with replacement
 from the N that are scored (the bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993), every setting
-on the same ones, so n may even exceed N and no size is flattered for being near N. The whole set's means count as the
-truth, which is itself known to the accuracy of N prompts only.
+on the same ones, so no size is flattered for being near N. The whole set's means count as the truth, which is itself
+known to the accuracy of N prompts only: its variance is 1/N of a prompt's, that of a drawn set's means 1/n. Up to
+n = N/2 the draw's is at least twice the truth's, and what is seen is mostly what a set of n does. From there on it is
+as much what these N prompts happen to say, so no such size is recommended. Above N a set must repeat prompts, and
+stands for more of them than were ever scored: an extrapolation, and shown as one.
 
 Symbols: P settings, N prompts, n size of a drawn set, δ loss that is not cared about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,10 @@ class SizeRow:
     chance: float
     loss: float
 
+    def extrapolated(self, num_prompts: int) -> bool:
+        """Whether sets of this size are larger than the set that was scored."""
+        return self.size > num_prompts
+
 
 @dataclass(frozen=True)
 class PromptSizes:
@@ -68,22 +75,62 @@ class PromptSizes:
     rows: tuple[SizeRow, ...]
 
     @property
+    def largest(self) -> int:
+        """The largest size that may be recommended: half of the scored prompts."""
+        return self.num_prompts // 2
+
+    @property
     def recommended(self) -> int | None:
-        """The smallest size from which on the chance is as large as asked for; None where no size is enough."""
+        """The smallest size from which on to ``largest`` the chance is as large as asked for; None where none is."""
         found = None
-        for row in reversed(self.rows):
+        for row in reversed(self._judged):
             if row.chance < self.wanted:
                 break
             found = row.size
         return found
 
+    @property
+    def _judged(self) -> list[SizeRow]:
+        return [row for row in self.rows if row.size <= self.largest]
+
     def answer(self) -> str:
         """The recommendation as a sentence."""
+        if not self._judged:
+            least = min(row.size for row in self.rows)
+            return (
+                f"{self.num_prompts} scored prompts are too few to recommend a size of {least} or more: at most half "
+                f"as many are recommended, so score {2 * least} prompts, or ask for smaller sizes."
+            )
         what = f"a setting within {self.delta:g} of the best with a chance of {self.wanted:.0%}"
         if self.recommended is None:
-            most = self.rows[-1]
-            return f"None of these sizes picks {what}: {most.size} prompts do with {most.chance:.0%}."
+            most = self._judged[-1]
+            return (
+                f"None of these sizes up to {self.largest}, half of the scored prompts, picks {what}: {most.size} "
+                f"prompts do with {most.chance:.0%}."
+            )
         return f"{self.recommended} prompts pick {what} or more."
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of sizes above the number of scored prompts, in sentences."""
+        if not any(row.extrapolated(self.num_prompts) for row in self.rows):
+            return []
+        return [
+            f"Sizes above {self.num_prompts}, the number of scored prompts, are extrapolated: such a set must repeat "
+            f"prompts. Sizes up to {self.largest}, half of the number, may be recommended."
+        ]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PromptSizes:
+        """Rebuild a result from ``as_dict``'s data, or from that of an earlier version.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        names = [one.name for one in fields(SizeRow)]
+        rows = tuple(SizeRow(**{name: row[name] for name in names}) for row in data["sizes"])
+        own = {one.name: data[one.name] for one in fields(cls) if one.name != "rows"}
+        return cls(rows=rows, **own)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -95,9 +142,11 @@ class PromptSizes:
             "num_prompts": self.num_prompts,
             "delta": self.delta,
             "wanted": self.wanted,
-            "sizes": [asdict(row) for row in self.rows],
+            "sizes": [{**asdict(row), "extrapolated": row.extrapolated(self.num_prompts)} for row in self.rows],
+            "largest": self.largest,
             "recommended": self.recommended,
             "answer": self.answer(),
+            "notes": self.notes,
             "paper": PROMPT_SIZES,
         }
 

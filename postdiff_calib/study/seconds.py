@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.accelerate.compiled import stated_mode
 from postdiff_calib.cost.budget import Limit, PlanCost, format_seconds, parse_budget
+from postdiff_calib.cost.rounds import notes_of_rounds
 from postdiff_calib.cost.table import Latency
 from postdiff_calib.models.backends import FORMATS
 from postdiff_calib.profile import PlanTimes, RowTimes, TimesSection, WholeCalls
@@ -172,7 +173,7 @@ def notes_of_seconds(
     """
     if latency is None:
         return ()
-    notes = [] if latency.stable else [f"Seconds are {latency.stability}."]
+    notes = notes_of_rounds(latency.disagreement)
     if latency is own:
         return tuple(notes)
     facts = latency.environment

@@ -7,6 +7,9 @@ import torch
 
 from postdiff_calib.accelerate.clean_estimates import Estimates, step_scores
 from postdiff_calib.cli.main import main
+from postdiff_calib.cost import latency
+from postdiff_calib.cost.meter import StepKey
+from postdiff_calib.cost.table import Latency, Timing
 from postdiff_calib.generate.images import generate
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs import workbench
@@ -20,12 +23,21 @@ def run(capsys, *argv):
     return ended.value.code, *capsys.readouterr()
 
 
+def made_up_latency():
+    """Of a machine whose full steps take 0.1 s, and whose rounds disagree by a half."""
+    step, nothing = Timing(0.1, 0.1, 0.1, 3), Timing(0.0, 0.0, 0.0, 3)
+    parts = dict.fromkeys(("before", "after", "text", "step_overhead"), nothing)
+    numbers = {"switch": 0.0, "scale": 1.0, "reuse_slope": 0.0, "p95_ratio": 1.0, "batch_size": 1, "disagreement": 0.5}
+    return Latency({StepKey(16, 16, True, True, True, -1): step}, **parts, **numbers)
+
+
 def test_it_scores_traces_draws_and_goes_on(tmp_path, capsys, monkeypatch):
     study, out = tmp_path / "s", tmp_path / "r.json"
-    base = ("--study", study, "--out", out, "--num-prompts", 2, "--fix", "T=2", "--quiet")
+    base = ("--study", study, "--out", out, "--num-prompts", 2, "--fix", "T=2", "--quiet", "--no-measure")
     code, printed, _ = run(capsys, *base, "--vary", "k=1,2", "--json", "--trace")
     assert code == 0
     data = json.loads(printed)
+    assert (data["baseline"]["cost"]["seconds"], data["stable"], data["disagreement"]) == (None, None, None)
     assert data == json.loads(out.read_text())
     assert [row["label"] for row in data["settings"]] == ["T=2 k=1", "T=2 k=2"]
     assert data["settings"][1]["cost"]["macs"] < data["settings"][0]["cost"]["macs"] < data["baseline"]["cost"]["macs"]
@@ -46,6 +58,13 @@ def test_it_scores_traces_draws_and_goes_on(tmp_path, capsys, monkeypatch):
     code, printed, _ = run(capsys, *base, "--vary", "k=1,2", "--vary", "m=0.5,1")
     assert (code, made) == (0, ["T=2 m=0.5", "T=2 k=2 m=0.5"])
     assert "table 1" in printed
+    # seconds are measured where nobody says no; here they are made up
+    monkeypatch.setattr(latency, "measured_latency", lambda *_, **__: made_up_latency())
+    code, printed, _ = run(capsys, *base[:-1], "--vary", "k=1,2", "--json")
+    data = json.loads(printed)
+    assert [row["cost"]["seconds"] for row in (data["baseline"], data["settings"][0])] == pytest.approx([2.0, 0.2])
+    assert 0.1 < data["settings"][1]["cost"]["seconds"] < 0.2
+    assert (code, data["stable"], data["disagreement"]) == (0, False, 0.5)
     code, _, said = run(capsys, *base, "--vary", "k=1", "--noise", "coupled")
     assert code == 2
     assert "other settings" in said

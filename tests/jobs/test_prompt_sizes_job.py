@@ -31,15 +31,17 @@ def ablation(folder, losses, count=60):
 def test_an_ablations_settings_are_ranked(tmp_path, capsys):
     folder, out = tmp_path / "s", tmp_path / "r.json"
     ablation(folder, {1: 0.0, 2: 0.2, 3: 1.0})
-    code, printed, _ = run(capsys, folder, "--sizes", "100,50", "--delta", 0.1, "--out", out, "--json")
+    code, printed, _ = run(capsys, folder, "--sizes", "100,50,30", "--delta", 0.1, "--out", out, "--json")
     assert code == 0
     data = json.loads(printed)
     assert data == json.loads(out.read_text())
-    assert (data["settings"], data["num_prompts"], data["recommended"]) == (3, 60, 50)
-    assert [row["tau"] for row in data["sizes"]] == [1.0, 1.0]
+    assert (data["settings"], data["num_prompts"], data["recommended"]) == (3, 60, 30)
+    assert [(row["tau"], row["extrapolated"]) for row in data["sizes"]] == [(1.0, False), (1.0, False), (1.0, True)]
     assert out.with_suffix(".png").exists()
-    code, printed, _ = run(capsys, folder, "--sizes", "50")
+    code, printed, _ = run(capsys, folder, "--sizes", "50,100")
     assert code == 0
+    assert "100, extrapolated" in printed
+    assert "60 scored prompts are too few to recommend a size of 50 or more" in " ".join(printed.split())
     assert "The paper (SD1.5), figure 3" in printed
 
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from outputs import ablation, prompt_sizes, redundancy
+from outputs import ablation, methods, prompt_sizes, redundancy
 from PIL import Image
 from report_study import ATTACKS, STEP_REDUCTION, WINNER, judged, make_study, paint, plans
 
@@ -379,11 +379,14 @@ def test_every_prompt_is_a_row_with_its_group_and_category(tmp_path):
 
 
 def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
-    study = make_study(tmp_path / "shapes")
+    study, compared = make_study(tmp_path / "shapes"), methods().as_dict()
+    sized = prompt_sizes().as_dict()
+    compared["budgets"]["60%"][1]["why"] = "costs <u>97%</u> at least"
     kept = {
-        "shapes/prompt_sizes.json": {**prompt_sizes().as_dict(), "answer": "<i>100</i> prompts do."},
+        "shapes/prompt_sizes.json": {**sized, "paper": "<i>figure 3</i>"},
         "shapes/redundancy.json": redundancy(tmp_path).as_dict(),
         "shapes-ablation/ablation.json": ablation().as_dict(),
+        "shapes-methods/methods.json": {**compared, "paper": "<b>table 3</b>"},
         # of another model, of no study, and no JSON at all
         "shapes-flow-ablation/ablation.json": {**ablation().as_dict(), "model": "shapes-flow"},
         "shapes/other.json": {"study": "else"},
@@ -397,19 +400,33 @@ def test_the_papers_studies_of_the_folder_are_shown(tmp_path, capsys):
     text = render(Findings(study, parse_budget("60%")))
     page = Page(text)
     assert [a["src"][:22] for a in page.of("img", "study")] == ["data:image/png;base64,"]
-    assert "<i>100</i>" not in text
+    assert not any(tag in text for tag in ("<i>figure 3</i>", "<u>97%</u>", "<b>table 3</b>"))
+    with pytest.raises(SystemExit):
+        main(["compare", str(study.folder), "--json"])
+    studies = json.loads(capsys.readouterr().out)["studies"]
+    assert [one["data"]["study"] for one in studies] == ["ablation", "redundancy", "prompt sizes", "methods"]
     with pytest.raises(SystemExit):
         main(["compare", str(study.folder)])
     for shown in (page.text[None], capsys.readouterr().out):
         shown = " ".join(shown.split())
-        assert "<i>100</i> prompts do." in shown
+        assert all(words in shown for words in ("<i>figure 3</i>", "200, extrapolated", "Sizes above 120"))
+        assert "None of these sizes up to 60, half of the scored prompts" in shown
         assert "ablation of shapes, 40 prompts" in shown
+        assert all(words in shown for words in ("100 ms", "50%", "Seconds are unstable (rounds disagree by 3.0 %)"))
+        assert "methods within the same budget, shapes, 40 prompts" in shown
+        # 50 ms beside 100 ms and 80 ms beside 200 ms
+        named = "60%: PostDiff, the paper's setting, T=20"
+        assert all(words in shown for words in (named, "65 ms", "45%, unstable"))
+        assert "60%: ToMe: costs <u>97%</u> at least." in shown
+        assert "Seconds are unstable" in shown
         assert "T=20 s=0.5 β=0.25 failed: its images" in shown
         assert all(sentence in shown for sentence in redundancy(tmp_path).distances.summary())
         assert "shapes-flow" not in shown
-    (tmp_path / "shapes" / "broken.json").write_text(json.dumps({"study": "ablation", "model": "shapes"}))
-    with pytest.raises(StudyError, match="not as postdiff writes it"):
-        render(Findings(study, parse_budget("60%")))
+    uneven = {**compared, "baseline": {**compared["baseline"], "seconds": [0.1]}}
+    for damaged in ({"study": "ablation", "model": "shapes"}, uneven):
+        (tmp_path / "shapes" / "broken.json").write_text(json.dumps(damaged))
+        with pytest.raises(StudyError, match="not as postdiff writes it"):
+            render(Findings(study, parse_budget("60%")))
 
 
 def test_choice_of_prompts():

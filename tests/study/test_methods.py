@@ -6,7 +6,14 @@ from postdiff_calib.cost.budget import PlanCost, parse_budget
 from postdiff_calib.jobs.method_settings import plan_methods
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
-from postdiff_calib.study.methods import MethodRow, Setting, largest_within, out_of_reach
+from postdiff_calib.study.methods import (
+    MethodComparison,
+    MethodRow,
+    Setting,
+    largest_within,
+    out_of_reach,
+    relative_time,
+)
 from postdiff_calib.techniques import registered
 from postdiff_calib.techniques.encoder_propagation import EncoderPropagation
 
@@ -55,3 +62,35 @@ def test_methods_of_a_model_and_their_settings(card, names):
         for name, plans in found.items():
             if name not in ("step reduction", "PostDiff, the paper's setting"):
                 assert {k.num_inference_steps for k in plans} == {steps}
+
+
+def test_times_are_of_pairs_of_the_same_round():
+    # Every round is slower than the one before, by a half and then twofold: the pairs agree, the seconds do not.
+    whole = MethodRow("baseline", seconds=(1.0, 1.5, 3.0))
+    half, odd = MethodRow("half", seconds=(0.5, 0.75, 1.5)), MethodRow("odd", seconds=(2.0, 0.75, 0.9))
+    found = MethodComparison("m", 2, whole, {"60%": [half, odd, MethodRow("none", why="costs 97% at least")]})
+    time = found.time(half)
+    assert (time.share, time.low, time.high, time.agreement.stable, str(time)) == (0.5, 0.5, 0.5, True, "50%")
+    # 2, 0.5 and 0.3: the median of the medians would say 0.9 / 1.5.
+    time = found.time(odd)
+    assert (time.share, time.low, time.high) == (0.5, pytest.approx(0.3), 2.0)
+    assert (time.agreement.stable, str(time)) == (False, "50%, unstable")
+    assert found.time(found.budgets["60%"][2]) is None
+    assert found.pace.disagreement == pytest.approx(2.0)
+    assert [note[:40] for note in found.notes] == [
+        "Seconds are unstable (rounds disagree by",
+        "A time is unstable where its rounds disa",
+    ]
+    rows = found.as_dict()["budgets"]["60%"]
+    assert rows[0]["time"] == {"share": 0.5, "low": 0.5, "high": 0.5, "stable": True, "disagreement": 0.0}
+    assert [rows[1]["time"]["stable"], rows[2]["time"], found.as_dict()["stable"]] == [False, None, False]
+
+
+def test_rounds_within_the_tolerance_are_stable_and_none_say_nothing():
+    whole, kept = MethodRow("baseline", seconds=(1.0, 1.0)), {"60%": [MethodRow("m", seconds=(0.5, 0.509))]}
+    found = MethodComparison("m", 2, whole, kept)
+    assert (found.time(kept["60%"][0]).agreement.stable, found.pace.stable, found.notes) == (True, True, [])
+    assert not relative_time((0.5, 0.5101), whole.seconds).agreement.stable
+    nothing = MethodComparison("m", 2, MethodRow("baseline"), {"60%": [MethodRow("m")]})
+    assert (nothing.pace, nothing.time(nothing.baseline), nothing.notes) == (None, None, [])
+    assert nothing.as_dict()["stable"] is None

@@ -40,9 +40,9 @@ def test_a_loss_within_delta_is_no_miss():
     assert row.tau < 1.0
 
 
-def result(*chances):
+def result(*chances, scored=400):
     rows = tuple(SizeRow(n, 1.0, 1.0, 1.0, c, 0.0) for n, c in zip((50, 100, 200), chances, strict=True))
-    return PromptSizes("it", "clip", 3, 400, 0.3, 0.95, rows)
+    return PromptSizes("it", "clip", 3, scored, 0.3, 0.95, rows)
 
 
 def test_the_recommended_size_is_the_smallest_that_holds_from_there_on():
@@ -51,3 +51,28 @@ def test_the_recommended_size_is_the_smallest_that_holds_from_there_on():
     assert result(0.9, 0.9, 0.9).recommended is None
     assert "100 prompts pick a setting within 0.3" in result(0.9, 0.95, 0.99).answer()
     assert "None of these sizes" in result(0.9, 0.9, 0.9).answer()
+
+
+def test_no_size_above_half_of_the_scored_prompts_is_recommended():
+    assert result(0.9, 0.9, 0.99, scored=400).recommended == 200
+    assert result(0.9, 0.9, 0.99, scored=399).recommended is None
+    # what a larger size does says nothing of the smaller ones
+    assert result(0.96, 0.9, 0.9, scored=199).recommended == 50
+    assert "None of these sizes up to 199" in result(0.9, 0.9, 0.99, scored=399).answer()
+    assert "100 prompts do with 90%" in result(0.9, 0.9, 0.99, scored=399).answer()
+
+
+@pytest.mark.parametrize("scored", [99, 49])
+def test_too_few_scored_prompts_are_said_to_be_too_few(scored):
+    found = result(1.0, 1.0, 1.0, scored=scored)
+    assert found.recommended is None
+    assert f"{scored} scored prompts are too few to recommend a size of 50 or more" in found.answer()
+    assert "score 100 prompts" in found.answer()
+
+
+def test_sizes_above_the_scored_prompts_are_extrapolated():
+    found = result(0.9, 0.96, 0.99, scored=199)
+    assert [row["extrapolated"] for row in found.as_dict()["sizes"]] == [False, False, True]
+    assert [note[:17] for note in found.notes] == ["Sizes above 199, "]
+    assert result(0.9, 0.96, 0.99, scored=200).notes == []
+    assert PromptSizes.from_dict(found.as_dict()) == found
