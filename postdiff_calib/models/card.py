@@ -15,7 +15,7 @@ from typing import Any
 
 from postdiff_calib.errors import KnobError, ModelError
 from postdiff_calib.knobs import Knobs, names, table
-from postdiff_calib.models.families import DENOISER_ROLES, denoiser_of, family_named
+from postdiff_calib.models.families import DENOISER_ROLES, Denoiser, denoiser_of, family_named
 
 DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
@@ -110,8 +110,7 @@ class Card:
     @property
     def knobs(self) -> frozenset[str]:
         """Fields of ``Knobs`` that do something for this model."""
-        family = family_named(self.pipeline_class)
-        kind = family.network if family else denoiser_of(self.network_config(self.denoiser_role)["_class_name"])
+        kind = self.denoiser
         lacks = kind.lacks
         if "cross_attention_cache" in lacks and not (
             kind.guides_by_default and self.guidance_scale > kind.guided_above
@@ -134,6 +133,12 @@ class Card:
                     f"it does nothing for this model, whose knobs are {', '.join(sorted(self.knobs))}",
                     f"leave {row.flag} out",
                 )
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What is known of the class of its network."""
+        family = family_named(self.pipeline_class)
+        return family.network if family else denoiser_of(self.network_config(self.denoiser_role)["_class_name"])
 
     @property
     def denoiser_role(self) -> str:

@@ -67,7 +67,8 @@ def test_the_default_number_of_prompts_is_told_as_the_cards_have_it() -> None:
 def test_a_card_is_consistent(card) -> None:
     fields = {field.name for field in dataclasses.fields(Knobs)}
     assert card.knobs <= fields
-    assert ("cache_branch" in card.knobs) == (card.denoiser_role == "unet")
+    assert bool(card.denoiser.chains) == (card.denoiser_role == "transformer")
+    assert "cache_branch" in card.knobs
     low, high = card.step_range
     assert 1 <= low <= card.num_inference_steps <= high
     assert card.revision is None or is_commit(card.revision)
@@ -112,8 +113,9 @@ def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
 
 
 def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
+    own = {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval", "cache_branch"}
     for name in ("flux-dev", "flux-schnell", "z-image-turbo"):
-        assert get_card(name).knobs == {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval"}
+        assert get_card(name).knobs == own
         with pytest.raises(KnobError, match=rf"guidance_fraction=0.5 with {name}.*leave -m out"):
             get_card(name).require_acting(Knobs(4, guidance_fraction=0.5))
         get_card(name).require_acting(Knobs(4, 0.5, 0.5, 2))
