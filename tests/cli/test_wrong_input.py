@@ -101,6 +101,14 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--values", "beta=0.5,x"], ("--values beta=0.5,x", "'x' is not a number")),
     ([*CAL, "--fix", "s=0.5", "--values", "beta=1"], ("--fix s=0.5 with --fix β=1", "leaves nothing to search")),
     ([*CAL, "--range", "T=15..20", "--budget", "4%"], ("budget of", "with --range T=15..20")),
+    *(
+        (["cost", "--model", "sd35-medium", "-m", ".5", "--cross-attention-cache", mode, *more],
+         (f"cross_attention_cache='{mode}'", "has no cross-attention layers", "set cross_attention_cache='off'"))
+        for mode in ("mean", "cond")
+        for more in ([], ["--json"])
+    ),
+    (["cost", "--model", "flux-dev", "--cross-attention-cache", "mean"], ("cache=mean with flux-dev", "does nothing")),
+    (["judge", "--model", "sd35-medium", "--with", "m=.5 cross=mean"], ("cache='mean' with SD3", "no cross-attention")),
     (["cost", "--steps", "2000"], ("--steps 2000", "1 to 1000")),
     (["cost", "--scheduler", "Euler"], ("--scheduler Euler", "schedulers are")),
     (["generate", "a", "--profile", "none.yaml", "--steps", "0x"], ("--steps 0x", "integer")),

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff_calib.cli.shared import DEFAULT_PROMPTS
 from postdiff_calib.cost.networks import build
-from postdiff_calib.errors import KnobError, ModelError
+from postdiff_calib.errors import KnobError, ModelError, UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
 from postdiff_calib.models.families import family_named
@@ -117,9 +117,23 @@ def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
     for name in ("flux-dev", "flux-schnell", "z-image-turbo"):
         assert get_card(name).knobs == own
         with pytest.raises(KnobError, match=rf"guidance_fraction=0.5 with {name}.*leave -m out"):
-            get_card(name).require_acting(Knobs(4, guidance_fraction=0.5))
-        get_card(name).require_acting(Knobs(4, 0.5, 0.5, 2))
+            get_card(name).settled({"guidance_fraction": 0.5})
+        wanted = Knobs(4, 0.5, 0.5, 2)
+        assert get_card(name).settled(wanted.as_dict()) == wanted
     assert "non-commercial" in get_card("flux-dev").licence
+
+
+def test_what_a_model_cannot_use_is_refused_where_it_is_given():
+    joint, half = get_card("sd35-medium"), {"guidance_fraction": 0.5}
+    assert joint.settled(half).cross_attention_cache == "off"
+    assert joint.settled({"cross_attention_cache": "off"}) == Knobs(joint.num_inference_steps)
+    for mode in ("mean", "cond"):
+        with pytest.raises(UnsupportedError, match=rf"='{mode}' with SD3Tr.*no cross-attention.*_cache='off'"):
+            joint.settled({**half, "cross_attention_cache": mode})
+    with pytest.raises(KnobError, match="cross_attention_cache=mean with sd35-medium.*leave --cross-attention-cache"):
+        joint.settled({"cross_attention_cache": "mean"})
+    crossed = get_card("pixart-sigma").settled({**half, "cross_attention_cache": "mean"})
+    assert crossed.cross_attention_cache == "mean"
 
 
 def test_a_model_of_this_package_without_weights_is_said_in_one_line(tmp_path) -> None:
