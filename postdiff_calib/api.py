@@ -308,7 +308,8 @@ def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, A
         seconds of a call and of an image, where they were measured.
 
     Raises:
-        PostdiffError: an unknown card, a pipeline that is not supported, options that do not fit, or knobs that ``enable`` refuses.
+        PostdiffError: an unknown card, a pipeline that is not supported, options that do not fit, or knobs that
+            ``enable`` refuses.
     """
     from postdiff_calib.jobs.price import CostJob, run_cost
     from postdiff_calib.models.cards import get_card

@@ -130,7 +130,7 @@ def test_what_a_model_cannot_use_is_refused_where_it_is_given():
     for mode in ("mean", "cond"):
         with pytest.raises(UnsupportedError, match=rf"='{mode}' with SD3Tr.*no cross-attention.*_cache='off'"):
             joint.settled({**half, "cross_attention_cache": mode})
-    with pytest.raises(KnobError, match="cross_attention_cache=mean with sd35-medium.*leave --cross-attention-cache"):
+    with pytest.raises(KnobError, match=r"cross_attention_cache=mean with sd35-medium.*leave --cross-attention-cache"):
         joint.settled({"cross_attention_cache": "mean"})
     crossed = get_card("pixart-sigma").settled({**half, "cross_attention_cache": "mean"})
     assert crossed.cross_attention_cache == "mean"
