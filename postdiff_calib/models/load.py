@@ -164,7 +164,7 @@ def _from_pretrained(model: str, place: Place, dtype: str, settings: DeploymentS
 
 
 def _attempted(model: str, place: Place, read: Callable[[bool], Any]) -> Any:
-    """What ``read`` returns; called with True it reads this machine's files alone, and unless offline then the hub's."""
+    """What ``read`` returns; called with True it reads this machine's files alone, else the hub's too."""
     from huggingface_hub import constants
 
     attempts = [True] if os.path.isdir(place.source) or constants.HF_HUB_OFFLINE else [True, False]
