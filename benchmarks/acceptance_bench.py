@@ -35,7 +35,7 @@ def settings(steps: int) -> dict[str, Knobs]:
 
 def suited(loaded: LoadedModel, knobs: Knobs) -> Knobs:
     """The same for a model without cross-attention: nothing of it is cached."""
-    return settled(knobs.as_dict(), knobs.num_inference_steps, names() - loaded.card.knobs)
+    return settled(knobs.chosen(), knobs.num_inference_steps, names() - loaded.card.knobs)
 
 
 @dataclass(frozen=True)

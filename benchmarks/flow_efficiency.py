@@ -170,7 +170,7 @@ class Bench:
 
     def settled(self, knobs: Knobs) -> Knobs:
         """Without what the network has not."""
-        return settled(knobs.as_dict(), STEPS, self.lacks)
+        return settled(knobs.chosen(), STEPS, self.lacks)
 
     def _add(self, name: str) -> None:
         def make(threshold: float) -> Rival:
@@ -287,7 +287,7 @@ def distances(count: int, work: Path) -> None:
         full = len(compile_plan(Knobs(steps, cache_interval=interval)).refresh_steps)
         for ours, branch in (("postdiff", 1), ("postdiff, first block live", 0)):
             asked = Knobs(steps, cache_interval=interval, cache_branch=branch)
-            with accelerated(pipe, settled(asked.as_dict(), steps, lacks)), counted(pipe.transformer) as ran:
+            with accelerated(pipe, settled(asked.chosen(), steps, lacks)), counted(pipe.transformer) as ran:
                 found = latents(pipe)
             note(ours, interval, found, ran)
         for name in RIVALS:

@@ -118,7 +118,7 @@ def main() -> int:
     rows, failed, cheap_enough = [], [], []
     must_lose = MUST_LOSE if args.model == "shapes" else {}
     for listed in [*MUST_LOSE, *([] if args.only_gates else OTHERS)]:
-        knobs = settled(listed.as_dict(), card.num_inference_steps, lacks)
+        knobs = settled(listed.chosen(), card.num_inference_steps, lacks)
         try:
             scores, scenes = read(knobs)
         except HealthError as error:

@@ -144,7 +144,7 @@ class Bench:
         """Readings of some prompts: those of the baseline, or of each mode of a setting."""
         if number is None:
             return {"baseline": self.readings(baseline, baseline, indices)}
-        knobs = settled(SETTINGS[number].as_dict(), self.loaded.card.num_inference_steps, self.lacks)
+        knobs = settled(SETTINGS[number].chosen(), self.loaded.card.num_inference_steps, self.lacks)
         found = {}
         for mode in MODES[self.model]:
             images = self.in_mode(knobs, indices, mode)

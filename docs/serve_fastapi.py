@@ -9,8 +9,9 @@ A tier is a profile; all tiers are of one model. Each worker is a thread that ow
 request and others of its tier, up to the batch size that the profile was measured at. A seed gives the image that
 ``postdiff generate`` makes of it, whatever else is in the batch (up to float rounding).
 
-503 with Retry-After says that the queue is full or the server is ending: on SIGTERM or Ctrl-C the batches that run are
-finished, and requests that wait are answered with 503. There is no authentication: put that in front.
+503 with Retry-After says that the queue is full, no worker is left or the server is ending: on SIGTERM or Ctrl-C the
+batches that run are finished, and requests that wait are answered with 503. A worker that fails at ``FAILURES``
+requests in a row, as after a CUDA error, stops, and /healthz tells. There is no authentication: put that in front.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from postdiff_calib.profile.match import mismatches
 
 #: Most bytes of a request: a prompt of 2,000 characters, each of them escaped, and a seed.
 BODY_BYTES = 64 * 1024
+#: Requests in a row at which a worker fails before it stops; what a request itself is refused for does not count.
+FAILURES = 3
+ENDING, STOPPED = "the server is ending", "a worker has stopped"
 
 
 class Painter:
@@ -99,19 +103,20 @@ class Queue:
         limits: most requests of a batch, by tier.
         room: requests that may wait; further ones are turned away.
         window: seconds that the first request of a batch waits for others of its tier.
+        workers: that take from it.
     """
 
-    def __init__(self, limits: Mapping[str, int], room: int, window: float) -> None:
-        self.limits, self.room, self.window = limits, room, window
+    def __init__(self, limits: Mapping[str, int], room: int, window: float, workers: int = 1) -> None:
+        self.limits, self.room, self.window, self.workers = limits, room, window, workers
         self.waiting: deque[Waiting] = deque()
-        self.closed = False
+        self.closed = ""  # or the reason
         self._changed = threading.Condition()
 
     def put(self, request: Waiting) -> Future[bytes]:
-        """Let a request wait; ``BusyError`` where there is no room, or the server is ending."""
+        """Let a request wait; ``BusyError`` where there is no room, or the queue is closed."""
         with self._changed:
             if self.closed:
-                raise BusyError("the server is ending; try again later")
+                raise BusyError(f"{self.closed}; try again later")
             if len(self.waiting) >= self.room:
                 raise BusyError(f"{self.room} requests are waiting already; try again later")
             self.waiting.append(request)
@@ -136,15 +141,22 @@ class Queue:
                     return batch
                 self._changed.wait(left)
 
-    def close(self) -> None:
+    def close(self, reason: str = ENDING) -> None:
         """Take nothing more, and answer what waits; batches that were taken are finished by their workers."""
         with self._changed:
-            self.closed = True
+            self.closed = self.closed or reason
             for request in self.waiting:
                 if request.answer.set_running_or_notify_cancel():
-                    request.answer.set_exception(BusyError("the server is ending; try again later"))
+                    request.answer.set_exception(BusyError(f"{self.closed}; try again later"))
             self.waiting.clear()
             self._changed.notify_all()
+
+    def leave(self) -> None:
+        """A worker takes nothing more; the last one closes."""
+        with self._changed:
+            self.workers -= 1
+            if not self.workers:
+                self.close(STOPPED)
 
 
 class Metrics:
@@ -162,20 +174,28 @@ class Metrics:
 
 
 class Worker(threading.Thread):
-    """Takes batches and makes their images, until the queue is closed."""
+    """Takes batches and makes their images, until the queue is closed or it fails; whatever it took is answered."""
 
     def __init__(self, painter: Any, queue: Queue, metrics: Metrics) -> None:
         super().__init__(daemon=True)
         self.painter, self.queue, self.metrics = painter, queue, metrics
+        self.failures = 0
 
     def run(self) -> None:
         """Serve."""
-        device = torch.device(self.painter.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-        while batch := self.queue.take():
-            if wanted := [request for request in batch if request.answer.set_running_or_notify_cancel()]:
-                self._answer(wanted)
+        wanted: list[Waiting] = []
+        try:
+            device = torch.device(self.painter.device)
+            if device.type == "cuda" and device.index is not None:
+                torch.cuda.set_device(device)
+            while self.failures < FAILURES and (batch := self.queue.take()):
+                if wanted := [request for request in batch if request.answer.set_running_or_notify_cancel()]:
+                    self._answer(wanted)
+        finally:
+            self.queue.leave()
+            for request in wanted:
+                if not request.answer.done():
+                    request.answer.set_exception(BusyError(f"{STOPPED}; try again later"))
 
     def _answer(self, batch: list[Waiting]) -> None:
         tier, start = batch[0].tier, time.perf_counter()
@@ -184,11 +204,14 @@ class Worker(threading.Thread):
             pairs = list(zip(batch, images, strict=True))
         except Exception as error:  # the server goes on
             if len(batch) == 1:
+                self.failures += not isinstance(error, PostdiffError)
                 batch[0].answer.set_exception(error)
             else:  # one bad request is not to spoil the others
                 for request in batch:
-                    self._answer([request])
+                    if self.failures < FAILURES:
+                        self._answer([request])
             return
+        self.failures = 0
         self.metrics.latest = time.perf_counter() - start
         self.metrics.running.labels(tier, self.painter.device).observe(self.metrics.latest)
         self.metrics.sizes.labels(tier).observe(len(batch))
@@ -242,7 +265,7 @@ def create_app(
     """
     profiles = painters[0].profiles
     sizes = {tier: min(batch, profile.budget.batch_size) for tier, profile in profiles.items()}
-    queue = Queue(sizes, room, window)
+    queue = Queue(sizes, room, window, len(painters))
     metrics = Metrics(queue)
     workers = [Worker(painter, queue, metrics) for painter in painters]
 
@@ -287,7 +310,7 @@ def create_app(
         alive = [worker.is_alive() for worker in workers]
         healthy = all(alive) and not queue.closed
         about = {
-            "status": "ok" if healthy else "ending" if queue.closed else "a worker has stopped",
+            "status": "ok" if healthy else "ending" if queue.closed == ENDING else STOPPED,
             "model": next(iter(profiles.values())).model.id,
             "tiers": {name: {"plan": one.knobs.describe(), "batch": sizes[name]} for name, one in profiles.items()},
             "workers": {f"{i} {worker.painter.device}": alive[i] for i, worker in enumerate(workers)},

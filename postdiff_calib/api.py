@@ -298,7 +298,7 @@ def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, A
 
     Args:
         model: a live pipeline, a card, or a card's name.
-        knobs: the plan; the baseline by default.
+        knobs: the plan, as ``enable`` takes it; the baseline by default.
         options: ``height``, ``width``, ``num_inference_steps`` (the baseline's T), ``guidance_scale``, ``batch_size``;
             ``convention`` (``full`` or ``paper``), and for a pipeline ``measure=True`` for seconds, with ``quick`` and
             ``refresh``.
@@ -308,7 +308,8 @@ def price(model: Any, knobs: Knobs | None = None, **options: Any) -> dict[str, A
         seconds of a call and of an image, where they were measured.
 
     Raises:
-        PostdiffError: an unknown card, a pipeline that is not supported, or options that do not fit.
+        PostdiffError: an unknown card, a pipeline that is not supported, options that do not fit, or knobs that
+            ``enable`` refuses.
     """
     from postdiff_calib.jobs.price import CostJob, run_cost
     from postdiff_calib.models.cards import get_card

@@ -210,6 +210,10 @@ class Knobs:
         """The values by name, in the order of the table; the inverse of ``from_dict``."""
         return {row.field: getattr(self, row.field) for row in table()}
 
+    def chosen(self) -> dict[str, Any]:
+        """The values by name that are not neutral, and T; the others may have been left out."""
+        return {row.field: v for row in table() if (v := getattr(self, row.field)) != row.neutral or row.per_model}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Knobs:
         """Build from names and values, as read from a file.
@@ -307,7 +311,7 @@ def settled(values: Mapping[str, Any], default_steps: int, lacks: Collection[str
         values: by field; what is missing or None is neutral. A knob whose ``needs`` is neutral becomes neutral too; one
             that is left out beside a ``needs`` that is set takes its usual value.
         default_steps: T where it is missing.
-        lacks: fields that do nothing for the model; of these, one with an ``idle`` value takes that.
+        lacks: fields that do nothing for the model; of these, one that is left out takes its ``idle`` value.
 
     Raises:
         KnobError: a value that is refused.
@@ -321,7 +325,9 @@ def settled(values: Mapping[str, Any], default_steps: int, lacks: Collection[str
             value = default_steps if row.per_model else row.neutral
             if row.needs and row.usual is not None:
                 value = row.usual
-        found[row.field] = row.idle if row.idle is not None and row.field in lacks else value
+            if row.idle is not None and row.field in lacks:
+                value = row.idle
+        found[row.field] = value
     for row in rows:
         if row.needs and found[row.needs] == neutral[row.needs]:
             found[row.field] = row.neutral

@@ -140,6 +140,26 @@ def test_prices_of_a_name_a_card_and_a_live_pipeline(pipe):
         price("sd99")
 
 
+@pytest.mark.parametrize("mode", ["cond", "mean"])
+def test_a_price_refuses_the_knobs_that_enable_refuses_in_the_same_words(mode):
+    joint, knobs = pipelines.sd3(), Knobs(4, guidance_fraction=0.5, cross_attention_cache=mode)
+    with pytest.raises(UnsupportedError, match=r"has no cross-attention layers.*='off'") as by_enable:
+        enable(joint, knobs)
+    for model in (joint, "sd35-medium"):
+        with pytest.raises(UnsupportedError) as by_price:
+            price(model, knobs)
+        assert str(by_price.value) == str(by_enable.value)
+
+
+def test_a_price_of_what_a_transformer_takes():
+    joint = pipelines.sd3()
+    assert price(joint, num_inference_steps=4)["relative_to_baseline"] == 1
+    off = price(joint, Knobs(4, guidance_fraction=0.5, cross_attention_cache="off"), num_inference_steps=4)
+    assert off["relative_to_baseline"] == pytest.approx(0.75)
+    first, ends = (price(joint, Knobs(4, cache_interval=2, cache_branch=b))["macs_total"] for b in (0, 1))
+    assert first < ends
+
+
 @pytest.mark.slow
 def test_the_main_job_in_six_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -117,3 +117,13 @@ def test_settled_knobs_leave_out_what_does_nothing():
     assert settled({"cache_interval": 2.0, "cache_branch": 2}, 12) == Knobs(12, cache_interval=2, cache_branch=2)
     with pytest.raises(KnobError, match=r"cache_interval=2\.5"):
         settled({"cache_interval": 2.5}, 12)
+
+
+def test_a_knob_that_a_model_lacks_is_idle_only_where_it_is_left_out():
+    half, lacks = {"guidance_fraction": 0.5}, {"cross_attention_cache"}
+    assert settled(half, 12, lacks) == Knobs(12, guidance_fraction=0.5, cross_attention_cache="off")
+    given = Knobs(12, guidance_fraction=0.5, cross_attention_cache="mean")
+    assert settled(given.as_dict(), 12, lacks) == given
+    assert settled({}, 12, lacks) == Knobs(12)
+    assert settled(Knobs(9, guidance_fraction=0.5).chosen(), 12, lacks).cross_attention_cache == "off"
+    assert Knobs(20, cache_interval=2).chosen() == {"num_inference_steps": 20, "cache_interval": 2}

@@ -254,27 +254,88 @@ def test_the_end_finishes_what_runs_and_answers_what_waits(server):
         assert running.result().text == "fast running 0"
 
 
-def test_a_worker_that_has_stopped_is_a_fault_of_health(server):
+def workers_of(server):
+    return [thread for thread in threading.enumerate() if isinstance(thread, server.Worker)]
+
+
+def refuses_work(client, said="a worker has stopped"):
+    health, answer = client.get("/healthz"), ask(client, "late")
+    assert (health.status_code, health.json()["status"]) == (503, said)
+    assert (answer.status_code, answer.json()) == (503, {"detail": f"{said}; try again later"})
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_worker_that_dies_answers_what_it_took_and_what_waits(server):
     class Stopped(BaseException):
         pass
 
     def stop(prompts):
         raise Stopped
 
-    painter = Stub(stop)
+    painter = Stub(stop, sizes=(2, 1))
     with TestClient(server.create_app([painter], window=0.0)) as client:
-        queue = client.app.state.queue
-        worker = next(thread for thread in threading.enumerate() if isinstance(thread, server.Worker))
+        queue, (worker,) = client.app.state.queue, workers_of(server)
         seen, hook = [], threading.excepthook
         threading.excepthook = seen.append
         try:
-            put(queue, server, ("fast", "a"))
+            with queue._changed:  # the worker takes nothing before all three wait
+                answers = put(queue, server, ("fast", "a"), ("fast", "b"), ("quality", "c"))
             worker.join(120)
         finally:
             threading.excepthook = hook
         assert seen[0].exc_type is Stopped
+        assert painter.batches == [("fast", ["a", "b"])]
+        for answer in answers:
+            with pytest.raises(server.BusyError, match="a worker has stopped; try again later"):
+                answer.result(0)
+        refuses_work(client)
+
+
+def broken_card(prompts):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_worker_that_only_fails_stops_before_it_has_emptied_the_queue(server, size):
+    painter = Stub(broken_card, sizes=(size,))
+    with TestClient(server.create_app([painter], window=0.0)) as client:
+        queue, (worker,) = client.app.state.queue, workers_of(server)
+        with queue._changed:
+            answers = put(queue, server, *[("fast", f"{i}") for i in range(6)])
+        worker.join(120)
+        told = [answer.exception(0) for answer in answers]
+        assert [type(error) for error in told] == [RuntimeError] * server.FAILURES + [server.BusyError] * 3
+        tried = [prompts for _, prompts in painter.batches if len(prompts) == 1]
+        assert tried == [["0"], ["1"], ["2"]]
+        refuses_work(client)
+
+
+def test_failures_that_are_not_in_a_row_or_the_request_s_own_stop_nobody(server):
+    def sometimes(prompts):
+        refuse_bad(prompts)
+        if "broken" in prompts:
+            broken_card(prompts)
+
+    with TestClient(server.create_app([Stub(sometimes, sizes=(1,))], window=0.0)) as client:
+        for prompt in ("broken", "broken", "good", "broken", "broken", "good", *["bad"] * 4):
+            asked = server.Waiting("fast", prompt, 0)
+            error = client.app.state.queue.put(asked).exception(120)
+            assert type(error) is {"broken": RuntimeError, "bad": UsageError, "good": type(None)}[prompt]
+        assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_another_worker_goes_on_where_one_has_stopped(server):
+    good, broken = Held(sizes=(1,)), Stub(broken_card, sizes=(1,))
+    with TestClient(server.create_app([good, broken], window=0.0)) as client:
+        # The good one holds what it takes, so the other one takes the rest, whoever comes first.
+        answers = put(client.app.state.queue, server, *[("fast", f"{i}") for i in range(server.FAILURES + 1)])
+        next(worker for worker in workers_of(server) if worker.painter is broken).join(120)
         health = client.get("/healthz")
         assert (health.status_code, health.json()["status"]) == (503, "a worker has stopped")
+        assert health.json()["workers"] == {"0 cpu": True, "1 cpu": False}
+        good.go_on.set()
+        assert sorted(type(answer.exception(120)).__name__ for answer in answers) == ["NoneType", *["RuntimeError"] * 3]
+        assert ask(client, "more").text == "fast more 0"
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,8 @@ def write(folder: Path) -> None:
     put(folder / "good.tsv", "Prompt\tKind\tKind\n" + "".join(f"a photo of cat {i}\tcat\t\n" for i in range(40)))
     put(folder / "good.txt", "".join(f"a photo of cat {i}\n" for i in range(40)))
     put(folder / "table.json", json.dumps(good["cost"]))
+    for name in ("WanPipeline", "FluxImg2ImgPipeline", "NoSuchPipeline"):
+        put(folder / f"{name}-model" / "model_index.json", json.dumps({"_class_name": name}))
     put(folder / "file", "")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")

@@ -13,8 +13,8 @@ from postdiff_calib.knobs import Knob, table
 def with_knobs(command: Callable[..., None]) -> Shared:
     """The command with an option for every knob in the place of its parameter ``knobs``.
 
-    ``knobs`` receives the values by field, with None for T where it was left out. The table is read whenever the
-    command line asks what options there are.
+    ``knobs`` receives the values by field, with None where T, or a knob that some models lack, was left out. The table
+    is read whenever the command line asks what options there are.
     """
     return Shared(command, "knobs", lambda: [_option(row) for row in table()], _values)
 
@@ -24,10 +24,14 @@ def _values(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _option(row: Knob) -> inspect.Parameter:
+    kind: Any = row.kind
     default, text = row.neutral if row.usual is None else row.usual, row.help
     if row.per_model:
         default, text = 0, f"{text[:-1]}; 0 is the model's own."
     if row.needs:
         needed = next(other.flag for other in table() if other.field == row.needs)
         text = f"{text[:-1]}; goes with {needed}."
-    return option(row.field, row.kind, default, row.flag, text)
+    if row.idle is not None:
+        text = f"{text}  [default: {default}; {row.idle} for a model that lacks it]"
+        default, kind = None, kind | None
+    return option(row.field, kind, default, row.flag, text)

@@ -158,7 +158,7 @@ def probes(applicable: frozenset[str], table: CostTable, setting: Setting) -> li
     plans: list[StepPlan] = []
     kinds: set[Any] = set()
     for knobs in wanted:
-        plan = compile_plan(settled(knobs.as_dict(), knobs.num_inference_steps, names() - applicable))
+        plan = compile_plan(settled(knobs.chosen(), knobs.num_inference_steps, names() - applicable))
         try:
             own = set(table.keys(plan))
             table.price(plan)

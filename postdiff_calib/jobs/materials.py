@@ -40,14 +40,17 @@ def materials_of(job: CalibrateJob, given: Given) -> Materials:
     Raises:
         PromptError: the set cannot be read, or holds too few prompts.
         ModelError: there is no such model, device or scorer, or the model is on the hub and no commit of it is known.
+        UnsupportedError: the model's pipeline class is not supported.
     """
-    from postdiff_calib.models.load import pick_device
+    from postdiff_calib.models.load import pick_device, refuse_other_class
     from postdiff_calib.models.place import place_of
     from postdiff_calib.prompts import Columns, draw, load_prompt_set
     from postdiff_calib.quality.scorers import parse_scorer
 
     # A model without a card has the usual set and scorer.
     known = given.loaded if given.loaded is not None else place_of(job.model, job.deployment)
+    if given.loaded is None:
+        refuse_other_class(job.model, job.deployment)
     card: Card | type[Card] = known.card or Card
     device = given.loaded.device if given.loaded is not None else pick_device(job.device)
     prompt_set = given.prompts or load_prompt_set(job.prompts or card.prompt_set, Columns(job.column, job.category))

@@ -62,7 +62,7 @@ def plan_methods(card: Card, profiles: Sequence[Path] = ()) -> dict[str, list[Kn
     from postdiff_calib.search.space import SearchSpace
 
     steps, lacks = card.num_inference_steps, knob_names() - card.knobs
-    unet = "cache_branch" not in lacks
+    unet = not card.denoiser.chains
     family = family_named(card.pipeline_class)
     crossed = "cross_attention_cache" not in lacks and family is not None and family.guides
     paper = SearchSpace.from_card(card, card.latent_size()).paper

@@ -27,7 +27,6 @@ def price_methods(job: MethodsJob) -> Price:
     """What the study costs where nothing is scored yet; set-ups of other packages count as just fitting."""
     from postdiff_calib.accelerate.foreign import FOREIGN
     from postdiff_calib.cost.build import table_for_card
-    from postdiff_calib.models.families import denoiser_of
     from postdiff_calib.study.methods import largest_within
 
     card = card_of(job)
@@ -35,7 +34,7 @@ def price_methods(job: MethodsJob) -> Price:
         table, count = table_for_card(card), job.num_prompts or card.num_prompts
         whole = table.price(compile_plan(Knobs(card.num_inference_steps)))
         settings = plan_settings(card, table, job.profiles)
-        chains = bool(denoiser_of(card.network_config(card.denoiser_role)["_class_name"]).chains)
+        chains = bool(card.denoiser.chains)
         others = sum(one.of_chains == chains for one in FOREIGN)
         chosen: dict[str, float] = {"": whole.macs}
         limits = [budget.resolve(whole) for budget in job.asked()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.accelerate.compiled import announcement, compiled, parse_compile
 from postdiff_calib.errors import UsageError
-from postdiff_calib.knobs import Knobs, names, settled
+from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.families import family_named
 from postdiff_calib.plan import StepPlan, compile_plan
@@ -145,15 +145,15 @@ def run_cost(
 
     if card is not None:
         card = job.deployment.card(card)
-        costs = table_for_card(card)
+        chosen, costs = card.settled(job.knobs), table_for_card(card)
     else:
-        card, costs = _card_and_table(job, loaded, note)
-    chosen = settled(job.knobs, card.num_inference_steps, names() - card.knobs)
-    card.require_acting(chosen)
+        card, chosen, costs = _card_and_table(job, loaded, note)
     return Priced(card, costs, chosen, job.convention)
 
 
-def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[str], None]) -> tuple[Card, CostTable]:
+def _card_and_table(
+    job: CostJob, loaded: LoadedModel | None, note: Callable[[str], None]
+) -> tuple[Card, Knobs, CostTable]:
     from postdiff_calib.cost import build_cost_table, table_for_card
     from postdiff_calib.cost.latency import MAX_KINDS
     from postdiff_calib.cost.setting import Setting
@@ -162,12 +162,14 @@ def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[st
 
     if loaded is None and not job.measure and (known := known_card(job.model)) is not None:
         card = job.deployment.card(known)
-        return card, table_for_card(card) if job.table is None else _read(job.table, card)
+        chosen = card.settled(job.knobs)
+        return card, chosen, table_for_card(card) if job.table is None else _read(job.table, card)
     if loaded is None:
         from postdiff_calib.models.load import load_pipeline
 
         loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype, settings=job.deployment)
     card, mode = loaded.card, parse_compile(job.compile)
+    chosen = card.settled(job.knobs)
     if told := announcement(mode, MAX_KINDS):
         note(told)
     with compiled(loaded.pipe, mode, MAX_KINDS) as compilation:
@@ -177,13 +179,13 @@ def _card_and_table(job: CostJob, loaded: LoadedModel | None, note: Callable[[st
             guidance_scale=card.guidance_scale,
             batch_size=job.deployment.batch_size or 1,
             scales=card.low_res_scales,
-            branches=tuple(branch for technique in techniques() for branch in technique.branches(dict(job.knobs))),
+            branches=tuple(branch for technique in techniques() for branch in technique.branches(chosen.as_dict())),
             quick=job.quick,
         )
         costs = build_cost_table(loaded, setting, measure=job.measure, refresh=job.refresh)
         if told := compilation.describe():
             note(told)
-    return card, costs
+    return card, chosen, costs
 
 
 def _read(path: Path, card: Card) -> CostTable:

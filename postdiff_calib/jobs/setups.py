@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import KnobError, PostdiffError, UsageError, one_line, reason_of
 from postdiff_calib.files.named import NamedFunction, fingerprint_of, load_function, names_function
-from postdiff_calib.knobs import Knobs, names, settled
+from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile
 from postdiff_calib.search.restrict import parse_restriction
@@ -57,9 +57,7 @@ class SetUp:
             return self.profile.knobs
         if self.values is None:
             return None
-        chosen = settled(self.values, card.num_inference_steps, names() - card.knobs)
-        card.require_acting(chosen)
-        return chosen
+        return card.settled(self.values)
 
     def key(self, card: Card) -> str:
         """What its images depend on beside the model and the settings, as a hash of 16 digits."""

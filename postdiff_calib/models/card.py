@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from postdiff_calib.errors import KnobError, ModelError
-from postdiff_calib.knobs import Knobs, names, table
-from postdiff_calib.models.families import DENOISER_ROLES, denoiser_of, family_named
+from postdiff_calib.knobs import Knobs, names, settled, table
+from postdiff_calib.models.families import DENOISER_ROLES, Denoiser, denoiser_of, family_named
+from postdiff_calib.plan import compile_plan
+from postdiff_calib.techniques import admit
 
 DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
@@ -110,8 +112,7 @@ class Card:
     @property
     def knobs(self) -> frozenset[str]:
         """Fields of ``Knobs`` that do something for this model."""
-        family = family_named(self.pipeline_class)
-        kind = family.network if family else denoiser_of(self.network_config(self.denoiser_role)["_class_name"])
+        kind = self.denoiser
         lacks = kind.lacks
         if "cross_attention_cache" in lacks and not (
             kind.guides_by_default and self.guidance_scale > kind.guided_above
@@ -120,20 +121,32 @@ class Card:
             lacks |= {"guidance_fraction"}
         return names() - lacks
 
-    def require_acting(self, knobs: Knobs) -> None:
-        """Refuse knobs of which one does nothing for this model.
+    def settled(self, values: Mapping[str, Any]) -> Knobs:
+        """Knobs from values by field, as ``knobs.settled`` has it, for this model.
 
         Raises:
-            KnobError: naming it.
+            KnobError: one of the values is refused, or does nothing for this model.
+            UnsupportedError: ``enable`` would refuse the plan on any pipeline of this class.
         """
+        found = settled(values, self.num_inference_steps, names() - self.knobs)
+        if (family := family_named(self.pipeline_class)) is not None:
+            plan = compile_plan(found)
+            admit(plan.knobs, plan.steps, family)
         for row in table():
-            value = getattr(knobs, row.field)
-            if row.field not in self.knobs and not row.needs and value != row.neutral:
+            value = values.get(row.field)
+            if row.field not in self.knobs and value not in (None, row.neutral, row.idle):
                 raise KnobError(
                     f"{row.field}={value} with {self.name}",
                     f"it does nothing for this model, whose knobs are {', '.join(sorted(self.knobs))}",
                     f"leave {row.flag} out",
                 )
+        return found
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What is known of the class of its network."""
+        family = family_named(self.pipeline_class)
+        return family.network if family else denoiser_of(self.network_config(self.denoiser_role)["_class_name"])
 
     @property
     def denoiser_role(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,8 +147,24 @@ def _pick_dtype(dtype: str, device: str) -> str:
     return "float32"
 
 
+def refuse_other_class(model: str, settings: DeploymentSettings = MODELS_OWN) -> None:
+    """Refuse a model whose pipeline class is not supported, by its ``model_index.json`` alone; a card's is.
+
+    Raises:
+        ModelError: there is no such file to be read; or as ``place_of``.
+        UnsupportedError: the class is none of ``families.FAMILIES``.
+    """
+    place = place_of(model, settings)
+    if place.card is None and not is_single_file(place.source):
+        _attempted(model, place, lambda local: _read_index(place, settings, local))
+
+
 def _from_pretrained(model: str, place: Place, dtype: str, settings: DeploymentSettings) -> Any:
-    """The pipeline, from the cache or directory first, then from the hub unless offline."""
+    return _attempted(model, place, lambda local: _load_once(place, dtype, settings, local))
+
+
+def _attempted(model: str, place: Place, read: Callable[[bool], Any]) -> Any:
+    """What ``read`` returns; called with True it reads this machine's files alone, else the hub's too."""
     from huggingface_hub import constants
 
     attempts = [True] if os.path.isdir(place.source) or constants.HF_HUB_OFFLINE else [True, False]
@@ -155,12 +172,28 @@ def _from_pretrained(model: str, place: Place, dtype: str, settings: DeploymentS
     for local in attempts:
         try:
             with quiet():
-                return _load_once(place, dtype, settings, local)
+                return read(local)
         except PostdiffError:
             raise
         except Exception as error:  # damaged files make diffusers, transformers and safetensors raise a dozen kinds
             failures.append(error)
     raise _missing(model, place, failures[-1], offline=attempts == [True]) from failures[-1]
+
+
+def _read_index(place: Place, settings: DeploymentSettings, local: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(``model_index.json``, whose class is a supported one; the options with which the other files are read)."""
+    from diffusers import DiffusionPipeline
+
+    options: dict[str, Any] = {"local_files_only": local}
+    if settings.variant is not None:
+        options["variant"] = settings.variant
+    if place.revision:
+        options["revision"] = place.revision
+    index = DiffusionPipeline.load_config(place.source, **options)
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise ValueError("model_index.json names no pipeline class")
+    _refuse_other_class(index["_class_name"])
+    return index, options
 
 
 def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bool) -> Any:
@@ -170,15 +203,7 @@ def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bo
     card, source = place.card, place.source
     if is_single_file(source):
         return _load_file(source, dtype, settings, local)
-    options: dict[str, Any] = {"local_files_only": local}
-    if settings.variant is not None:
-        options["variant"] = settings.variant
-    if place.revision:
-        options["revision"] = place.revision
-    index = DiffusionPipeline.load_config(source, **options)
-    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise ValueError("model_index.json names no pipeline class")
-    _refuse_other_class(index["_class_name"])
+    index, options = _read_index(place, settings, local)
     if isinstance(entry := index.get("scheduler"), list) and len(entry) == 2:
         settings.check_classes(index["_class_name"], str(entry[1]), card)
     settings.check_size(source)
@@ -241,7 +266,7 @@ def _load_vae(source: str, dtype: str, local: bool) -> Any:
 
 
 def _refuse_other_class(name: str) -> None:
-    """Refuse a pipeline class of no family, before its weights are read; one that diffusers lacks is for it to refuse.
+    """Refuse a pipeline class of no family, or one that diffusers lacks, before its weights are read.
 
     Raises:
         UnsupportedError: such a class.
@@ -249,10 +274,12 @@ def _refuse_other_class(name: str) -> None:
     import diffusers
 
     found = getattr(diffusers, name, None)
-    if isinstance(found, type) and all(family_named(cls.__name__) is None for cls in found.__mro__):
+    supported = isinstance(found, type) and any(family_named(cls.__name__) is not None for cls in found.__mro__)
+    if not supported:
+        absent = "" if found is not None else f"diffusers {diffusers.__version__} has no such class, and "
         raise UnsupportedError(
             f"pipeline class {name}",
-            f"postdiff runs {', '.join(family.pipeline_class for family in FAMILIES)}",
+            f"{absent}postdiff runs {', '.join(family.pipeline_class for family in FAMILIES)}",
             "give a text-to-image model of one of these",
         )
 

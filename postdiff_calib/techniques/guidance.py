@@ -88,7 +88,10 @@ class GuidanceDropping(Technique):
         return f"guidance on the first {_count_guided(steps)}" if self.acts(steps) and guides else ""
 
     def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:  # noqa: D102
-        if not family.guides and knobs.cross_attention_cache == "off":
+        mode = knobs.cross_attention_cache
+        if mode != "off" and "cross_attention_cache" in family.network.lacks:
+            raise _no_cross_attention(mode, family.network.classes[0])
+        if not family.guides and mode == "off":
             raise UnsupportedError(
                 f"guidance_fraction={knobs.guidance_fraction:g} with cross_attention_cache='off'",
                 f"{family.pipeline_class} has no unconditional half to drop",
@@ -300,6 +303,14 @@ class Guidance(Part):
             remove_hook(module, self.name)
 
 
+def _no_cross_attention(mode: str, network: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"cross_attention_cache={mode!r} with {network}",
+        "this network has no cross-attention layers",
+        "set cross_attention_cache='off', or guidance_fraction=1",
+    )
+
+
 def _cross_attention_hooks(network: Any, mode: str) -> list[tuple[Any, _CrossAttention]]:
     """A hook for every cross-attention layer of ``network``.
 
@@ -308,9 +319,5 @@ def _cross_attention_hooks(network: Any, mode: str) -> list[tuple[Any, _CrossAtt
     """
     modules = denoiser_of(network).cross_attention(network)
     if not modules:
-        raise UnsupportedError(
-            f"cross_attention_cache={mode!r} with {type(network).__name__}",
-            "this network has no cross-attention layers",
-            "set cross_attention_cache='off', or guidance_fraction=1",
-        )
+        raise _no_cross_attention(mode, type(network).__name__)
     return [(module, _CrossAttention(mode == "mean")) for module in modules]

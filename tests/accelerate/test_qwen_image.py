@@ -3,7 +3,7 @@
 import pipelines as P
 import pytest
 import torch
-from flow_samplers import CASES, SIZE, case_name, close, two_calls
+from flow_samplers import CASES, KNOBS, SIZE, WAYS, case_name, close, two_calls
 
 from postdiff_calib.accelerate import accelerated
 
@@ -57,3 +57,13 @@ def test_qwen_image_equal_to_a_sampler_written_out(knobs, noise, scale):
     call = P.FAMILIES["qwen-image"][1] if scale > 1 else {}
     with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         close(P.latents(pipe, 2, **call, **SIZE), reference)
+
+
+@pytest.mark.parametrize(("way", "noise"), WAYS)
+@torch.no_grad()
+def test_every_way_to_full_size_is_that_of_a_sampler_written_out(way, noise):
+    pipe, knobs = P.qwen_image(), KNOBS[-2]
+    c, u = pipe.encode_prompt(P.PROMPTS[:2]), pipe.encode_prompt(["blue"] * 2)
+    reference = two_calls(QwenImage(pipe), knobs, noise, c, u, 4.0, norm_of_conditional, way=way)
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch=way):
+        close(P.latents(pipe, 2, **P.FAMILIES["qwen-image"][1], **SIZE), reference)

@@ -4,7 +4,7 @@ import pipelines as P
 import pytest
 import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
-from flow_samplers import CASES, SIZE, Noise, calculate_shift, case_name, close, reused
+from flow_samplers import CASES, KNOBS, SIZE, WAYS, Noise, calculate_shift, case_name, close, reused
 
 from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.errors import UsageError
@@ -46,12 +46,12 @@ class ZImage:
         return -n.unpatchify([out[0]], sizes, 2, 1)[0].squeeze(1)
 
 
-def z_image_sampler(pipe, knobs, noise, texts, negatives, count=2, scale=5.0):
-    plan = compile_plan(knobs)
+def z_image_sampler(pipe, knobs, noise, texts, negatives, scale=5.0, way="renoise"):
+    plan, count = compile_plan(knobs), len(texts)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     sigmas = [float(s) for s in get_default_z_image_sigmas(len(plan))]
     scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(64, 4, 100, 0.5, 1.15))
-    made = Noise(count, noise)
+    made = Noise(count, noise, way)
     x, sigmas = made.start(plan), made.grid(scheduler.sigmas, plan)
     network = ZImage(pipe)
     network.span = reused(plan)
@@ -67,6 +67,11 @@ def z_image_sampler(pipe, knobs, noise, texts, negatives, count=2, scale=5.0):
     return x
 
 
+def texts_of(*lengths):
+    generator = torch.Generator().manual_seed(5)
+    return [[torch.randn(n, P.TEXT, generator=generator) for n in own] for own in lengths]
+
+
 @pytest.mark.parametrize("scale", [0.0, 5.0])
 @pytest.mark.parametrize(("knobs", "noise"), CASES, ids=case_name)
 @torch.no_grad()
@@ -74,9 +79,8 @@ def test_z_image_equal_to_a_sampler_written_out(knobs, noise, scale):
     if scale == 0 and knobs.guidance_fraction < 1:
         return
     # Texts of two lengths: rows of a batch are padded, and by less once the longer half has been dropped.
-    pipe, generator = P.z_image(), torch.Generator().manual_seed(5)
-    texts, negatives = ([torch.randn(n, P.TEXT, generator=generator) for n in (a, b)] for a, b in ((5, 20), (40, 70)))
-    reference = z_image_sampler(pipe, knobs, noise, texts, negatives, scale=scale)
+    pipe, (texts, negatives) = P.z_image(), texts_of((5, 20), (40, 70))
+    reference = z_image_sampler(pipe, knobs, noise, texts, negatives, scale)
     with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch="renoise"):
         ours = pipe(
             prompt_embeds=texts, negative_prompt_embeds=negatives, guidance_scale=scale, generator=P.generators(2),
@@ -86,6 +90,16 @@ def test_z_image_equal_to_a_sampler_written_out(knobs, noise, scale):
             scale > 0 and row.guided for row in compile_plan(knobs)
         ]
     close(ours, reference)
+
+
+@pytest.mark.parametrize(("way", "noise"), WAYS)
+@torch.no_grad()
+def test_every_way_to_full_size_is_that_of_a_sampler_written_out(way, noise):
+    pipe, knobs, (texts, negatives) = P.z_image(), KNOBS[-2], texts_of((5, 20), (9, 3))
+    reference = z_image_sampler(pipe, knobs, noise, texts, negatives, way=way)
+    call = {"prompt_embeds": texts, "negative_prompt_embeds": negatives, "generator": P.generators(2)}
+    with accelerated(pipe, P.suited(pipe, knobs), noise=noise, switch=way):
+        close(pipe(**call, guidance_scale=5.0, output_type="latent", **SIZE).images, reference)
 
 
 @pytest.mark.parametrize("name", ["qwen-image", "z-image"])

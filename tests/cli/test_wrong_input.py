@@ -29,6 +29,16 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", "sdxl-lcm", "--dry-run"], ("sdxl-lcm", "no commit of latent-consistency/lcm-sdxl")),
     ([*CAL, "--model", "sdxl-lcm@main"], ("sdxl-lcm@main", "40 digits of 0-9 and a-f")),
     ([*CAL, "--model", "owner/name"], ("owner/name", "no commit of owner/name", "owner/name@COMMIT or --revision")),
+    # Of a scorer that is not there, or a model whose weights are not, nothing is said: the class is refused first.
+    *(
+        ([*command, "--model", f"{name}-model"], (f"pipeline class {name}", "postdiff runs StableDiffusionPipeline,"))
+        for name in ("WanPipeline", "FluxImg2ImgPipeline", "NoSuchPipeline")
+        for command in (
+            CAL, [*CAL, "--dry-run"], ["judge", "--quiet", "--with", "k=2"], ["ablate", "--quiet", "--vary", "k=1,2"],
+            ["compare-methods", "--quiet"], ["cost"],
+        )
+    ),
+    ([*CAL, "--model", "owner/name@" + "0123456789" * 4], ("owner/name@0123", "(offline)", "hf download owner/name")),
     ([*CAL, "--model", "sd15", "--revision", "v1"], ("--revision v1", "40 digits of 0-9 and a-f")),
     ([*CAL, "--vae", "owner/vae"], ("--vae owner/vae", "no commit of owner/vae")),
     ([*CAL, "--lora", "owner/lora"], ("--lora owner/lora", "no commit of owner/lora")),
@@ -101,6 +111,13 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--values", "beta=0.5,x"], ("--values beta=0.5,x", "'x' is not a number")),
     ([*CAL, "--fix", "s=0.5", "--values", "beta=1"], ("--fix s=0.5 with --fix β=1", "leaves nothing to search")),
     ([*CAL, "--range", "T=15..20", "--budget", "4%"], ("budget of", "with --range T=15..20")),
+    *(
+        (["cost", "--model", "sd35-medium", "-m", ".5", "--cross-attention-cache", mode, *more],
+         (f"cross_attention_cache='{mode}'", "has no cross-attention layers", "set cross_attention_cache='off'"))
+        for mode in ("mean", "cond")
+        for more in ([], ["--json"])
+    ),
+    (["cost", "--model", "flux-dev", "--cross-attention-cache", "mean"], ("cache=mean with flux-dev", "does nothing")),
     (["cost", "--steps", "2000"], ("--steps 2000", "1 to 1000")),
     (["cost", "--scheduler", "Euler"], ("--scheduler Euler", "schedulers are")),
     (["generate", "a", "--profile", "none.yaml", "--steps", "0x"], ("--steps 0x", "integer")),

@@ -118,3 +118,19 @@ def test_a_price_counts_each_plan_once_and_makes_nothing(tmp_path, capsys):
     assert (code, json.loads(printed)["images"]) == (0, 40)
     assert 20 < json.loads(printed)["baseline_images"] < 40
     assert not (tmp_path / "s").exists()
+
+
+def test_branches_of_a_transformer_are_two_plans_of_two_prices(tmp_path, capsys):
+    base = ("--model", "shapes-flow", "--fix", "k=2", "--dry-run", "--num-prompts", 10, "--json", "--study", tmp_path)
+    prices = []
+    for branches in ("0", "1", "0,1"):
+        code, printed, _ = run(capsys, *base, "--vary", f"cache_branch={branches}")
+        assert code == 0
+        prices.append(json.loads(printed))
+    assert [price["images"] for price in prices] == [20, 20, 30]
+    own = [price["baseline_images"] - 10 for price in prices]
+    assert own[0] < own[1]
+    assert own[2] == pytest.approx(own[0] + own[1])
+    code, _, line = run(capsys, *base, "--vary", "cross=mean", "--fix", "m=0.5")
+    assert code == 2
+    assert "cross: it does nothing for this model" in line

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff_calib.cli.shared import DEFAULT_PROMPTS
 from postdiff_calib.cost.networks import build
-from postdiff_calib.errors import KnobError, ModelError
+from postdiff_calib.errors import KnobError, ModelError, UnsupportedError
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS, SHAPES_FLOW_FOLDER, get_card
 from postdiff_calib.models.families import family_named
@@ -34,7 +34,7 @@ PUBLISHED = {
     ("pixart-alpha", "transformer"): 611.35,
     ("pixart-sigma", "transformer"): 610.86,
     ("pixart-sigma", "text_encoder"): 4762.31,
-    # With the table of positions, which the checkpoints hold: 2, 2.5 and 8.1 billion, as Stability AI states them.
+    # All numbers of a checkpoint, with its table of positions: 2, 2.5 and 8.1 billion, as Stability AI states them.
     ("sd3-medium", "transformer"): 2084.95,
     ("sd35-medium", "transformer"): 2469.66,
     ("sd35-large", "transformer"): 8146.28,
@@ -67,7 +67,8 @@ def test_the_default_number_of_prompts_is_told_as_the_cards_have_it() -> None:
 def test_a_card_is_consistent(card) -> None:
     fields = {field.name for field in dataclasses.fields(Knobs)}
     assert card.knobs <= fields
-    assert ("cache_branch" in card.knobs) == (card.denoiser_role == "unet")
+    assert bool(card.denoiser.chains) == (card.denoiser_role == "transformer")
+    assert "cache_branch" in card.knobs
     low, high = card.step_range
     assert 1 <= low <= card.num_inference_steps <= high
     assert card.revision is None or is_commit(card.revision)
@@ -82,7 +83,7 @@ def test_a_card_is_consistent(card) -> None:
 @pytest.mark.parametrize(("name", "role"), sorted(PUBLISHED))
 def test_configurations_build_networks_of_the_published_size(name: str, role: str) -> None:
     network = build(get_card(name).network_config(role))
-    held = network.state_dict() if name.startswith("sd3") else dict(network.named_parameters())
+    held = network.state_dict() if role == "transformer" else dict(network.named_parameters())
     parameters = sum(tensor.numel() for tensor in held.values())
     assert parameters / 1e6 == pytest.approx(PUBLISHED[name, role], abs=0.006)
 
@@ -112,12 +113,27 @@ def test_knobs_of_networks_whose_image_and_text_attend_jointly() -> None:
 
 
 def test_what_does_not_guide_has_no_guidance_to_drop() -> None:
+    own = {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval", "cache_branch"}
     for name in ("flux-dev", "flux-schnell", "z-image-turbo"):
-        assert get_card(name).knobs == {"num_inference_steps", "low_res_fraction", "low_res_scale", "cache_interval"}
+        assert get_card(name).knobs == own
         with pytest.raises(KnobError, match=rf"guidance_fraction=0.5 with {name}.*leave -m out"):
-            get_card(name).require_acting(Knobs(4, guidance_fraction=0.5))
-        get_card(name).require_acting(Knobs(4, 0.5, 0.5, 2))
+            get_card(name).settled({"guidance_fraction": 0.5})
+        wanted = Knobs(4, 0.5, 0.5, 2)
+        assert get_card(name).settled(wanted.as_dict()) == wanted
     assert "non-commercial" in get_card("flux-dev").licence
+
+
+def test_what_a_model_cannot_use_is_refused_where_it_is_given():
+    joint, half = get_card("sd35-medium"), {"guidance_fraction": 0.5}
+    assert joint.settled(half).cross_attention_cache == "off"
+    assert joint.settled({"cross_attention_cache": "off"}) == Knobs(joint.num_inference_steps)
+    for mode in ("mean", "cond"):
+        with pytest.raises(UnsupportedError, match=rf"='{mode}' with SD3Tr.*no cross-attention.*_cache='off'"):
+            joint.settled({**half, "cross_attention_cache": mode})
+    with pytest.raises(KnobError, match=r"cross_attention_cache=mean with sd35-medium.*leave --cross-attention-cache"):
+        joint.settled({"cross_attention_cache": "mean"})
+    crossed = get_card("pixart-sigma").settled({**half, "cross_attention_cache": "mean"})
+    assert crossed.cross_attention_cache == "mean"
 
 
 def test_a_model_of_this_package_without_weights_is_said_in_one_line(tmp_path) -> None:

@@ -11,7 +11,7 @@ from profiles import profile_data
 from safetensors.torch import save_file
 from studies import study_record
 
-from postdiff_calib.errors import ModelError, PostdiffError, ProfileError, UsageError
+from postdiff_calib.errors import ModelError, PostdiffError, ProfileError, UnsupportedError, UsageError
 from postdiff_calib.jobs import paper_study, verify
 from postdiff_calib.jobs.calibrate import model_of
 from postdiff_calib.jobs.export import diffusers_script, python_script
@@ -25,7 +25,7 @@ from postdiff_calib.models import lora
 from postdiff_calib.models.cards import get_card, known_card
 from postdiff_calib.models.deployment import DeploymentSettings
 from postdiff_calib.models.hub import cached_commit, no_download
-from postdiff_calib.models.load import load_pipeline
+from postdiff_calib.models.load import load_pipeline, refuse_other_class
 from postdiff_calib.models.place import Place, card_of, place_of
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
@@ -83,6 +83,18 @@ def asked(monkeypatch):
     monkeypatch.setattr(diffusers.AutoencoderKL, "load_config", answers("vae index", {"_class_name": "AutoencoderKL"}))
     monkeypatch.setattr(diffusers.AutoencoderKL, "from_pretrained", answers("vae", pipe.vae))
     return asked
+
+
+def test_a_class_is_refused_by_the_index_alone_at_the_commit_that_would_be_loaded(asked, monkeypatch) -> None:
+    refuse_other_class(f"owner/name@{A}")
+    refuse_other_class("sdxl")  # a card's class is supported
+    assert asked == [("index", "owner/name", A)]
+    read = diffusers.DiffusionPipeline.load_config
+    other = {"_class_name": "FluxImg2ImgPipeline"}
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", lambda *at, **more: read(*at, **more) and other)
+    with pytest.raises(UnsupportedError, match=r"class FluxImg2ImgPipeline: postdiff runs StableDiffusionPipeline,"):
+        refuse_other_class("owner/name", DeploymentSettings(revision=B))
+    assert asked[1:] == [("index", "owner/name", B)]
 
 
 def test_a_unet_is_loaded_at_the_commit_that_is_named(asked) -> None:

@@ -80,3 +80,13 @@ def test_a_knob_that_does_nothing_is_refused():
         settings({"cross_attention_cache": ("cond",), "guidance_fraction": (0.5,)}, {}, flow)
     with pytest.raises(UsageError, match="given twice"):
         parse_varied(["k=1", "cache_interval=2"], SPACE)
+
+
+@pytest.mark.parametrize("model", ["shapes-flow", "pixart-sigma", "sana-1600m", "flux-dev", "qwen-image", "z-image"])
+def test_the_branch_acts_on_chains_of_blocks_too(model):
+    space = SearchSpace.from_card(get_card(model))
+    first, second = settings({"cache_branch": (0, 1)}, {"cache_interval": 2}, space)
+    assert first.plan_id != second.plan_id
+    assert first.knobs.describe() == f"T={space.default_steps} k=2 branch=0"
+    with pytest.raises(UsageError, match="--vary branch: it does nothing while k=1"):
+        settings({"cache_branch": (0, 1)}, {}, space)

@@ -45,7 +45,7 @@ FLUX = Denoiser(
     cross_attention=lambda network: [],
     guides_by_default=False,
     resized=_resized,
-    lacks=frozenset({"cache_branch", "cross_attention_cache"}),
+    lacks=frozenset({"cross_attention_cache"}),
 )
 
 FAMILIES = (

@@ -31,7 +31,6 @@ PIXART = Denoiser(
     latent_multiple=lambda config: int(config["patch_size"]),
     inputs=_inputs,
     chains=("transformer_blocks",),
-    lacks=frozenset({"cache_branch"}),
 )
 
 FAMILIES = (

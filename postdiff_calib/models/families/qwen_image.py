@@ -38,7 +38,7 @@ QWEN_IMAGE = Denoiser(
     block_output="encoder, hidden",
     cross_attention=lambda network: [],
     resized=_resized,
-    lacks=frozenset({"cache_branch", "cross_attention_cache"}),
+    lacks=frozenset({"cross_attention_cache"}),
 )
 
 

@@ -27,7 +27,6 @@ SANA = Denoiser(
     latent_multiple=lambda config: int(config["patch_size"]),
     inputs=_inputs,
     chains=("transformer_blocks",),
-    lacks=frozenset({"cache_branch"}),
 )
 
 FAMILIES = (Family("SanaPipeline", SANA, denoiser="transformer", paper_scale=0.75),)

@@ -38,7 +38,7 @@ SD3 = Denoiser(
     chains=("transformer_blocks",),
     block_output="encoder, hidden",
     cross_attention=lambda network: [],
-    lacks=frozenset({"cache_branch", "cross_attention_cache"}),
+    lacks=frozenset({"cross_attention_cache"}),
 )
 
 FAMILIES = (

@@ -32,7 +32,7 @@ Z_IMAGE = Denoiser(
     chains=("layers",),
     cross_attention=lambda network: [],
     guided_above=0.0,
-    lacks=frozenset({"cache_branch", "cross_attention_cache"}),
+    lacks=frozenset({"cross_attention_cache"}),
 )
 
 FAMILIES = (
