@@ -14,6 +14,7 @@ from postdiff_calib.cost.budget import parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
 from postdiff_calib.files import refuse_output, replacing
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.report.html.images import Album
 from postdiff_calib.report.sheet import draw_sheet
@@ -53,12 +54,25 @@ class Row:
     knobs: Knobs
 
 
-def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Path:
-    """Draw the image and return its path.
+@dataclass(frozen=True)
+class Grid:
+    """The image that was drawn.
+
+    Args:
+        path: its file.
+        baseline: the study's baseline in one line.
+    """
+
+    path: Path
+    baseline: str
+
+
+def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Grid:
+    """Draw the image.
 
     Args:
         job: what was asked for.
-        progress: is told what happens.
+        progress: called with each stage and each image.
         loaded: the study's model, where it is loaded already.
 
     Raises:
@@ -84,7 +98,8 @@ def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel
     sheet = draw_sheet([row.label for row in rows], images, [held_out[index] for index in indices])
     with replacing(job.out, f"plot {job.out}", "name another file (--out)") as temporary:
         sheet.save(temporary, format=_FORMATS[job.out.suffix.lower()], optimize=True)
-    return job.out
+    record = study.record
+    return Grid(job.out, describe_baseline(record.num_inference_steps, record.model, record.model.negative_prompt))
 
 
 def grid_rows(study: Study, budgets: str) -> list[Row]:
