@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import PlanError, UsageError
-from postdiff_calib.files import StudyLock, parse_json, refuse_output, require_writable, safe_name, write_atomically
+from postdiff_calib.files import StudyLock, parse_json, refuse_output, safe_name, write_atomically
 from postdiff_calib.jobs.calibrate import set_up
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.judge_images import KeptScores, Make, SetUpEvaluator, kept_scores
 from postdiff_calib.jobs.materials import materials_of
-from postdiff_calib.jobs.paper_study import about_study, claim
+from postdiff_calib.jobs.paper_study import about_study, check_folder, claim
 from postdiff_calib.jobs.setups import Applied, SetUp, applied, failing, parse_setup
 from postdiff_calib.jobs.spread import measure_objective
 from postdiff_calib.jobs.workbench import Workbench
@@ -145,7 +145,7 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     if len({one.text for one in setups}) < len(setups):
         raise UsageError("--with", "a set-up is given twice", "give it once")
     parse_per_metric("--delta", job.base.delta, [m.name for m in measured_by(job.base.scorer, job.base.also)])
-    require_writable(job.folder, f"study folder {job.folder}", "give another (--study)")
+    check_folder(job.folder, KIND, [SCORES, OTHER_SEEDS, SECONDS], fresh=job.base.fresh)
     if job.grid is not None:
         refuse_output(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
     if (card := known_card(job.base.model)) is not None and card.available:

@@ -15,6 +15,7 @@ from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.errors import GuardError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.paper_study import refuse_other_kind
 from postdiff_calib.jobs.workbench import Workbench, generation_settings, metrics_of
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -85,6 +86,8 @@ def _check_places(job: CalibrateJob) -> None:
     if job.storage is None and "?" in str(job.folder):
         raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
     require_writable(job.folder, given, "give another (--study)")
+    if not os.path.lexists(job.folder / RECORD):
+        refuse_other_kind(job.folder, "calibration", fresh=job.fresh)
     refuse_output(job.out, inputs=inputs_of(job), study=job.folder)
 
 
