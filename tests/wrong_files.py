@@ -231,6 +231,8 @@ def write(folder: Path) -> None:
     put(folder / "good.txt", "".join(f"a photo of cat {i}\n" for i in range(40)))
     put(folder / "table.json", json.dumps(good["cost"]))
     put(folder / "file", "")
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+    put(folder / "model" / "model_index.json", json.dumps(index))
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")
     (folder / "link.yaml").symlink_to("folder")

@@ -148,6 +148,7 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     check_folder(job.folder, KIND, [SCORES, OTHER_SEEDS, SECONDS], fresh=job.base.fresh)
     if job.grid is not None:
         refuse_output(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
+    job.base.deployment.check_model(job.base.model)
     if (card := known_card(job.base.model)) is not None and card.available:
         for one in setups:
             one.knobs(job.base.deployment.card(card))

@@ -66,13 +66,11 @@ def check_job(job: CalibrateJob) -> None:
 
 
 def _check_settings(job: CalibrateJob) -> None:
-    """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
+    """Settings that a model's card or files do not take, or restrictions that leave it nothing to search."""
     from postdiff_calib.models.cards import known_card
-    from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
     from postdiff_calib.search.space import SearchSpace
 
-    if is_single_file(job.model):
-        job.deployment.card(card_of_kind(kind_of(job.model)))
+    job.deployment.check_model(job.model)
     if (card := known_card(job.model)) is not None and card.available:
         with_settings = job.deployment.card(card)
         SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)

@@ -88,7 +88,7 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
 
 
 def _baseline_calls(first: Profile, second: Profile) -> list[tuple[Any, ...]]:
-    """What each baseline's images depend on beside weights and size; T only where both state it, as older ones do not."""
+    """What the baselines' images depend on beside weights and size; T only where both profiles state it."""
     models = [profile.model for profile in (first, second)]
     known = all(model.num_inference_steps is not None for model in models)
     return [(known and m.num_inference_steps, m.scheduler, m.guidance_scale, m.negative_prompt) for m in models]

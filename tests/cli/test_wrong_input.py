@@ -31,6 +31,16 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", "owner/name"], ("owner/name", "no commit of owner/name", "owner/name@COMMIT or --revision")),
     ([*CAL, "--model", "sd15", "--revision", "v1"], ("--revision v1", "40 digits of 0-9 and a-f")),
     ([*CAL, "--vae", "owner/vae"], ("--vae owner/vae", "no commit of owner/vae")),
+    *(
+        ([*command, "--model", model, *option], says)
+        for model in ("shapes", "model")
+        for command in (CAL, ["judge", "--quiet", "--with", "T=4"])
+        for option, says in (
+            (["--vae", "nothere"], ("--vae nothere", "no such folder")),
+            (["--variant", "fp16"], ("--variant fp16", "no weights of that name")),
+            (["--lora", "nothere"], ("--lora nothere", "cannot be read")),
+        )
+    ),
     ([*CAL, "--lora", "owner/lora"], ("--lora owner/lora", "no commit of owner/lora")),
     ([*CAL, "--scorer", "hpsv2:xswu/HPSv2@main"], ("hpsv2:xswu/HPSv2@main", "40 digits of 0-9 and a-f")),
     *(
@@ -75,7 +85,7 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     (["judge", "--with", LONG], ("--with xxx", "no profile, no knobs and no function")),
     (["judge", "--with", "k=0"], ("--with k=0", "1 to 1000")),
     (["judge", "--with", "none.yaml"], ("none.yaml",)),
-    (["judge", "--with", "T=5", "--study", "file"], ("study folder file", "Not a directory")),
+    (["judge", "--with", "T=5", "--study", "file"], ("study folder file", "not a folder")),
     ([*CAL, "--num-prompts", "3"], ("--num-prompts 3", "10")),
     ([*CAL, "--num-prompts", "x"], ("--num-prompts x", "integer")),
     ([*CAL, "--trials", "-1"], ("--trials -1", "0")),

@@ -64,7 +64,7 @@ def test_the_answer_comes_first_and_every_budget_has_its_lines(tradeoff):
     text = printed(print_tradeoff, tradeoff)
     baseline, answer = text.splitlines()[:2]
     assert baseline == tradeoff.baseline_text == "baseline: 20 steps DDIMScheduler, guidance 3.6, 64×64"
-    assert answer.startswith("Step reduction or cheaper steps? Step reduction wins at 25% to 40% of the baseline's MACs")
+    assert answer.startswith("Step reduction or cheaper steps? Step reduction wins at 25% to 40% of the baseline's")
     assert tradeoff.as_dict()["baseline"]["text"] == baseline
     assert "changes between 40% and 60%" in text
     step_reduction, cheaper_steps, combined, better = block(text, "40%")
