@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import PlanError, UsageError
-from postdiff_calib.files import StudyLock, parse_json, refuse_output, safe_name, write_atomically
+from postdiff_calib.files import StudyLock, parse_json, refuse_image, safe_name, write_atomically
 from postdiff_calib.jobs.calibrate import set_up
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
@@ -147,7 +147,7 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     parse_per_metric("--delta", job.base.delta, [m.name for m in measured_by(job.base.scorer, job.base.also)])
     check_folder(job.folder, KIND, [SCORES, OTHER_SEEDS, SECONDS], fresh=job.base.fresh)
     if job.grid is not None:
-        refuse_output(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
+        refuse_image(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
     job.base.deployment.check_model(job.base.model)
     if (card := known_card(job.base.model)) is not None and card.available:
         for one in setups:

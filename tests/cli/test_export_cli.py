@@ -35,7 +35,7 @@ def test_export_prints_what_it_promises_and_what_is_thin(capsys, here):
     assert out.startswith(f"{BASELINE}\n")
     assert "T=12 k=2" in out
     assert "note: The budget of 38% was not searched" in out
-    assert "postdiff calibrate --budget 38%" in out
+    assert "the study's own command with --budget 38%" in " ".join(out.split())
     assert "written to fast.yaml" in out
     assert load_profile("fast.yaml").budget.text == "38%"
     code, out, _ = run(capsys, "export", "study")
@@ -100,6 +100,14 @@ def test_export_for_a_script(capsys, here):
     assert files[0]["profile"]["budget"]["text"] == "40%"
     for file in files:
         compile((here / file["path"]).read_text(encoding="utf-8"), file["path"], "exec")
+
+
+@pytest.mark.parametrize(
+    ("file_format", "name"), [("yaml", "p.yml"), ("yaml", "p"), ("json", "p.JSON"), ("python", "p")]
+)
+def test_an_ending_is_the_formats_own_or_none(capsys, here, file_format, name):
+    assert run(capsys, "export", "study", "--format", file_format, "--out", name)[0] == 0
+    assert (here / name).exists()
 
 
 def test_compare_a_study(capsys, here):
