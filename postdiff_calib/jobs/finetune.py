@@ -158,7 +158,7 @@ def _check(job: FinetuneJob, card: Card) -> None:
     if job.data is None and not card.embedded:
         raise UsageError(
             "--data",
-            f"{card.name} has no pictures of its own",
+            f"{card.name} has no images of its own",
             "give a folder, .tar or .parquet of images with captions",
         )
     if job.steps < 1:
@@ -231,7 +231,7 @@ def _together(accelerator: Accelerator) -> Iterator[None]:
 
 def _samples(job: FinetuneJob, card: Card) -> tuple[Any, str]:
     """What is trained on, and a line that says what it is."""
-    from postdiff_calib.models.tuning.pictures import Samples, WorldSamples, open_source
+    from postdiff_calib.models.tuning.samples import Samples, WorldSamples, open_source
 
     if job.data is None:
         return WorldSamples(job.tuning.seed), f"new scenes of {card.name}'s own world"

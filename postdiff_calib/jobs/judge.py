@@ -192,7 +192,7 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
     baseline = book.plan_scores(knobs, PlanCost(0.0, 0.0))
     wanted = [i for i in range(n) if i not in book.set_aside]
     scored: list[ScoredSetUp] = []
-    pictures = [("baseline", _pictures(evaluator.baseline, now))]
+    images = [("baseline", _images(evaluator.baseline, now))]
     scorers = {one.metric: one.name for one in (now.scorer, *now.also)}
     notes = tuple(line for line in (*now.loaded.notes, now.unjudged, now.unembedded) if line)
     settings = now.settings
@@ -200,7 +200,7 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
     for one in setups:
         found, kept = _one(one, bench, folder, wanted, progress)
         scored.append(found)
-        pictures.append((one.text, _pictures(kept, bench.now)))
+        images.append((one.text, _images(kept, bench.now)))
     judgement = Judgement(
         base.model,
         describe_baseline(card.num_inference_steps, card, settings.negative_prompt),
@@ -209,14 +209,14 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
         judge_all(scored, baseline, objective),
         notes,
     )
-    return JudgeResult(judgement, tuple(pictures), tuple(bench.now.held_out.prompts[:SHOWN]), folder)
+    return JudgeResult(judgement, tuple(images), tuple(bench.now.held_out.prompts[:SHOWN]), folder)
 
 
 def _file(key: str) -> str:
     return f"setup-{key}.jsonl"
 
 
-def _pictures(kept: BaselineImages | None, bench: Workbench) -> tuple[torch.Tensor | None, ...]:
+def _images(kept: BaselineImages | None, bench: Workbench) -> tuple[torch.Tensor | None, ...]:
     """The first prompts' images, as they are kept."""
     if kept is None:
         return ()

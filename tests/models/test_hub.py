@@ -299,7 +299,7 @@ def test_commands_that_price_by_the_card_alone_need_no_commit() -> None:
     assert run_cost(CostJob(model="sdxl-lcm")).card.name == "sdxl-lcm"
     for model in ("sdxl-lcm", f"sdxl-lcm@{A}"):
         assert paper_study.card_of(MethodsJob(model)) is get_card("sdxl-lcm")
-    assert price_finetune(FinetuneJob("sd21", data=Path("pictures"))).macs > 0
+    assert price_finetune(FinetuneJob("sd21", data=Path("images"))).macs > 0
 
 
 def test_a_worker_loads_the_study_s_commits(asked) -> None:
