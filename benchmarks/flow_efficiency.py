@@ -11,7 +11,7 @@ FirstBlockCache by a threshold that is searched for, the others by their interva
 block's attention, so that what a cache skips is seen and not believed.
 
 Distances: the same caches on ``shapes-flow``, T = 20, k = 2 and 3; ‖x − x₀‖/‖x₀‖ of the final latents against the
-unaccelerated ones of the same prompt and seed.
+baseline of the same prompt and seed.
 
     python benchmarks/flow_efficiency.py --model flux --tokens 1024 --turns 1    (again for more turns)
     python benchmarks/flow_efficiency.py --distances 64

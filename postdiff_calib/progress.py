@@ -47,7 +47,7 @@ class Progress(Protocol):
 
 @runtime_checkable
 class TimedProgress(Protocol):
-    """A ``Progress`` that is told, too, how long the work should take."""
+    """A ``Progress`` that is also called with how long the work should take."""
 
     def work(self, made: float, left: float, later: float = 0.0) -> None:
         """Hear how long the job expects to take, for stages whose units do not all take equally long.

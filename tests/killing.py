@@ -19,7 +19,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
@@ -80,7 +79,8 @@ class Fuse:
 
     def __init__(self, context: Any) -> None:
         self._left, self._target, self._kind = (context.RawValue("i", 0) for _ in range(3))
-        self._seen, self._stage, self._held = (context.RawValue("i", 0) for _ in range(3))
+        self._seen, self._stage = (context.RawValue("i", 0) for _ in range(2))
+        self._gate, self._held = context.Lock(), False
 
     @property
     def events(self) -> int:
@@ -104,12 +104,16 @@ class Fuse:
 
     def hold(self, held: bool) -> None:
         """Let the child stand still at its next images, alive, or let it go on."""
-        self._held.value = held
+        if held and not self._held:
+            self._gate.acquire()
+        elif self._held and not held:
+            self._gate.release()
+        self._held = held
 
     def stand(self) -> None:
         """Wait while the child is held."""
-        while self._held.value:
-            threading.Event().wait(0.02)
+        with self._gate:
+            pass
 
     def burn(self, stage: str) -> None:
         """One event has happened."""

@@ -144,7 +144,7 @@ def study_record(
         changes: other fields of the record.
     """
     data = profile_data()
-    model = {**data["model"], "scheduler": "DDIMScheduler", "guidance_scale": 3.6}
+    model = {**data["model"], "scheduler": "DDIMScheduler", "guidance_scale": 3.6, "num_inference_steps": 20}
     derived = {"num_held_out": 0, "trials": 0, "images": 0, "minimum_detectable_difference": 0.0, "notes": []}
     fields = {
         "asked": Asked("shapes", parse_budget(budget), trials=len(LOSSES), seed=0),

@@ -13,7 +13,7 @@ from profiles import profile_data
 
 from postdiff_calib import enable, summary
 from postdiff_calib.generate.images import generate
-from postdiff_calib.jobs.generate import to_image, to_picture
+from postdiff_calib.jobs.generate import to_image
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.fingerprint import configuration_of
 from postdiff_calib.models.load import load_pipeline
@@ -96,7 +96,3 @@ def test_two_pipelines_with_two_profiles_run_at_once_as_they_run_alone():
         assert summary(pipe).plan.knobs == own
         assert len(summary(pipe).steps) == steps
     assert not torch.equal(alone[0], alone[1])
-
-
-def test_the_earlier_name_still_works():
-    assert to_picture is to_image

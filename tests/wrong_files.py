@@ -233,6 +233,8 @@ def write(folder: Path) -> None:
     for name in ("WanPipeline", "FluxImg2ImgPipeline", "NoSuchPipeline"):
         put(folder / f"{name}-model" / "model_index.json", json.dumps({"_class_name": name}))
     put(folder / "file", "")
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+    put(folder / "model" / "model_index.json", json.dumps(index))
     (folder / "folder").mkdir()
     os.mkfifo(folder / "fifo")
     (folder / "link.yaml").symlink_to("folder")

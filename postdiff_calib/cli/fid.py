@@ -20,7 +20,7 @@ def fid_command(
     scorer: Annotated[
         str | None, typer.Option("--scorer", help="Another one, ARCH::tag or local-dir:/path.  [default: the model's]")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of subsets and own pictures.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of subsets and own images.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

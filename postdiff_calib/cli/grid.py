@@ -25,5 +25,6 @@ def grid_command(
     from postdiff_calib.report.progress import console_progress
 
     with console_progress(quiet=quiet) as progress:
-        path = run_grid(GridJob(study, budgets, out, num_prompts, device), progress)
-    say(f"drawn into {path}")
+        grid = run_grid(GridJob(study, budgets, out, num_prompts, device), progress)
+    say(grid.baseline)
+    say(f"drawn into {grid.path}")

@@ -56,5 +56,7 @@ def models_command(
     console = make_console(200)
     print_table(console, table)
     console.print(
-        "COMMIT: the newest when a study begins, or the one that you name: sd21@ and the 40 digits of its hash"
+        "COMMIT: the card names none. The newest is looked up at first use and recorded in study and profile; "
+        "or name one: sd21@ and the 40 digits of its hash",
+        highlight=False,
     )

@@ -42,7 +42,7 @@ class StepKey(NamedTuple):
     more: tuple[tuple[str, Any], ...] = ()
 
     def describe(self) -> str:
-        """In words, e.g. ``48×48 guided reuse(1) live``."""
+        """As text, e.g. ``48×48 guided reuse(1) live``."""
         further = "".join(f" {name}={value}" for name, value in self.more)
         return (
             f"{self.height}×{self.width} {'guided' if self.guided else 'conditional'} "

@@ -7,11 +7,12 @@
 | ``write`` | one way to write a file, which paths are accepted as outputs, names that are safe in paths |
 | ``lock`` | one process at a time on a study's folder |
 | ``secrets`` | addresses and texts without their passwords |
-| ``pixels`` | images in 8 bits, as a file has them |
+| ``pixels`` | images in 8 bits, as a file has them, and the endings of their files |
 """
 
 from postdiff_calib.files.lock import StudyLock
 from postdiff_calib.files.parse import line_of, parse_json, read_json, read_text, read_yaml, undecodable_line
+from postdiff_calib.files.pixels import refuse_image
 from postdiff_calib.files.secrets import without_passwords
 from postdiff_calib.files.write import (
     file_sha256,
@@ -32,6 +33,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_yaml",
+    "refuse_image",
     "refuse_output",
     "remove_leftovers",
     "replacing",

@@ -97,7 +97,7 @@ def run_ablation(job: AblateJob, progress: Progress | None = None) -> Ablation:
     from postdiff_calib.models.cards import known_card
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND)
+    job.check_places(KIND, [SCORES, TRACES])
     if (known := known_card(job.model)) is not None:
         job.asked(known)  # refused before anything is loaded
     with StudyLock(folder, inside=(BASELINE,)) as lock:

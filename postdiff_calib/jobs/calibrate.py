@@ -65,7 +65,7 @@ def run_calibrate(job: CalibrateJob, progress: Progress | None = None, given: Gi
 
     Args:
         job: what was asked for.
-        progress: is told what happens.
+        progress: called with each stage, each image and each note.
         given: what the caller brings along.
 
     Raises:
@@ -248,7 +248,7 @@ def run_stage(
     Args:
         study: what is searched.
         bench: what it is measured with.
-        progress: is told of every block.
+        progress: called with every block of scores.
         fresh: drop what there is.
         workers: who shares the study, and where; they are started once they can join.
         join: be one of them.

@@ -59,7 +59,7 @@ def time_calls(
         prompts: at least one; taken again from the start where the batch is larger.
         seed: of a call's first image.
         rounds: calls of each at most.
-        progress: is told of each round.
+        progress: called after each round.
     """
     import torch
 

@@ -16,7 +16,7 @@ class Followed:
     """A progress of a stage after which others come.
 
     Args:
-        inner: is told everything.
+        inner: every call is passed on to it.
         later: seconds that the later stages are expected to take.
     """
 
@@ -45,7 +45,7 @@ class EvenUnits:
     """A progress of a stage whose units take equally long.
 
     Args:
-        inner: is told everything.
+        inner: every call is passed on to it.
         seconds: that a unit is expected to take; 0 where nothing was timed.
         later: seconds that the later stages are expected to take.
     """
@@ -80,7 +80,7 @@ class ImagesInTurn:
     """Counts images that are made plan by plan, and says what they were expected to take; it is an ``on_images``.
 
     Args:
-        progress: is told.
+        progress: called with what is done and what is left.
         price: of a plan; where nothing was timed, images count alone.
         plans: in the order in which they are run.
         num_images: of each.

@@ -1,4 +1,4 @@
-"""FID of a folder of images against another folder, or against the embedded models' own pictures."""
+"""FID of a folder of images against another folder, or against the embedded models' own images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class FidJob:
 
     Attributes:
         images: folder of the images.
-        reference: folder of real ones, or ``own``: as many pictures of the embedded models' recipe.
+        reference: folder of real ones, or ``own``: as many images of the embedded models' recipe.
         features: ``clip``, of the scorer, or ``inception``.
         model: a card's name, whose scorer it is.
         scorer: another scorer's name.
-        seed: of the subsets and of the recipe's pictures.
+        seed: of the subsets and of the recipe's images.
         device: where the features are computed.
     """
 
@@ -41,27 +41,27 @@ class FidJob:
     device: str = "auto"
 
 
-def pictures(reference: str, model: str, count: int, seed: int) -> Iterable[torch.Tensor]:
-    """Batches of the reference's pictures, (B, 3, H, W) in [0, 1].
+def reference_images(reference: str, model: str, count: int, seed: int) -> Iterable[torch.Tensor]:
+    """Batches of the reference's images, (B, 3, H, W) in [0, 1].
 
     Args:
         reference: a folder, or ``own``.
         model: a card's name.
-        count: of the recipe's own pictures.
+        count: of the recipe's own images.
         seed: of these.
 
     Raises:
         PromptError: no such folder, or fewer than 2,048 images in it.
-        UsageError: the model has no pictures of its own.
+        UsageError: the model has no images of its own.
     """
     from postdiff_calib.models.cards import CARDS
-    from postdiff_calib.quality.fid import batches_of, image_files, own_pictures
+    from postdiff_calib.quality.fid import batches_of, image_files, own_images
 
     if reference != OWN:
         return batches_of(image_files(Path(reference)))
     if not any(card.name == model and card.embedded for card in CARDS):
-        raise UsageError(f"reference {OWN}", f"{model} has no pictures of its own", "give a folder of real images")
-    return own_pictures(count, seed)
+        raise UsageError(f"reference {OWN}", f"{model} has no images of its own", "give a folder of real images")
+    return own_images(count, seed)
 
 
 def run_fid(job: FidJob) -> Fid:
@@ -70,13 +70,13 @@ def run_fid(job: FidJob) -> Fid:
     Raises:
         PromptError: no such folder, or fewer than 2,048 images in one.
         ModelError: no such card, device, scorer or weights, or an image that cannot be read.
-        UsageError: the model has no pictures of its own.
+        UsageError: the model has no images of its own.
     """
     from postdiff_calib.models.load import pick_device
     from postdiff_calib.quality.fid import batches_of, fid_of, image_files
 
     files = image_files(job.images)
-    real = pictures(job.reference, job.model, len(files), job.seed)
+    real = reference_images(job.reference, job.model, len(files), job.seed)
     embed, name = _embedder(job, pick_device(job.device))
     return fid_of(embed(batches_of(files)), embed(real), name, job.seed)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.cost.budget import format_macs
 from postdiff_calib.errors import PostdiffError, UsageError
 from postdiff_calib.files import StudyLock, require_writable, safe_name, write_atomically
-from postdiff_calib.jobs.paper_study import claim
+from postdiff_calib.jobs.paper_study import check_folder, claim
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.tuning.asked import STATE, Tuning
 from postdiff_calib.plan import compile_plan
@@ -158,7 +158,7 @@ def _check(job: FinetuneJob, card: Card) -> None:
     if job.data is None and not card.embedded:
         raise UsageError(
             "--data",
-            f"{card.name} has no pictures of its own",
+            f"{card.name} has no images of its own",
             "give a folder, .tar or .parquet of images with captions",
         )
     if job.steps < 1:
@@ -180,7 +180,7 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     accelerator = accelerator_for(job.device, job.tuning.accumulation)
     with ExitStack() as stack:
         with _together(accelerator):
-            require_writable(folder, f"folder {folder}", "give another (--work)")
+            check_folder(folder, KIND, [STATE], fresh=job.fresh, option="--work")
             require_writable(job.result, f"output {job.result}", "give another (--out)")
             place_of(job.model)
             if (known := known_card(job.model)) is not None:
@@ -231,7 +231,7 @@ def _together(accelerator: Accelerator) -> Iterator[None]:
 
 def _samples(job: FinetuneJob, card: Card) -> tuple[Any, str]:
     """What is trained on, and a line that says what it is."""
-    from postdiff_calib.models.tuning.pictures import Samples, WorldSamples, open_source
+    from postdiff_calib.models.tuning.samples import Samples, WorldSamples, open_source
 
     if job.data is None:
         return WorldSamples(job.tuning.seed), f"new scenes of {card.name}'s own world"

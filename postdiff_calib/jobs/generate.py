@@ -198,10 +198,6 @@ def to_image(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(to_array(image))
 
 
-#: The name that deployments of earlier versions import.
-to_picture = to_image
-
-
 def _save(image: Image.Image, path: Path) -> None:
     """Write a PNG file whole or not at all."""
     with replacing(path) as temporary:

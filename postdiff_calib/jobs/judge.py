@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import PlanError, UsageError
-from postdiff_calib.files import StudyLock, parse_json, refuse_output, require_writable, safe_name, write_atomically
+from postdiff_calib.files import StudyLock, parse_json, refuse_image, safe_name, write_atomically
 from postdiff_calib.jobs.calibrate import set_up
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.judge_images import KeptScores, Make, SetUpEvaluator, kept_scores
 from postdiff_calib.jobs.materials import materials_of
-from postdiff_calib.jobs.paper_study import about_study, claim
+from postdiff_calib.jobs.paper_study import about_study, check_folder, claim
 from postdiff_calib.jobs.setups import Applied, SetUp, applied, failing, parse_setup
 from postdiff_calib.jobs.spread import measure_objective
 from postdiff_calib.jobs.workbench import Workbench
@@ -145,9 +145,10 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     if len({one.text for one in setups}) < len(setups):
         raise UsageError("--with", "a set-up is given twice", "give it once")
     parse_per_metric("--delta", job.base.delta, [m.name for m in measured_by(job.base.scorer, job.base.also)])
-    require_writable(job.folder, f"study folder {job.folder}", "give another (--study)")
+    check_folder(job.folder, KIND, [SCORES, OTHER_SEEDS, SECONDS], fresh=job.base.fresh)
     if job.grid is not None:
-        refuse_output(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
+        refuse_image(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
+    job.base.deployment.check_model(job.base.model)
     if (card := known_card(job.base.model)) is not None and card.available:
         for one in setups:
             one.knobs(job.base.deployment.card(card))
@@ -191,7 +192,7 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
     baseline = book.plan_scores(knobs, PlanCost(0.0, 0.0))
     wanted = [i for i in range(n) if i not in book.set_aside]
     scored: list[ScoredSetUp] = []
-    pictures = [("baseline", _pictures(evaluator.baseline, now))]
+    images = [("baseline", _images(evaluator.baseline, now))]
     scorers = {one.metric: one.name for one in (now.scorer, *now.also)}
     notes = tuple(line for line in (*now.loaded.notes, now.unjudged, now.unembedded) if line)
     settings = now.settings
@@ -199,7 +200,7 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
     for one in setups:
         found, kept = _one(one, bench, folder, wanted, progress)
         scored.append(found)
-        pictures.append((one.text, _pictures(kept, bench.now)))
+        images.append((one.text, _images(kept, bench.now)))
     judgement = Judgement(
         base.model,
         describe_baseline(card.num_inference_steps, card, settings.negative_prompt),
@@ -208,14 +209,14 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
         judge_all(scored, baseline, objective),
         notes,
     )
-    return JudgeResult(judgement, tuple(pictures), tuple(bench.now.held_out.prompts[:SHOWN]), folder)
+    return JudgeResult(judgement, tuple(images), tuple(bench.now.held_out.prompts[:SHOWN]), folder)
 
 
 def _file(key: str) -> str:
     return f"setup-{key}.jsonl"
 
 
-def _pictures(kept: BaselineImages | None, bench: Workbench) -> tuple[torch.Tensor | None, ...]:
+def _images(kept: BaselineImages | None, bench: Workbench) -> tuple[torch.Tensor | None, ...]:
     """The first prompts' images, as they are kept."""
     if kept is None:
         return ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from postdiff_calib.cost.budget import Budget, Limit, PlanCost
 from postdiff_calib.errors import PlanError, PostdiffError, UnsupportedError
 from postdiff_calib.files import safe_name
-from postdiff_calib.jobs.fid import pictures
+from postdiff_calib.jobs.fid import reference_images
 from postdiff_calib.jobs.method_settings import MethodsJob, plan_settings
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -61,7 +61,7 @@ class MethodStudy:
 
             count = len(bench.held_out)
             require_enough(count, "prompts")
-            batches = pictures(job.fid_reference, job.model, count, job.seed)
+            batches = reference_images(job.fid_reference, job.model, count, job.seed)
             self.reference = clip_features(cast("ClipScorer", bench.scorer), batches, unit=True)
         self.batch = min(bench.settings.batch_size, len(bench.held_out))
 

@@ -58,7 +58,7 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
     from postdiff_calib.quality.fid import require_enough
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND)
+    job.check_places(KIND, [SCORES])
     budgets = job.asked()
     if (known := known_card(job.model)) is not None:
         known.require()

@@ -19,6 +19,8 @@ from postdiff_calib.files import parse_json, refuse_output, require_writable, sa
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import other_settings
+from postdiff_calib.scores.names import DATABASE, HELD_OUT, SHARED_DATABASE
+from postdiff_calib.study.record import RECORD
 from postdiff_calib.techniques.noise import DEFAULT_NOISE, parse_noise, parse_switch
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from postdiff_calib.progress import Progress
 
 ABOUT = "about.json"
+#: Files that a calibration's folder holds, and no other study's.
+_CALIBRATION = (RECORD, DATABASE, SHARED_DATABASE, HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,18 @@ class PaperStudyJob:
         """Where the result goes."""
         return self.out or self.folder(kind) / f"{kind}.json"
 
-    def check_places(self, kind: str) -> None:
-        """Refuse, before anything is loaded, places that cannot be written.
+    def check_places(self, kind: str, values: Sequence[str]) -> None:
+        """Refuse, before anything is loaded, places that cannot be written or are another study's.
+
+        Args:
+            kind: of study.
+            values: names of its files of values.
 
         Raises:
-            OutputError: naming one.
+            OutputError: a place cannot be written.
+            StudyError: the folder is another study's.
         """
-        folder = self.folder(kind)
-        given = f"study folder {folder}"
-        if os.path.lexists(folder) and not os.path.isdir(folder):
-            raise OutputError(given, "it is not a folder", "give another (--study)")
-        require_writable(folder, given, "give another (--study)")
+        check_folder(self.folder(kind), kind, values, fresh=self.fresh)
         inputs = [self.prompts] if self.prompts is not None else []
         refuse_output(self.result(kind), inputs=inputs)
         if self.result(kind).name == ABOUT:
@@ -175,8 +180,73 @@ def about_study(kind: str, bench: Workbench, prompt_set: str) -> dict[str, Any]:
     return {"study": kind, "prompts": prompt_set, **known}
 
 
+def check_folder(folder: Path, kind: str, values: Sequence[str], *, fresh: bool, option: str = "--study") -> None:
+    """Refuse, before anything is loaded or locked, a folder that cannot be written or that is another study's.
+
+    Args:
+        folder: the study's; it need not be there yet.
+        kind: of study.
+        values: names of its files of values.
+        fresh: start anew; a folder that holds a calibration or another kind of study is refused all the same.
+        option: the one that names the folder.
+
+    Raises:
+        OutputError: no file can be made there.
+        StudyError: it is of a calibration, of another kind of study or damaged, or it holds scores of something else.
+    """
+    given, remedy = f"study folder {folder}", f"give another ({option})"
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise OutputError(given, "it is not a folder", remedy)
+    require_writable(folder, given, remedy)
+    if any(os.path.lexists(folder / name) for name in _CALIBRATION):
+        raise StudyError(given, "it holds a calibration", remedy)
+    refuse_other_kind(folder, kind, fresh=fresh, remedy=remedy)
+    if not (fresh or os.path.lexists(folder / ABOUT)) and any(os.path.lexists(folder / name) for name in values):
+        raise StudyError(given, "it holds scores of something else", remedy)
+
+
+def refuse_other_kind(folder: Path, kind: str, *, fresh: bool, remedy: str = "give another (--study)") -> None:
+    """Refuse a folder whose ``about.json`` is of another kind of study.
+
+    Args:
+        folder: of a study; it need not be there yet.
+        kind: of study that is wanted there.
+        fresh: a damaged file is passed over: it is written anew.
+        remedy: what to do.
+
+    Raises:
+        StudyError: it is of another kind, or what it says cannot be read.
+    """
+    try:
+        known = _about(folder)
+    except StudyError:
+        if fresh:
+            return
+        raise
+    if known is not None and known.get("study") != kind:
+        raise StudyError(f"study folder {folder}", f"it holds another kind of study ({known.get('study')})", remedy)
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    """What a study's folder says that it is of; None where it says nothing.
+
+    Raises:
+        StudyError: what it says cannot be read.
+    """
+    path, remedy = folder / ABOUT, "start anew (--fresh)"
+    if not os.path.lexists(path):
+        return None
+    try:
+        known = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"study {path}", f"it cannot be read ({reason_of(error)})", remedy) from error
+    if not isinstance(known, dict):
+        raise StudyError(f"study {path}", "it does not say what the study is of", remedy)
+    return known
+
+
 def claim(folder: Path, about: Mapping[str, Any], values: Sequence[str], *, fresh: bool) -> None:
-    """Make a folder this study's own, or refuse another study's.
+    """Make a folder that ``check_folder`` accepted this study's own, or refuse one made with other settings.
 
     Args:
         folder: the study's.
@@ -185,24 +255,15 @@ def claim(folder: Path, about: Mapping[str, Any], values: Sequence[str], *, fres
         fresh: start anew.
 
     Raises:
-        StudyError: the folder is of another study, or damaged.
+        StudyError: the folder's study was made with other settings, or is damaged.
     """
-    path, remedy = folder / ABOUT, "use those again, another folder (--study), or start anew (--fresh)"
     if fresh:
         for name in values:
             (folder / name).unlink(missing_ok=True)
-    elif os.path.lexists(path):
-        try:
-            known = parse_json(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StudyError(
-                f"study {path}", f"it cannot be read ({reason_of(error)})", "start anew (--fresh)"
-            ) from error
-        if not isinstance(known, dict) or (other := other_settings(known, about)):
-            rule = "it was made with other settings" + (f": {other}" if isinstance(known, dict) else "")
-            raise StudyError(f"study {folder}", rule, remedy)
-    elif any(os.path.lexists(folder / name) for name in values):
-        raise StudyError(f"folder {folder}", "it holds scores of something else", "give another (--study)")
+    elif (known := _about(folder)) is not None and (other := other_settings(known, about)):
+        remedy = "use those again, another folder (--study), or start anew (--fresh)"
+        raise StudyError(f"study {folder}", f"it was made with other settings: {other}", remedy)
+    path = folder / ABOUT
     write_atomically(path, json.dumps(dict(about)) + "\n", f"study {path}", "give another folder (--study)")
 
 

@@ -15,6 +15,7 @@ from postdiff_calib.accelerate.compiled import parse_compile
 from postdiff_calib.errors import GuardError, OutputError, StudyError
 from postdiff_calib.files import refuse_output, require_writable
 from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.paper_study import refuse_other_kind
 from postdiff_calib.jobs.workbench import Workbench, generation_settings, metrics_of
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -65,13 +66,11 @@ def check_job(job: CalibrateJob) -> None:
 
 
 def _check_settings(job: CalibrateJob) -> None:
-    """Settings that a model with a card does not take, or restrictions that leave it nothing to search."""
+    """Settings that a model's card or files do not take, or restrictions that leave it nothing to search."""
     from postdiff_calib.models.cards import known_card
-    from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
     from postdiff_calib.search.space import SearchSpace
 
-    if is_single_file(job.model):
-        job.deployment.card(card_of_kind(kind_of(job.model)))
+    job.deployment.check_model(job.model)
     if (card := known_card(job.model)) is not None and card.available:
         with_settings = job.deployment.card(card)
         SearchSpace.from_card(with_settings, with_settings.latent_size(), job.restrictions)
@@ -85,6 +84,8 @@ def _check_places(job: CalibrateJob) -> None:
     if job.storage is None and "?" in str(job.folder):
         raise OutputError(given, "a database's path must not hold '?'", "give another (--study)")
     require_writable(job.folder, given, "give another (--study)")
+    if not os.path.lexists(job.folder / RECORD):
+        refuse_other_kind(job.folder, "calibration", fresh=job.fresh)
     refuse_output(job.out, inputs=inputs_of(job), study=job.folder)
 
 

@@ -84,7 +84,7 @@ def run_redundancy(job: RedundancyJob, progress: Progress | None = None) -> Redu
     from postdiff_calib.scores.store import FileStore
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND)
+    job.check_places(KIND, [VALUES])
     with StudyLock(folder) as lock:
         bench, prompt_set = set_up(job, DEFAULT_PROMPTS, progress)
         knobs = job.knobs(bench.loaded.card)

@@ -34,7 +34,7 @@ def measure_objective(
     Args:
         folder: of the study; scores are kept there.
         bench: what makes and scores images.
-        progress: is told what happens.
+        progress: called with each stage, each image and each note.
         delta, weight: as ``scores.objective.parse_per_metric`` reads them; scorers that judge beside have weight 0.
         fresh: measure anew.
     """

@@ -105,7 +105,7 @@ def run_verify(
 
     Args:
         job: what was asked for.
-        progress: is told what happens.
+        progress: called with each stage, each image and each note.
         given: a live model and a scorer that the caller brings along.
         profile: in the place of the one at the job's path.
 

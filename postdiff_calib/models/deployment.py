@@ -16,9 +16,10 @@ from typing import Any
 from postdiff_calib.errors import ModelError, UnsupportedError, UsageError
 from postdiff_calib.models.card import MAX_SIDE, Card
 from postdiff_calib.models.families import family_named
-from postdiff_calib.models.hub import on_hub, pinned
+from postdiff_calib.models.local_files import check_vae, check_variant
 from postdiff_calib.models.lora import check_loras, parse_lora
 from postdiff_calib.models.scheduler import check_scheduler_choice, require_known, wanted_scheduler
+from postdiff_calib.models.single_file import card_of_kind, is_single_file, kind_of
 
 _CONSTANTS = {"True": True, "False": False, "None": None}
 
@@ -120,6 +121,8 @@ class DeploymentSettings:
             UsageError: a setting that the scheduler's class does not take.
         """
         self.check_classes(card.pipeline_class, card.shipped_scheduler or card.scheduler, card)
+        if self.variant is not None:
+            check_variant(card.hub_id, self.variant)  # an embedded model is a folder too
         names = ("height", "width", "guidance_scale", "scheduler")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if (steps := self.num_inference_steps) is not None:
@@ -127,6 +130,28 @@ class DeploymentSettings:
         found = replace(card, **changes)
         found.latent_size()
         return found
+
+    def check_model(self, model: str) -> None:
+        """Refuse what does not fit a model on this machine, as far as its files say so without their weights.
+
+        Args:
+            model: a pipeline's folder or a checkpoint in one file; of anything else, nothing is known.
+
+        Raises:
+            ModelError: no such file, or none of a model; a size, LoRA, autoencoder or variant that does not fit it.
+            UnsupportedError, UsageError: as of ``check_classes``.
+        """
+        if is_single_file(model):
+            self.card(card_of_kind(kind_of(model)))
+        try:
+            index = json.loads((Path(model) / "model_index.json").read_text(encoding="utf-8"))
+            pipeline_class, (_, scheduler) = str(index["_class_name"]), index["scheduler"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return
+        self.check_classes(pipeline_class, str(scheduler))
+        self.check_size(model)
+        if self.variant is not None:
+            check_variant(model, self.variant)
 
     def check_size(self, folder: str) -> None:
         """Refuse a size that a local model's autoencoder does not make, before its weights are read.
@@ -157,7 +182,7 @@ class DeploymentSettings:
             card: the model's card, if it has one.
 
         Raises:
-            ModelError: a LoRA or an autoencoder on the hub of which no commit is known.
+            ModelError: a LoRA or an autoencoder that is not there, or is on the hub and no commit of it is known.
             UnsupportedError: a negative prompt for a model without guidance, or a scheduler that does not fit.
             UsageError: a setting that the scheduler's class does not take.
         """
@@ -166,8 +191,8 @@ class DeploymentSettings:
             rule = f"{pipeline_class} takes none: it has no unconditional half"
             raise UnsupportedError(f"--negative-prompt {self.negative_prompt!r}", rule, "leave it out")
         check_loras(self.loras, pipeline_class)
-        if self.vae is not None and on_hub(self.vae):
-            pinned(f"--vae {self.vae}", self.vae)
+        if self.vae is not None:
+            check_vae(self.vae)
         if self.scheduler is not None or self.scheduler_config:
             wanted = wanted_scheduler(scheduler, card, self.scheduler)
             check_scheduler_choice(scheduler, wanted, dict(self.scheduler_config))

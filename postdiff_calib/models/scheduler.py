@@ -25,7 +25,7 @@ _FLOW = "FlowMatch"
 
 
 def scheduler_settings(name: str) -> dict[str, Any]:
-    """What a scheduler class is told beside the configuration of the one it replaces."""
+    """What a scheduler class is given beside the configuration of the one it replaces."""
     # DEIS names solvers of its own in fields that DPM++ has too.
     return {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2} if name == DPM else {}
 

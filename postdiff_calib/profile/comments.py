@@ -71,10 +71,10 @@ def comment(section: str, plan: str) -> str:
 
     Args:
         section: the section's name.
-        plan: what the profile's plan does, in words.
+        plan: what the profile's plan does, as text.
     """
     if section == "knobs":
-        return "\n".join(textwrap.fill(text, 110) for text in (f"In words: {plan}.", _knobs_comment()))
+        return "\n".join(textwrap.fill(text, 110) for text in (f"The plan: {plan}.", _knobs_comment()))
     if section == "expected":
         *above, last = _COMMENTS[section].splitlines()
         # the lines above stay as they are; the last one is filled up

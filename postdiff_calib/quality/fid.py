@@ -183,8 +183,8 @@ def batches_of(files: Sequence[Path]) -> Iterable[torch.Tensor]:
         yield torch.stack(batch)
 
 
-def own_pictures(count: int, seed: int) -> Iterable[torch.Tensor]:
-    """Pictures that the embedded models' own recipe draws, (B, 3, 64, 64) in [0, 1], ``count`` in all."""
+def own_images(count: int, seed: int) -> Iterable[torch.Tensor]:
+    """Images that the embedded models' own recipe draws, (B, 3, 64, 64) in [0, 1], ``count`` in all."""
     from random import Random
 
     from postdiff_calib.models.shapes.drawing import render

@@ -71,8 +71,8 @@ class PickScorer(ClipScorer):
         """The checkpoint's own preprocessing: (B, 3, H, W) in [0, 1] → (B, 3, S, S), normalised."""
         from PIL import Image
 
-        pictures = [Image.fromarray(to_array(image)) for image in images]
-        pixels: torch.Tensor = self._preprocess(images=pictures, return_tensors="pt")["pixel_values"]
+        in_8_bits = [Image.fromarray(to_array(image)) for image in images]
+        pixels: torch.Tensor = self._preprocess(images=in_8_bits, return_tensors="pt")["pixel_values"]
         return pixels
 
 

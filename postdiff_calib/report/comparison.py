@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -34,13 +34,14 @@ def print_tradeoff(
     as_json: bool,
     console: Console | None = None,
 ) -> None:
-    """The answer, the three arms at every budget, where the better one changes, and the paper's studies there are."""
+    """The baseline, the answer, the three arms at every budget, and the paper's studies there are."""
     views = [view(study) for study in kept]
     if as_json:
         studies = [{"path": str(study.path), "data": study.data} for study in kept]
         print_json("compare", {**tradeoff.as_dict(), "studies": studies})
         return
     console = console or wide_console()
+    _say_baseline(tradeoff.baseline_text, console)
     console.print(f"[bold]Step reduction or cheaper steps?[/bold] {escape(tradeoff.answer)}", highlight=False)
     if tradeoff.crossover:
         console.print(crossover_text(tradeoff.crossover), highlight=False, markup=False)
@@ -49,6 +50,11 @@ def print_tradeoff(
     if plot is not None:
         console.print(f"drawn into {plot}", highlight=False, markup=False)
     print_views(views, console)
+
+
+def _say_baseline(text: str, console: Console) -> None:
+    """The line that stands first: what all differences and shares are against."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def tradeoff_table(tradeoff: Tradeoff) -> Table:
@@ -69,6 +75,7 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
     for what, one, other in (
         ("models", first.model.fingerprint, second.model.fingerprint),
         ("image sizes", (first.model.height, first.model.width), (second.model.height, second.model.width)),
+        ("baselines", *_baseline_calls(first, second)),
         ("prompt sets", first.evidence.prompt_set_sha256, second.evidence.prompt_set_sha256),
         ("scoring models", first.evidence.scorer_sha256, second.evidence.scorer_sha256),
         ("further scorers", _also(first), _also(second)),
@@ -78,6 +85,13 @@ def profile_warnings(first: Profile, second: Profile) -> list[str]:
         if one != other:
             warnings.append(f"the profiles are of different {what}: their scores cannot be compared")
     return warnings
+
+
+def _baseline_calls(first: Profile, second: Profile) -> list[tuple[Any, ...]]:
+    """What the baselines' images depend on beside weights and size; T only where both profiles state it."""
+    models = [profile.model for profile in (first, second)]
+    known = all(model.num_inference_steps is not None for model in models)
+    return [(known and m.num_inference_steps, m.scheduler, m.guidance_scale, m.negative_prompt) for m in models]
 
 
 def _also(profile: Profile) -> dict[str, str]:
@@ -95,6 +109,7 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
         return {
             "model": known["model"],
             "weights": profile.model.fingerprint,
+            "baseline": profile.baseline_text.removeprefix("baseline: "),
             "prompts": f"{profile.evidence.prompt_set} {profile.evidence.prompt_set_sha256[:12]}",
             "budget": known["budget"],
             "plan": known["plan"],
@@ -121,14 +136,14 @@ def compared_facts(first: Profile, second: Profile) -> dict[str, tuple[str, str]
 def print_profiles(
     paths: Sequence[Path], first: Profile, second: Profile, *, as_json: bool, console: Console | None = None
 ) -> None:
-    """Two profiles side by side, what differs, and whether their scores can be compared."""
+    """The baseline of both or of each, the profiles side by side, and whether their scores can be compared."""
     facts, warnings = compared_facts(first, second), profile_warnings(first, second)
     if as_json:
         print_json(
             "compare-profiles",
             {
                 "profiles": [
-                    {"path": str(path), "profile": profile.to_dict()}
+                    {"path": str(path), "baseline": profile.baseline_text, "profile": profile.to_dict()}
                     for path, profile in zip(paths, (first, second), strict=True)
                 ],
                 "differs": [name.strip() for name, (one, other) in facts.items() if one != other],
@@ -137,6 +152,11 @@ def print_profiles(
         )
         return
     console = console or wide_console()
+    if first.baseline_text == second.baseline_text:
+        _say_baseline(first.baseline_text, console)
+    else:
+        for path, profile in zip(paths, (first, second), strict=True):
+            _say_baseline(f"{path}: {profile.baseline_text}", console)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", *(escape(str(path)) for path in paths), "differs"):
         table.add_column(name, overflow="fold", no_wrap=not name or name == "differs")
@@ -165,11 +185,20 @@ def _gaps(first: Profile, second: Profile) -> str:
 
 
 def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console | None = None) -> None:
-    """What was written, what it promises, and what is thin about it."""
+    """The study's baseline, then what was written, what it promises, and what is thin about it.
+
+    Args:
+        files: of one study; at least one.
+        as_json: plain data in the place of text.
+        console: where the text goes.
+    """
+    baseline = files[0].profile.baseline_text
     if as_json:
-        print_json("export", {"files": [{"path": str(file.path), "profile": file.profile.to_dict()} for file in files]})
+        written = [{"path": str(file.path), "profile": file.profile.to_dict()} for file in files]
+        print_json("export", {"baseline": baseline, "files": written})
         return
     console = console or wide_console()
+    _say_baseline(baseline, console)
     for file in files:
         known, notes = profile_facts(file.profile), (*file.profile.evidence.notes, *file.profile.times.notes)
         facts = Table(box=None, show_header=False, pad_edge=False)

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postdiff_calib.cost.budget import parse_budgets
-from postdiff_calib.errors import OutputError, UsageError
-from postdiff_calib.files import refuse_output, replacing
+from postdiff_calib.errors import UsageError
+from postdiff_calib.files import refuse_image
 from postdiff_calib.knobs import Knobs
+from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.report.html.images import Album
-from postdiff_calib.report.sheet import draw_sheet
+from postdiff_calib.report.sheet import draw_sheet, save_sheet
 from postdiff_calib.report.wording import factor
 from postdiff_calib.study.record import Study
 
 if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
-
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,25 @@ class Row:
     knobs: Knobs
 
 
-def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Path:
-    """Draw the image and return its path.
+@dataclass(frozen=True)
+class Grid:
+    """The image that was drawn.
+
+    Args:
+        path: its file.
+        baseline: the study's baseline in one line.
+    """
+
+    path: Path
+    baseline: str
+
+
+def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel | None = None) -> Grid:
+    """Draw the image.
 
     Args:
         job: what was asked for.
-        progress: is told what happens.
+        progress: called with each stage and each image.
         loaded: the study's model, where it is loaded already.
 
     Raises:
@@ -68,10 +80,7 @@ def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel
         OutputError: the file cannot be written; found out before any image is made.
     """
     study = Study.load(job.study).require_scores()
-    refuse_output(job.out, study=job.study, what="plot")
-    if job.out.suffix.lower() not in _FORMATS:
-        rule = f"it cannot be written (no image's ending is {job.out.suffix})"
-        raise OutputError(f"plot {job.out}", rule, f"name a file that ends in {', '.join(_FORMATS)}")
+    refuse_image(job.out, study=job.study, what="plot")
     held_out = study.record.held_out
     if not 1 <= job.num_prompts <= len(held_out):
         rule = f"the study has {len(held_out)} held-out prompts"
@@ -82,9 +91,9 @@ def run_grid(job: GridJob, progress: Progress | None = None, loaded: LoadedModel
     album.make(list(dict.fromkeys(row.knobs for row in rows)), indices, progress or Silent())
     images = [[album.image(row.knobs, index) for index in indices] for row in rows]
     sheet = draw_sheet([row.label for row in rows], images, [held_out[index] for index in indices])
-    with replacing(job.out, f"plot {job.out}", "name another file (--out)") as temporary:
-        sheet.save(temporary, format=_FORMATS[job.out.suffix.lower()], optimize=True)
-    return job.out
+    save_sheet(sheet, job.out, "plot")
+    record = study.record
+    return Grid(job.out, describe_baseline(record.num_inference_steps, record.model, record.model.negative_prompt))
 
 
 def grid_rows(study: Study, budgets: str) -> list[Row]:

@@ -14,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from postdiff_calib.cost.budget import format_macs, format_seconds
-from postdiff_calib.files import replacing
 from postdiff_calib.files.pixels import to_array
 from postdiff_calib.quality.metrics import in_words
 from postdiff_calib.report.console import print_table
 from postdiff_calib.report.json_output import print_json
-from postdiff_calib.report.sheet import draw_sheet
+from postdiff_calib.report.sheet import draw_sheet, save_sheet
 from postdiff_calib.report.terminal import wide_console
 from postdiff_calib.report.wording import interval, shown, value
 
@@ -109,7 +108,7 @@ def write_grid(
     """One image: a row for the baseline and each set-up, a column for each of the first prompts, same seeds.
 
     Args:
-        path: of the PNG file.
+        path: of the file; its ending names the format.
         rows: (label, images (3, H, W) in [0, 1]; None leaves a cell empty).
         prompts: of the columns.
 
@@ -126,7 +125,5 @@ def write_grid(
     # the end of a path says enough
     labels = [label.rpartition("/")[2] for label, _ in rows]
     cells = [[None if image is None else Image.fromarray(to_array(image)) for image in images] for _, images in rows]
-    sheet = draw_sheet(labels, cells, prompts)
-    with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+    save_sheet(draw_sheet(labels, cells, prompts), path, "output")
     return path

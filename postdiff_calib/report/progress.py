@@ -180,7 +180,7 @@ class _Lines(Silent):
 
 @contextmanager
 def told_progress(progress: Progress | Callable[[str], None] | bool | None) -> Iterator[Progress]:
-    """What a Python program is told by: a progress bar (True), lines to a function, or an object of its own."""
+    """The ``Progress`` of a Python program: a bar (True), a function called with lines, or an object of its own."""
     if progress is True:
         with console_progress(quiet=False) as told:
             yield told

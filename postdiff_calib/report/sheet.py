@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from postdiff_calib.files import replacing
+from postdiff_calib.files.pixels import IMAGE_FORMATS
 
 #: Pixels between images; width of the labels on the left, height of the prompts below; and the text's size.
 _GAP, _LABEL, _CAPTION, _TEXT = 4, 190, 64, 11
@@ -48,6 +52,21 @@ def draw_sheet(labels: Sequence[str], images: Sequence[Sequence[Any]], prompts: 
         at = (_LABEL + x * (width + _GAP), len(labels) * (height + _GAP))
         pen.multiline_text(at, "\n".join(lines), fill="black", font_size=_TEXT - 2, spacing=1)
     return sheet
+
+
+def save_sheet(sheet: Any, path: Path, what: str) -> None:
+    """Write a sheet whole or not at all, in the format of the path's ending.
+
+    Args:
+        sheet: a Pillow image.
+        path: of the file, which ``refuse_image`` accepted.
+        what: it is, for the message.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path, f"{what} {path}") as temporary:
+        sheet.save(temporary, format=IMAGE_FORMATS[path.suffix.lower()], optimize=True)
 
 
 def _shown_size(width: int, height: int) -> tuple[int, int]:

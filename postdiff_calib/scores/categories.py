@@ -1,7 +1,7 @@
 """Paired differences by category of prompt: where a plan loses although the mean over all prompts does not.
 
 Every category has its mean paired difference with Student's 95 % interval, by itself. With many categories one of them
-looks bad by chance, so whether one *loses* is told from all of them together: the two-sided p values of all categories
+looks bad by chance, so whether one *loses* follows from all of them together: the two-sided p values of all categories
 and metrics are adjusted by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), which keeps the chance
 of even one false finding at 5 %, whatever the correlation; of a false loss alone it is half of that. A loss that lies
 inside ±δ with its whole interval is none, as everywhere (``paired.verdict``).

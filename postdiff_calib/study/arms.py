@@ -15,6 +15,7 @@ from typing import Any
 
 from postdiff_calib.cost.budget import Budget, BudgetKind, Limit, PlanCost
 from postdiff_calib.errors import BudgetError
+from postdiff_calib.models.deployment import describe_baseline
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Comparison, RowTimes, TradeoffRow
 from postdiff_calib.scores import select
@@ -59,6 +60,7 @@ class Tradeoff:
         scorer: what scored the images.
         kind: what shares are of: seconds or MACs.
         baseline: cost of the baseline.
+        baseline_text: the baseline in one line.
         budget_share: the study's own budget, as a share of it; None where it is of the other kind.
         metrics: names of the quality metrics, the score first.
         delta: the difference of the score that is cared about.
@@ -76,6 +78,7 @@ class Tradeoff:
     scorer: str
     kind: BudgetKind
     baseline: PlanCost
+    baseline_text: str
     budget_share: float | None
     metrics: tuple[str, ...]
     delta: float
@@ -94,7 +97,7 @@ class Tradeoff:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        apart = ("rows", "times", "points", "baseline")
+        apart = ("rows", "times", "points", "baseline", "baseline_text")
         data = {name: value for name, value in vars(self).items() if name not in apart}
         points = {
             arm: [{**vars(p), "arms": list(p.arms), "difference": p.difference.model_dump()} for p in found]
@@ -112,7 +115,7 @@ class Tradeoff:
     def _baseline(self) -> dict[str, Any]:
         times, cost = plan_times(self.baseline), self.baseline
         timed = {"batch_size": cost.batch_size, **times.model_dump()} if times is not None else None
-        return {"macs": cost.macs, "macs_paper": cost.macs_paper, "times": timed}
+        return {"text": self.baseline_text, "macs": cost.macs, "macs_paper": cost.macs_paper, "times": timed}
 
 
 def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
@@ -149,6 +152,7 @@ def compare_arms(study: Study, budgets: Sequence[Budget] = ()) -> Tradeoff:
         scorer=record.evidence.scorer,
         kind=terms.kind,
         baseline=baseline_cost,
+        baseline_text=describe_baseline(record.num_inference_steps, record.model, record.model.negative_prompt),
         budget_share=own.value / own.baseline if own.kind == terms.kind else None,
         metrics=evidence.objective.metrics,
         delta=evidence.objective.terms[0].delta,

@@ -1,6 +1,6 @@
 """The switch of a rectified flow by expanding the state, and noise levels that suit a smaller latent.
 
-x_σ = (1 − σ)·x₀ + σ·ε. A picture of half the side has half the amplitude in each band of its cosine transform, its
+x_σ = (1 − σ)·x₀ + σ·ε. An image of half the side has half the amplitude in each band of its cosine transform, its
 noise has the same: a band that survives the change of size has r times the signal for its noise at the small size.
 So the small latent at σ is the low band of a large one at a later time, nearer to noise:
 

@@ -11,6 +11,9 @@ from postdiff_calib.cli.main import main
 from postdiff_calib.profile import json_schema, load_profile
 from postdiff_calib.report.wording import result_text, results
 
+#: The made-up study's, first in what each command says.
+BASELINE = "baseline: 20 steps DDIMScheduler, guidance 3.6, 64×64"
+
 
 def run(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
@@ -29,9 +32,10 @@ def here(tmp_path, monkeypatch):
 def test_export_prints_what_it_promises_and_what_is_thin(capsys, here):
     code, out, _ = run(capsys, "export", "study", "--budget", "38%", "--out", "fast.yaml")
     assert code == 0
+    assert out.startswith(f"{BASELINE}\n")
     assert "T=12 k=2" in out
     assert "note: The budget of 38% was not searched" in out
-    assert "postdiff calibrate --budget 38%" in out
+    assert "the study's own command with --budget 38%" in " ".join(out.split())
     assert "written to fast.yaml" in out
     assert load_profile("fast.yaml").budget.text == "38%"
     code, out, _ = run(capsys, "export", "study")
@@ -90,6 +94,7 @@ def test_export_for_a_script(capsys, here):
         capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.py", "--format", "python", "--json"
     )
     assert code == 0
+    assert json.loads(out)["baseline"] == BASELINE
     files = json.loads(out)["files"]
     assert [file["path"] for file in files] == ["p-40pct.py", "p-60pct.py"]
     assert files[0]["profile"]["budget"]["text"] == "40%"
@@ -97,11 +102,21 @@ def test_export_for_a_script(capsys, here):
         compile((here / file["path"]).read_text(encoding="utf-8"), file["path"], "exec")
 
 
+@pytest.mark.parametrize(
+    ("file_format", "name"), [("yaml", "p.yml"), ("yaml", "p"), ("json", "p.JSON"), ("python", "p")]
+)
+def test_an_ending_is_the_formats_own_or_none(capsys, here, file_format, name):
+    assert run(capsys, "export", "study", "--format", file_format, "--out", name)[0] == 0
+    assert (here / name).exists()
+
+
 def test_compare_a_study(capsys, here):
     pytest.importorskip("matplotlib")
     code, out, _ = run(capsys, "compare", "study", "--plot", "c.png")
     assert code == 0
-    assert out.startswith("Step reduction or cheaper steps?")
+    baseline, answer = out.splitlines()[:2]
+    assert baseline == BASELINE
+    assert answer.startswith("Step reduction or cheaper steps?")
     assert (here / "c.png").exists()
     code, out, _ = run(capsys, "compare", "study", "--budgets", "40%,60%", "--json")
     assert code == 0
@@ -109,15 +124,18 @@ def test_compare_a_study(capsys, here):
     assert [row["winner"] for row in data["rows"]] == ["step_reduction", "cheaper_steps"]
     assert data["crossover"] == pytest.approx([0.4, 0.6])
     assert data["answer"].endswith(".")
+    assert data["baseline"]["text"] == BASELINE
     code, out, _ = run(capsys, "compare", "study", "--budgets", "1%")
     assert code == 0
-    assert out.startswith("Step reduction or cheaper steps? Not searched at 1% of the baseline's MACs.")
+    answer = out.splitlines()[1]
+    assert answer.startswith("Step reduction or cheaper steps? Not searched at 1% of the baseline's MACs.")
 
 
 def test_compare_two_profiles(capsys, here):
     run(capsys, "export", "study", "--budgets", "40%,60%", "--out", "p.yaml")
     code, out, _ = run(capsys, "compare", "p-40pct.yaml", "p-60pct.yaml")
     assert code == 0
+    assert out.startswith(f"{BASELINE}\n")
     assert "Second minus first: CLIP score +0.35" in out
     make_study(here / "other", held_out=False)
     run(capsys, "export", "other", "--out", "q.yaml")
@@ -127,7 +145,7 @@ def test_compare_two_profiles(capsys, here):
     data = json.loads(out)
     assert "budget" in data["differs"]
     assert "model" not in data["differs"]
-    assert len(data["profiles"]) == 2
+    assert [one["baseline"] for one in data["profiles"]] == [BASELINE, BASELINE]
     assert len(data["warnings"]) == 1
 
 

@@ -41,6 +41,16 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--model", "owner/name@" + "0123456789" * 4], ("owner/name@0123", "(offline)", "hf download owner/name")),
     ([*CAL, "--model", "sd15", "--revision", "v1"], ("--revision v1", "40 digits of 0-9 and a-f")),
     ([*CAL, "--vae", "owner/vae"], ("--vae owner/vae", "no commit of owner/vae")),
+    *(
+        ([*command, "--model", model, *option], says)
+        for model in ("shapes", "model")
+        for command in (CAL, ["judge", "--quiet", "--with", "T=4"])
+        for option, says in (
+            (["--vae", "nothere"], ("--vae nothere", "no such folder")),
+            (["--variant", "fp16"], ("--variant fp16", "no weights of that name")),
+            (["--lora", "nothere"], ("--lora nothere", "cannot be read")),
+        )
+    ),
     ([*CAL, "--lora", "owner/lora"], ("--lora owner/lora", "no commit of owner/lora")),
     ([*CAL, "--scorer", "hpsv2:xswu/HPSv2@main"], ("hpsv2:xswu/HPSv2@main", "40 digits of 0-9 and a-f")),
     *(
@@ -85,7 +95,9 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     (["judge", "--with", LONG], ("--with xxx", "no profile, no knobs and no function")),
     (["judge", "--with", "k=0"], ("--with k=0", "1 to 1000")),
     (["judge", "--with", "none.yaml"], ("none.yaml",)),
-    (["judge", "--with", "T=5", "--study", "file"], ("study folder file", "Not a directory")),
+    (["judge", "--with", "T=5", "--grid", "zz.yaml"], ("output zz.yaml", ".yaml is no image's", ".png, .jpg")),
+    (["judge", "--with", "T=5", "--grid", "zz"], ("output zz", "a missing ending is no image's")),
+    (["judge", "--with", "T=5", "--study", "file"], ("study folder file", "not a folder")),
     ([*CAL, "--num-prompts", "3"], ("--num-prompts 3", "10")),
     ([*CAL, "--num-prompts", "x"], ("--num-prompts x", "integer")),
     ([*CAL, "--trials", "-1"], ("--trials -1", "0")),
@@ -229,6 +241,16 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     *((["export", f"blocks/{name}"], ("prompt" if name == "prompts_range" else f"blocks/{name}/scores.jsonl, line", ""))
       for name in (*wrong_files.BLOCKS, "deep")),
     (["export", "none"], ("study none", "No such file")),
+    *(
+        (["export", "study", *given], ("output m.", rule))
+        for given, rule in (
+            (["--format", "python", "--out", "m.yaml"], "ends in .py; name one (--out), or take --format yaml"),
+            (["--format", "python", "--out", "m.yaml", "--budgets", "40%,60%"], "--format python ends in .py"),
+            (["--format", "diffusers", "--out", "m.json"], "or take --format json"),
+            (["--out", "m.py"], "--format yaml ends in .yaml or .yml; name one (--out), or take --format python or"),
+            (["--out", "m.txt"], "ends in .yaml or .yml; name one (--out)\n"),
+        )
+    ),
     (["export", "study", "--format", "toml"], ("--format toml", "formats are")),
     (["export", "study", "--budget", "1s", "--budgets", "2s"], ("--budget with --budgets", "leave one out")),
     (["export", "study", "--budget", "0%"], ("budget '0%'", "write such as")),

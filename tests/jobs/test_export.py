@@ -18,7 +18,8 @@ from postdiff_calib.cost.budget import parse_budgets
 from postdiff_calib.cost.macs import Macs
 from postdiff_calib.cost.store import write_json
 from postdiff_calib.errors import BudgetError, ModelError, OutputError, ProfileError, StudyError, UsageError
-from postdiff_calib.jobs.export import ExportJob, as_json, diffusers_script, python_script, run_export
+from postdiff_calib.jobs.export import ExportJob, as_json, run_export
+from postdiff_calib.jobs.scripts import diffusers_script, python_script
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TimesSection, json_schema, load_profile, parse_profile
@@ -250,7 +251,7 @@ def test_the_shipped_schema_is_the_codes_and_accepts_a_written_profile(study):
     shipped = json.loads(SCHEMA.read_text(encoding="utf-8"))
     assert shipped == json_schema(), "postdiff profile schema > postdiff_calib/profile/profile.schema.json"
     jsonschema.Draft202012Validator.check_schema(shipped)
-    (file,) = export(study, format="json")
+    (file,) = export(study, format="json", out=study.parent / "p.json")
     jsonschema.validate(json.loads(file.path.read_text(encoding="utf-8")), shipped)
 
 

@@ -1,5 +1,6 @@
 """The checkpoints that people have: one file, LoRAs, another autoencoder, a variant; small random ones written here."""
 
+import functools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -247,16 +248,36 @@ def test_another_autoencoder_stands_in(folder, tmp_path):
     name, expected = next(iter(other.state_dict().items()))
     assert torch.equal(loaded.pipe.vae.state_dict()[name], expected)
     assert loaded.fingerprint != plain.fingerprint
-    with pytest.raises(ModelError, match=r"--vae .*none: it does not load"):
-        load_pipeline(str(folder), device="cpu", settings=DeploymentSettings(vae=str(tmp_path / "none")))
+
+
+def test_wrong_autoencoders_are_refused_before_weights_are_read(folder, tmp_path):
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    for name, config in (("broken", "{"), ("other", '{"_class_name": "UNet2DConditionModel"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+    for name, says in (
+        ("none", "there is no such folder"),
+        ("model", "cannot be read"),
+        ("broken", "it is not JSON"),
+        ("other", "no autoencoder of diffusers"),
+        ("model/vae", "no weights in safetensors"),
+    ):
+        settings = DeploymentSettings(vae=str(tmp_path / name))
+        for check in (settings.check_model, functools.partial(load_pipeline, device="cpu", settings=settings)):
+            with pytest.raises(ModelError, match=rf"--vae .*{name}( .config.json.)?: .*{says}"):
+                check(str(folder))
 
 
 def test_a_variant_is_of_the_files(tmp_path):
     pipelines.sd("ddim").save_pretrained(tmp_path / "v", safe_serialization=True, variant="fp16")
     loaded = load_pipeline(str(tmp_path / "v"), device="cpu", settings=DeploymentSettings(variant="fp16"))
     assert loaded.dtype == "float32"
-    with pytest.raises(ModelError):
-        load_pipeline(str(tmp_path / "v"), device="cpu", settings=DeploymentSettings(variant="bf16"))
+    DeploymentSettings(variant="fp16").check_model(str(tmp_path / "v"))
+    other = DeploymentSettings(variant="bf16")
+    for check in (other.check_model, functools.partial(load_pipeline, device="cpu", settings=other)):
+        with pytest.raises(ModelError, match=r"--variant bf16: .* holds no weights of that name; take fp16"):
+            check(str(tmp_path / "v"))
 
 
 def test_a_revision_goes_with_the_hub_alone(folder):

@@ -14,12 +14,12 @@ from studies import study_record
 from postdiff_calib.errors import ModelError, PostdiffError, ProfileError, UnsupportedError, UsageError
 from postdiff_calib.jobs import paper_study, verify
 from postdiff_calib.jobs.calibrate import model_of
-from postdiff_calib.jobs.export import diffusers_script, python_script
 from postdiff_calib.jobs.finetune import FinetuneJob, price_finetune
 from postdiff_calib.jobs.generate import load_for
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.method_settings import MethodsJob
 from postdiff_calib.jobs.price import CostJob, run_cost
+from postdiff_calib.jobs.scripts import diffusers_script, python_script
 from postdiff_calib.jobs.worker import WorkerJob, set_up
 from postdiff_calib.models import lora
 from postdiff_calib.models.cards import get_card, known_card
@@ -311,7 +311,7 @@ def test_commands_that_price_by_the_card_alone_need_no_commit() -> None:
     assert run_cost(CostJob(model="sdxl-lcm")).card.name == "sdxl-lcm"
     for model in ("sdxl-lcm", f"sdxl-lcm@{A}"):
         assert paper_study.card_of(MethodsJob(model)) is get_card("sdxl-lcm")
-    assert price_finetune(FinetuneJob("sd21", data=Path("pictures"))).macs > 0
+    assert price_finetune(FinetuneJob("sd21", data=Path("images"))).macs > 0
 
 
 def test_a_worker_loads_the_study_s_commits(asked) -> None:

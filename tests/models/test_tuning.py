@@ -21,7 +21,7 @@ from postdiff_calib.models.load import load_pipeline
 from postdiff_calib.models.tuning.asked import STATE, Tuning
 from postdiff_calib.models.tuning.loop import Tuner, accelerator_for
 from postdiff_calib.models.tuning.objective import is_low, low_side, mixed_loss, objective_of, require_tunable
-from postdiff_calib.models.tuning.pictures import Samples, open_source
+from postdiff_calib.models.tuning.samples import Samples, open_source
 from postdiff_calib.prompts.formats import Columns
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -193,7 +193,7 @@ def test_what_is_written_loads(tmp_path):
     assert all(".attn" in name for name in changed)
 
 
-def test_pictures_of_every_form_are_read_alike(tmp_path):
+def test_images_of_every_form_are_read_alike(tmp_path):
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = write_folder(tmp_path / "folder")
     listed = tmp_path / "listed"
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path):
         require_tunable("PixArtAlphaPipeline")
     with pytest.raises(UnsupportedError, match="use_dynamic_shifting"):
         objective_of(P.sd3(scheduler_changes={"use_dynamic_shifting": True}))
-    with pytest.raises(UsageError, match="sd15 has no pictures of its own"):
+    with pytest.raises(UsageError, match="sd15 has no images of its own"):
         run_finetune(FinetuneJob("sd15", work=tmp_path))
     with pytest.raises(UsageError, match=r"batch_size=3.*2 parts must divide it.*take such as 2"):
         Tuning(batch_size=3, accumulation=2).part(1)

@@ -50,7 +50,7 @@ def test_round_trip(data, tmp_path):
         assert f"# {line}" in text
     words = "20 steps, the first 6 at 0.5 of the side, deep blocks on 10 of them, guidance on the first 15"
     assert profile.words == words
-    assert f"# In words: {words}.\n" in text
+    assert f"# The plan: {words}.\n" in text
     assert [p.name for p in path.parent.iterdir()] == ["p.yaml"]
 
 

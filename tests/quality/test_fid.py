@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from postdiff_calib.cli.main import app
 from postdiff_calib.errors import ModelError, PromptError, UsageError
-from postdiff_calib.jobs.fid import FidJob, pictures, run_fid
+from postdiff_calib.jobs.fid import FidJob, reference_images, run_fid
 from postdiff_calib.quality import fid
 from postdiff_calib.quality.fid import fid_of, frechet
 from postdiff_calib.quality.inception import Inception
@@ -55,13 +55,13 @@ def test_too_few_images_are_refused_with_the_reason(tmp_path):
         run_fid(FidJob(tmp_path))
     with pytest.raises(PromptError, match="there is no such folder"):
         run_fid(FidJob(tmp_path / "none"))
-    with pytest.raises(UsageError, match="sd15 has no pictures of its own"):
-        pictures("own", "sd15", 3000, 0)
+    with pytest.raises(UsageError, match="sd15 has no images of its own"):
+        reference_images("own", "sd15", 3000, 0)
 
 
 def test_the_command_tells_images_from_their_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(fid, "LEAST", 40)
-    pixels = torch.cat(list(fid.own_pictures(48, seed=9)))
+    pixels = torch.cat(list(fid.own_images(48, seed=9)))
     for name, images in {"own": pixels, "grey": pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)}.items():
         (tmp_path / name).mkdir()
         for i, image in enumerate((255 * images).round().byte().permute(0, 2, 3, 1).numpy()):

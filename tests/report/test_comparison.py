@@ -62,7 +62,10 @@ def block(text, share):
 
 def test_the_answer_comes_first_and_every_budget_has_its_lines(tradeoff):
     text = printed(print_tradeoff, tradeoff)
-    assert text.startswith("Step reduction or cheaper steps? Step reduction wins at 25% to 40% of the baseline's MACs")
+    baseline, answer = text.splitlines()[:2]
+    assert baseline == tradeoff.baseline_text == "baseline: 20 steps DDIMScheduler, guidance 3.6, 64×64"
+    assert answer.startswith("Step reduction or cheaper steps? Step reduction wins at 25% to 40% of the baseline's")
+    assert tradeoff.as_dict()["baseline"]["text"] == baseline
     assert "changes between 40% and 60%" in text
     step_reduction, cheaper_steps, combined, better = block(text, "40%")
     assert "−0.80" in step_reduction
@@ -147,11 +150,28 @@ def test_two_profiles_side_by_side():
     differs = {name for name, (one, other) in compared_facts(first, second).items() if one != other}
     assert differs == {"budget", "CLIP score"}
     text = printed(print_profiles, ["a.yaml", "[b].yaml"], first, second)
+    assert text.splitlines()[0] == first.baseline_text
     assert "[b].yaml" in text
     assert "≠" in line_with(text, "budget")
     assert "≠" not in line_with(text, "cache_interval")
     assert "Second minus first: CLIP score +0.50, scenes right +0.0; 58% against 58%" in text
     assert "warning" not in text
+
+
+def test_profiles_of_different_baselines_name_each_of_them_first():
+    data = profile_data()
+    data["model"]["num_inference_steps"] = 20
+    first = Profile.model_validate(data)
+    data["model"] |= {"num_inference_steps": 30, "scheduler": "DDIMScheduler"}
+    second = Profile.model_validate(data)
+    text = printed(print_profiles, ["a.yaml", "[b].yaml"], first, second)
+    assert text.splitlines()[:2] == [f"a.yaml: {first.baseline_text}", f"[b].yaml: {second.baseline_text}"]
+    assert "≠" in line_with(text, "  30 steps DDIMScheduler")
+    assert "different baselines: their scores cannot be compared" in text
+    # an older profile does not state the steps, so nothing is said of them
+    older = Profile.model_validate(profile_data())
+    assert older.model.num_inference_steps is None
+    assert profile_warnings(first, older) == []
 
 
 def test_profiles_of_different_metrics_have_a_row_for_each(study, two_metrics):
@@ -167,6 +187,7 @@ def test_profiles_of_different_metrics_have_a_row_for_each(study, two_metrics):
     [
         ("model", {"fingerprint": "ffff"}, "models"),
         ("model", {"height": 128}, "image sizes"),
+        ("model", {"guidance_scale": 3.0}, "baselines"),
         ("evidence", {"prompt_set_sha256": "00"}, "prompt sets"),
         ("evidence", {"scorer_sha256": "00"}, "scoring models"),
         ("evidence", {"seed": 5}, "seeds"),

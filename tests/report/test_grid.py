@@ -34,12 +34,13 @@ def test_rows_are_the_baseline_and_the_plan_of_each_budget_cheapest_first(study)
         assert row.label == f"{text}: {1 / profile.expected.relative_macs:.2f}× in compute\n{profile.words}"
 
 
-def test_the_image_has_a_row_for_each_and_a_column_for_each_prompt(study, tmp_path, monkeypatch):
+def test_the_image_has_a_row_for_each_and_a_column_for_each_prompt(study, tmp_path, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", never)
-    out = run_grid(GridJob(study.folder, "60%,25%", tmp_path / "g.png", num_prompts=3))
+    drawn = run_grid(GridJob(study.folder, "60%,25%", tmp_path / "g.png", num_prompts=3))
+    out = drawn.path
     sheet = Image.open(out)
     # three images of 128 pixels beside each other, and three below each other
     left, step = sheet.width - 3 * 132, 132
@@ -49,6 +50,9 @@ def test_the_image_has_a_row_for_each_and_a_column_for_each_prompt(study, tmp_pa
     with pytest.raises(SystemExit) as stop:
         main(["grid", str(study.folder), "--budgets", "60%,25%", "--num-prompts", "3", "--out", str(out), "--quiet"])
     assert stop.value.code in (None, 0)
+    baseline = "baseline: 20 steps DPMSolverMultistepScheduler, guidance 4, 64×64"
+    assert drawn.baseline == baseline
+    assert capsys.readouterr().out.splitlines() == [baseline, f"drawn into {out}"]
 
 
 @pytest.mark.parametrize(

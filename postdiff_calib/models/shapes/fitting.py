@@ -109,7 +109,7 @@ def fit(
     """Run a stage's optimiser steps of ``loss_at(step)``, resuming from and saving to its checkpoint.
 
     ``groups`` are AdamW parameter groups whose ``lr`` is the peak; ``average`` is a copy of ``module`` that follows
-    it exponentially; ``after_step`` is told how many steps are done, after the checkpoint.
+    it exponentially; ``after_step`` is called with the number of steps done, after the checkpoint.
     """
     recipe, steps, unit = stage.recipe, stage.steps, stage.unit
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)

@@ -21,7 +21,6 @@ from postdiff_calib.files import refuse_output, write_atomically
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.report.html.choices import Choice, choices
 from postdiff_calib.report.html.findings import Findings
-from postdiff_calib.report.html.pictures import Pictures, pictures_of
 from postdiff_calib.report.html.plots import (
     HISTOGRAM_NARROW,
     HISTOGRAM_WIDE,
@@ -34,6 +33,7 @@ from postdiff_calib.report.html.plots import (
 )
 from postdiff_calib.report.html.prompts import prompt_rows
 from postdiff_calib.report.html.shares import parts
+from postdiff_calib.report.html.shown import ShownImages, shown_images
 from postdiff_calib.report.kept import view
 from postdiff_calib.report.wording import (
     arm_difference,
@@ -83,7 +83,7 @@ def write_report(job: ReportJob, progress: Progress | None = None, loaded: Loade
 
     Args:
         job: what was asked for.
-        progress: is told what happens.
+        progress: called with each stage, each image and each note.
         loaded: the study's model, where it is loaded already.
 
     Raises:
@@ -98,16 +98,16 @@ def write_report(job: ReportJob, progress: Progress | None = None, loaded: Loade
     if job.out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"output {job.out}", "a report is a page of HTML", "name a file that ends in .html")
     offered = choices(findings)
-    pictures = pictures_of(findings, offered, job.device, progress, loaded) if job.images else None
-    return write_atomically(job.out, render(findings, pictures, offered))
+    images = shown_images(findings, offered, job.device, progress, loaded) if job.images else None
+    return write_atomically(job.out, render(findings, images, offered))
 
 
-def render(findings: Findings, pictures: Pictures | None = None, offered: Sequence[Choice] | None = None) -> str:
+def render(findings: Findings, images: ShownImages | None = None, offered: Sequence[Choice] | None = None) -> str:
     """The page's text.
 
     Args:
         findings: what it says.
-        pictures: the images; None leaves them out.
+        images: the images; None leaves them out.
         offered: the plans of the budget slider; those of ``choices`` by default.
     """
     offered = choices(findings) if offered is None else offered
@@ -147,8 +147,8 @@ def render(findings: Findings, pictures: Pictures | None = None, offered: Sequen
         style=_own_file("page.css"),
         script=script,
         script_hash=f"sha256-{digest}",
-        examples=None if pictures is None else pictures.examples,
-        choice_images=None if pictures is None else pictures.choices,
+        examples=None if images is None else images.examples,
+        choice_images=None if images is None else images.choices,
         choices=offered,
         own_choice=[choice.knobs for choice in offered].index(findings.profile.knobs),
         **_context(findings),

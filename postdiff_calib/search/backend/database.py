@@ -102,7 +102,7 @@ def reading(url: str) -> Iterator[None]:
 
 
 def require_readable(study: optuna.Study, url: str) -> None:
-    """Read all of a study once, so that a damaged row is told at the start and not in the middle of the work.
+    """Read all of a study once, so that a damaged row is reported at the start and not in the middle of the work.
 
     Raises:
         StudyError: a row of it cannot be read, or holds something else than this search wrote.

@@ -67,16 +67,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ShownImages:
     """All images of the page: the examples by group's label, and pairs for each place of the slider."""
 
     examples: dict[str, list[Example]]
     choices: list[list[Pair]]
 
 
-def pictures_of(
+def shown_images(
     findings: Findings, offered: Sequence[Choice], device: str, progress: Progress, loaded: LoadedModel | None
-) -> Pictures:
+) -> ShownImages:
     """The images of the page; those that are missing are made.
 
     The examples show baseline, winner and step reduction on the best, median and worst prompts.
@@ -98,7 +98,7 @@ def pictures_of(
         seed = findings.first_seed + example.index
         grid.setdefault(GROUP_LABELS[example.group], []).append(Example(findings.prompts[example.index], seed, images))
     pairs = [[_pair(findings, album, choice.knobs, index) for index in first] for choice in offered]
-    return Pictures(grid, pairs if len(offered) > 1 else [])
+    return ShownImages(grid, pairs if len(offered) > 1 else [])
 
 
 def _pair(findings: Findings, album: Album, knobs: Knobs, index: int) -> Pair:

@@ -30,19 +30,19 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "image_bytes")
 METADATA = "metadata.jsonl"
 
-#: A picture as the file has it, and its caption.
-Picture = tuple[Any, str]
+#: An image as the file has it, and its caption.
+CaptionedImage = tuple[Any, str]
 
 
 class Source(Protocol):
-    """Pictures in groups that are read together."""
+    """Images in groups that are read together."""
 
     @property
     def groups(self) -> Sequence[int]:
-        """Number of pictures in each."""
+        """Number of images in each."""
 
-    def read(self, group: int, place: int) -> Picture:
-        """A picture, as bytes or a path, and its caption."""
+    def read(self, group: int, place: int) -> CaptionedImage:
+        """An image, as bytes or a path, and its caption."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FolderSource:
     def groups(self) -> Sequence[int]:  # noqa: D102
         return [len(self.files)]
 
-    def read(self, group: int, place: int) -> Picture:  # noqa: D102
+    def read(self, group: int, place: int) -> CaptionedImage:  # noqa: D102
         return self.files[place]
 
 
@@ -69,7 +69,7 @@ class ShardSource:
     def groups(self) -> Sequence[int]:  # noqa: D102
         return [len(self.members)]
 
-    def read(self, group: int, place: int) -> Picture:  # noqa: D102
+    def read(self, group: int, place: int) -> CaptionedImage:  # noqa: D102
         path, offset, size, caption = self.members[place]
         with path.open("rb") as file:
             file.seek(offset)
@@ -109,7 +109,7 @@ class ParquetSource:
                     raise
                 raise PromptError(f"data {path}", f"not Parquet ({said(error)})", "check the file") from error
 
-    def read(self, group: int, place: int) -> Picture:  # noqa: D102
+    def read(self, group: int, place: int) -> CaptionedImage:  # noqa: D102
         if self._held is None or self._held[0] != group:
             path, number, image, caption = self._places[group]
             with self._parquet.ParquetFile(path) as file:
@@ -227,7 +227,7 @@ class Samples(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
     """Sample number → image (3, H, W) in [0, 1] and caption, without end.
 
     Args:
-        source: the pictures.
+        source: the images.
         seed: of the order.
         height, width: in pixels; an image is scaled to cover them and cut around its centre.
     """
@@ -265,7 +265,7 @@ class Samples(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
 
 
 class WorldSamples(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
-    """The embedded models' own pictures: every sample is a new scene, drawn by its recipe."""
+    """The embedded models' own images: every sample is a new scene, drawn by its recipe."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
