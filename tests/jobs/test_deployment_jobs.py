@@ -75,7 +75,8 @@ def test_a_record_keeps_what_was_asked_for():
 def test_a_study_made_with_other_settings_is_refused_by_name_before_loading(tmp_path, monkeypatch, asked, says):
     monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", forbidden)
     Study(tmp_path, study_record()).save()
-    job = CalibrateJob(study=tmp_path, out=tmp_path.parent / "p.yaml", deployment=DeploymentSettings(**asked))
+    asked_for = {"study": tmp_path, "out": tmp_path.parent / "p.yaml", "num_prompts": 60}
+    job = CalibrateJob(**asked_for, deployment=DeploymentSettings(**asked))
     with pytest.raises(StudyError, match=says):
         check_job(job)
     check_job(replace(job, deployment=DeploymentSettings(height=64, num_inference_steps=20, batch_size=7)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from postdiff_calib.errors import ModelError
+from postdiff_calib.errors import ModelError, UnsupportedError
 from postdiff_calib.models import load
 from postdiff_calib.models.cards import SHAPES_FOLDER, get_card
 from postdiff_calib.models.load import load_pipeline
@@ -57,7 +57,6 @@ DAMAGE = {
     "an index that is no JSON": lambda f: replace(f / "model_index.json", "{"),
     "an index that is nested": lambda f: replace(f / "model_index.json", "[" * 90_000),
     "an index that is no text": lambda f: replace(f / "model_index.json", b"\xff\xfe"),
-    "an unknown class": lambda f: replace(f / "model_index.json", '{"_class_name": "NoPipeline"}'),
     "a class of another kind": lambda f: replace(f / "model_index.json", '{"_class_name": 5}'),
     "an index of one key": lambda f: replace(f / "model_index.json", '{"_class_name": "StableDiffusionPipeline"}'),
     "no index": lambda f: (f / "model_index.json").unlink(),
@@ -72,6 +71,17 @@ DAMAGE = {
     "a scheduler that is null": lambda f: replace(f / "scheduler" / "scheduler_config.json", "null"),
     "a tokenizer that is no JSON": lambda f: replace(f / "tokenizer" / "tokenizer.json", "{"),
 }
+
+
+def test_a_class_that_nobody_knows_is_one_line_with_those_that_run(tmp_path):
+    folder = copy_of_the_model(tmp_path / "model")
+    replace(folder / "model_index.json", '{"_class_name": "NoPipeline"}')
+    with pytest.raises(UnsupportedError) as caught:
+        load_pipeline(str(folder), device="cpu")
+    said = str(caught.value)
+    assert said.startswith("pipeline class NoPipeline: diffusers ")
+    assert "StableDiffusionPipeline, " in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("what", DAMAGE)
