@@ -10,7 +10,8 @@ well beyond expectation.
 Where there are many evaluations, the last third of those at the study's own budget goes down a ladder (as successive
 halving does; Jamieson and Talwalkar, arXiv 1502.07943): of the plans that the sceptic believes best, the one seen on
 the fewest prompts is evaluated again, and fewer and fewer plans are in question. So a plan that is much better than its
-neighbours is not lost because the surrogate expected nothing of it.
+neighbours is not lost because the surrogate expected nothing of it. Such a search draws every plan within the budget at
+random first where these are not more than half as many as its evaluations.
 
 The question "step reduction or cheaper steps?" is asked at several budgets, and each of them is searched: first at the
 study's own budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm
@@ -60,8 +61,7 @@ class PostDiff(Strategy):
         for arm in arms if budget == 0 else arms[:1]:
             open_plans = self._open(arm, budget, busy)
             if open_plans.any():
-                few = int((self.plans.seen() & self.mask("combined", 0)).sum()) < self.settings.n_trials // _BROAD
-                row = self._unseen(open_plans, rng) if few and budget == 0 else None
+                row = self._unseen(open_plans, rng) if budget == 0 and self._few_are_seen() else None
                 row = self._on_ladder(arm, open_plans, number) if row is None and budget == 0 else row
                 row = self._drawn(open_plans, number, rng) if row is None else row
                 return Proposal(self.candidates[row], "explore", arm, budget)
@@ -76,10 +76,20 @@ class PostDiff(Strategy):
         rows = np.flatnonzero(self.keeper.keeping(unseen))
         return int(rng.choice(rows)) if len(rows) else None
 
+    def _few_are_seen(self) -> bool:
+        """Whether plans are still to be drawn at random."""
+        within, trials = self.mask("combined", 0), self.settings.n_trials
+        every = self._first_on_ladder >= _LEAST_ON_LADDER and within.sum() <= trials // 2
+        return int((self.plans.seen() & within).sum()) < (int(within.sum()) if every else trials // _BROAD)
+
+    @property
+    def _first_on_ladder(self) -> int:
+        """Plans that a ladder begins with."""
+        return int(_LADDER * self.settings.n_trials / _EACH_ON_LADDER)
+
     def _on_ladder(self, arm: Arm, open_plans: Mask, number: int) -> int | None:
         """The least seen of the arm's plans that are still in question; None where there is no ladder, or not yet."""
-        rungs = _LADDER * self.settings.n_trials
-        first = int(rungs / _EACH_ON_LADDER)
+        rungs, first = _LADDER * self.settings.n_trials, self._first_on_ladder
         done = (number - self.settings.n_trials + rungs) / rungs
         if first < _LEAST_ON_LADDER or done < 0:
             return None

@@ -91,6 +91,18 @@ def test_many_evaluations_end_on_a_ladder():
     assert len({c.plan_id for c in proposed[-20:]}) <= 10
 
 
+def test_many_evaluations_see_every_plan_of_a_small_space_first():
+    whole = (limit(1.0, SMALL),)
+    members = strategy(limits=whole).members("combined")
+    book = scored(3, plans=members[:-2])
+    many, fewer = (strategy(book, whole, n_trials=2 * len(members) - less) for less in (0, 2))
+    assert many.propose(0, 300).candidate in members[-2:]
+    assert fewer.propose(0, 300).candidate not in members[-2:]
+    book.scores(members[-1].knobs, range(3))
+    book.scores(members[-2].knobs, range(3))
+    assert many.propose(0, 300) == strategy(book, whole, n_trials=2 * len(members)).propose(0, 300)
+
+
 def test_few_evaluations_have_no_ladder():
     book = scored(3, plans=[c for c in CANDIDATES if LIMITS[0].allows(c.cost)])
     few, many = strategy(book, n_trials=430), strategy(book, n_trials=432)
