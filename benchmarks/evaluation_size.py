@@ -12,36 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from replayed_search import Replay, default_settings
-from worlds import WORLDS, make_world
-
-from postdiff_calib.search.settings import IMAGES_A_PROMPT
+from replayed_search import run_postdiff
+from search_rivals import drawn
+from worlds import WORLDS
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def run(name: str, share: float, num_prompts: int, seed: int, each: int) -> dict[str, float]:
     """One search; the world and its scores are those of ``search_rivals.py`` with the same seed."""
-    rng = np.random.default_rng([seed, num_prompts, round(1000 * share), zlib.crc32(name.encode())])
-    world = make_world(name, rng, share)
-    scores, best = world.draw(rng, num_prompts + num_prompts // 2), world.best(share)
-    assert best is not None
-    trials = round(IMAGES_A_PROMPT * num_prompts / each)
-    settings = replace(default_settings(num_prompts, seed), n_trials=trials, explore_prompts=each)
-    replay = Replay(world, scores, num_prompts, [share], settings)
-    replay.search()
-    replay.judge()
-    judged = replay.evidence().judged(world.limit(share))
-    assert judged is not None
-    chosen = judged.best("combined")
-    assert chosen is not None
-    regret = float(world.truth[best] - world.truth[world.rows[chosen.plan.plan_id]])
-    return {"trials": trials, "images": replay.images, "regret": round(regret, 4)}
+    world, scores, best = drawn(name, share, num_prompts, seed)
+    chosen, _, images = run_postdiff(world, scores, share, num_prompts, seed, each)
+    return {"images": images, "regret": round(float(world.truth[best] - world.truth[chosen]), 4)}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ concluded from their scores (``conclude``). Only the storage and the images are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from worlds import Array, Scores, World
@@ -21,7 +21,7 @@ from postdiff_calib.scores.select import PlanScores
 from postdiff_calib.scores.store import MemoryStore
 from postdiff_calib.search.postdiff import PostDiff
 from postdiff_calib.search.proposals import Proposal
-from postdiff_calib.search.settings import SearchSettings, default_explore_prompts, prompt_order
+from postdiff_calib.search.settings import IMAGES_A_PROMPT, SearchSettings, default_explore_prompts, prompt_order
 from postdiff_calib.search.space import Candidate
 from postdiff_calib.search.strategies import default_trials
 from postdiff_calib.search.strategy import enqueued
@@ -52,10 +52,10 @@ class Lookup:
         return list(self.measured(knobs, indices).scores)
 
 
-def default_settings(num_prompts: int, seed: int, trials: int | None = None) -> SearchSettings:
+def default_settings(num_prompts: int, seed: int) -> SearchSettings:
     """What ``calibrate`` searches with, for so many prompts that finalists are judged on."""
     return SearchSettings(
-        n_trials=trials or default_trials(num_prompts),
+        n_trials=default_trials(num_prompts),
         seed=seed,
         explore_prompts=default_explore_prompts(num_prompts),
     )
@@ -155,7 +155,7 @@ class Replay:
 
 
 def run_postdiff(
-    world: World, scores: Scores, share: float, num_prompts: int, seed: int, trials: int | None = None
+    world: World, scores: Scores, share: float, num_prompts: int, seed: int, each: int | None = None
 ) -> tuple[int, Curve, int]:
     """One search at one budget, without further ones.
 
@@ -165,12 +165,15 @@ def run_postdiff(
         share: the budget.
         num_prompts: prompts that finalists are judged on.
         seed: of the search.
-        trials: evaluations; the default number where None.
+        each: prompts of an evaluation, for about as many images as by default; the default number where None.
 
     Returns:
         The row it chooses, the rows it would have chosen on the way, and the images it made.
     """
-    replay = Replay(world, scores, num_prompts, [share], default_settings(num_prompts, seed, trials))
+    settings = default_settings(num_prompts, seed)
+    if each is not None:
+        settings = replace(settings, n_trials=round(IMAGES_A_PROMPT * num_prompts / each), explore_prompts=each)
+    replay = Replay(world, scores, num_prompts, [share], settings)
     curve = replay.search()
     replay.judge()
     judged = replay.evidence().judged(world.limit(share))

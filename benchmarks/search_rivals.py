@@ -30,7 +30,7 @@ import numpy as np
 import optuna
 from replayed_search import run_postdiff
 from rivals import RIVALS, Purse
-from worlds import WORLDS, make_world, smooth_part
+from worlds import WORLDS, Scores, World, make_world, smooth_part
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "postdiff"
@@ -45,6 +45,18 @@ Run = dict[str, Any]
 
 def identity(run: Run) -> tuple[Any, ...]:
     return tuple(run[name] for name in KEY)
+
+
+def drawn(world_name: str, share: float, num_prompts: int, seed: int) -> tuple[World, Scores, int]:
+    """A run's world, its scores, and the row of its best plan.
+
+    Ours searches on a third of the prompts and judges on the rest; a rival may use all of them for either.
+    """
+    rng = np.random.default_rng([seed, num_prompts, round(1000 * share), zlib.crc32(world_name.encode())])
+    world = make_world(world_name, rng, share)
+    scores, best = world.draw(rng, num_prompts + num_prompts // 2), world.best(share)
+    assert best is not None
+    return world, scores, best
 
 
 class Campaign:
@@ -76,13 +88,8 @@ class Campaign:
         missing = [r for r in wanted if (*where, r, self.factor_of(r, factor)) not in self.runs]
         if not missing:
             return
-        rng = np.random.default_rng([seed, num_prompts, round(1000 * share), zlib.crc32(world_name.encode())])
-        world = make_world(world_name, rng, share)
-        # ours searches on a third of the prompts and judges on the rest; a rival may use all of them for either
-        whole = num_prompts + num_prompts // 2
-        scores = world.draw(rng, whole)
-        best = world.best(share)
-        assert best is not None
+        world, scores, best = drawn(world_name, share, num_prompts, seed)
+        whole = scores.shape[1]
         for name in missing:
             began = time.perf_counter()
             if name == OURS:
