@@ -23,6 +23,7 @@ from killing import WRITING, Calibration, Fuse, child
 from postgres import Server
 
 from postdiff_calib.errors import StudyError
+from postdiff_calib.search.backend.retry import has_begun
 from postdiff_calib.search.backend.storage import connect, disconnect, read_record
 
 LEADER, WORKER, SERVER = "leader", "worker", "server"
@@ -175,12 +176,12 @@ class SharedStudy(Calibration):
 def unaccounted(trials: Sequence[Any]) -> list[Any]:
     """The trials of which nobody knows what became: neither done, nor stepped back from, nor taken up by another.
 
-    One that failed before it had chosen its plan holds nothing; another is proposed in its place, and they are counted.
+    One that failed before it had begun its plan holds nothing; another is proposed in its place, and they are counted.
     """
     taken_up = {number for t in trials for number in t.system_attrs.get("retry_history", [])}
     known = {"COMPLETE", "PRUNED"}
 
     def lost(trial: Any) -> bool:
-        return not (trial.state.name == "FAIL" and (trial.number in taken_up or "plan" not in trial.user_attrs))
+        return not (trial.state.name == "FAIL" and (trial.number in taken_up or not has_begun(trial)))
 
     return [t for t in trials if t.state.name not in known and lost(t)]

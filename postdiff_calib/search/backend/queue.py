@@ -78,14 +78,15 @@ class TrialQueue:
         return bool(self.trials()[number].state == TrialState.RUNNING)
 
     def enqueue(self, proposals: Sequence[Proposal]) -> None:
-        """Queue these, each once per plan and search."""
+        """Queue these, each once per plan and search.
+
+        One that was cut short is not queued here again: it has a successor, or is ``left_behind`` until it has one.
+        """
         search = self.runner.limits[0]
         queued = {
             t.user_attrs.get("plan")
             for t in self.trials()
-            if t.user_attrs.get("enqueued")
-            and t.user_attrs.get("search") == search
-            and (t.state not in (TrialState.FAIL, TrialState.PRUNED) or "failed" in t.user_attrs)
+            if t.user_attrs.get("enqueued") and t.user_attrs.get("search") == search and t.state != TrialState.PRUNED
         }
         for p in proposals:
             if p.candidate.plan_id not in queued:
@@ -135,10 +136,10 @@ class TrialQueue:
         return self.counts(trial) or self.cut_short(trial)
 
     def cut_short(self, trial: FrozenTrial) -> bool:
-        """Whether a trial of this search was ended with a plan that it did not finish."""
+        """Whether a trial of this search was ended with a plan of its own that it did not finish."""
         return (
             trial.state == TrialState.FAIL
-            and "plan" in trial.user_attrs
+            and retry.has_begun(trial)
             and "failed" not in trial.user_attrs
             and trial.user_attrs.get("search") == self.runner.limits[0]
         )
@@ -173,11 +174,20 @@ class TrialQueue:
         return [t for t in trials if self.cut_short(t) and t.number not in taken_up]
 
     def surplus(self, trial: optuna.Trial) -> bool:
-        """Whether every place was taken before this trial began, or it takes up what a trial before it took up."""
+        """Whether every place was taken before this trial began, or it takes up what a trial before it took up.
+
+        Two processes may queue a successor of one trial at the same moment, and the second may be cut short in its
+        turn, so every link of the chain is asked.
+        """
         trials = self.trials()
         before = retry.cut_short_before(trials[trial.number])
-        if before:  # two processes may queue the successor of one trial at the same moment
-            return any(retry.cut_short_before(t) == before for t in trials[: trial.number])
+        if before:
+            chain = [*before, trial.number]
+            return any(
+                retry.cut_short_before(t) == chain[:link]
+                for link in range(1, len(chain))
+                for t in trials[: chain[link]]
+            )
         if "plan" in trial.user_attrs:
             return False
         ahead = [t for t in trials if t.number < trial.number or "plan" in t.user_attrs]

@@ -6,6 +6,7 @@ still missing.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 
@@ -48,6 +49,15 @@ def cut_short_before(trial: FrozenTrial) -> list[int]:
     return list(trial.system_attrs.get("retry_history", []))
 
 
+def has_begun(trial: FrozenTrial) -> bool:
+    """Whether a trial has a plan for good: it was queued with one, or its choice was stored and left standing.
+
+    How many prompts it wants is stored after that (``TrialRunner.run``). A choice alone may be one that its worker was
+    about to step back from.
+    """
+    return "wanted" in trial.user_attrs or bool(trial.user_attrs.get("enqueued"))
+
+
 def retire_dead(study: optuna.Study) -> None:
     """Queue again the trials of workers that gave no sign of life for too long."""
     with warnings.catch_warnings():
@@ -68,12 +78,12 @@ def watch(storage: optuna.storages.RDBStorage, trials: Sequence[FrozenTrial]) ->
 def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue again a trial that its process stopped working on, or that it died with.
 
-    One without a plan holds nothing yet: it is left as it is, and the next that begins is proposed its place.
+    One that has not begun holds nothing yet: it is left as it is, and the next that begins is proposed its place.
     """
-    if "plan" not in trial.user_attrs:
+    if not has_begun(trial):
         return
     log_event("retry", number=trial.number, plan=trial.user_attrs["plan"], reason="its worker did not end it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # same plan, same wanted prompts, linked to it as Optuna links retries
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, trial)
+        # same plan, same wanted prompts, linked to it as Optuna links retries; a copy, since Optuna writes into it
+        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=None)(study, copy.deepcopy(trial))

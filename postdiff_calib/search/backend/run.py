@@ -11,7 +11,6 @@ record there; *workers* join, each with its own trial. A trial whose process die
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -112,6 +111,8 @@ class Search:
         self.reference = candidate(compile_plan(space.baseline), price)
         self.single = self.place.single
         self._trial_is_lost = self._stopping = False
+        self._to_be_told: int | None = None
+        self._fault: BaseException | None = None
         self._own_trials = 0
         self._listed: tuple[int, int, list[FrozenTrial]] | None = None
         self._at_most = math.inf
@@ -225,41 +226,48 @@ class Search:
         while lost := self.queue.left_behind(trials := self.queue.trials()):
             for trial in lost:
                 if self.single or trial.number in seen:
-                    retry.give_back(self.study, copy.deepcopy(trial))
+                    retry.give_back(self.study, trial)
             if not self.single and not seen:
                 time.sleep(self._pause)
             seen |= {trial.number for trial in lost}
         return trials
 
     def _run_trials(self, count: int) -> None:
-        self._trial_is_lost = False
+        self._fault, self._to_be_told, self._trial_is_lost = None, None, False
         try:
             self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
         except retry.Left as left:
             raise left.cause from left.cause.__cause__
-        except ValueError:  # Optuna's, when a trial is already finished
-            # A process that was silent for too long (a sleeping laptop) comes back to a trial that others have been
-            # given. Its blocks are kept, and it goes on with the next.
-            if not self._trial_is_lost:
-                raise
-        except (UnboundLocalError, AssertionError) as error:
+        except (UnboundLocalError, AssertionError, ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
             # Optuna's, when it is interrupted or loses the storage while a trial ends: say that instead.
-            found = self.runner.fatal or database.cause_behind(error) or error
-            raise found from found.__cause__  # what the database said
+            found = self.runner.fatal or database.cause_behind(error)
+            # Optuna's, too, when a trial is already finished: a process that was silent for too long (a sleeping
+            # laptop) comes back to a trial that others have been given. Its blocks are kept, and it goes on with the
+            # next.
+            if found is None and not (self._trial_is_lost or self._is_lost(self._to_be_told)):
+                found = self._fault or error
+            if found is not None:
+                raise found from found.__cause__  # what the database said
         if self._stopping:
             raise KeyboardInterrupt
 
+    def _is_lost(self, number: int | None) -> bool:
+        """Whether a trial of this process was ended by others, who took the process for dead."""
+        return not self.single and number is not None and not self.queue.is_running(number)
+
     def _objective(self, trial: optuna.Trial) -> float:
-        if not self.single and self.queue.surplus(trial):
-            raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
         try:
+            if not self.single and self.queue.surplus(trial):
+                raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
             taken = self.runner.take(trial)
             if not self.single and self.queue.crowded(trial):
                 raise optuna.TrialPruned
             value = self.runner.run(trial, taken)
         except optuna.TrialPruned:
+            self._to_be_told = trial.number
             raise
         except BaseException as error:
+            self._fault = error
             if self.single and (self.runner.fatal is not None or not isinstance(error, PostdiffError)):
                 raise retry.Left(error) from None
             if isinstance(error, KeyboardInterrupt):
@@ -268,7 +276,8 @@ class Search:
                     retry.give_back(self.study, self.queue.trials()[trial.number])
             raise
         finally:
-            self._trial_is_lost = not self.single and not self.queue.is_running(trial.number)
+            self._trial_is_lost = self._is_lost(trial.number)
+        self._to_be_told = trial.number
         self._own_trials += not self._trial_is_lost
         return value
 

@@ -92,7 +92,7 @@ class TrialRunner:
             PostdiffError: the images are broken, or nothing can be stored (``fatal`` is set then).
         """
         chosen, role = taken.candidate, taken.role
-        wanted = self._wanted(trial, chosen, role)
+        wanted = self.begin(trial, taken)
         about = {"number": trial.number, "plan": chosen.plan_id, "knobs": chosen.knobs.describe()}
         log_event("trial", state="begun", **about, role=role, arm=taken.arm, prompts=wanted)
         try:
@@ -137,10 +137,10 @@ class TrialRunner:
                 return proposed
         return self.strategy.propose(0, trial.number, suggested=fit(values, self.problem.space, self.allowed))
 
-    def _wanted(self, trial: optuna.Trial, chosen: Candidate, role: Role) -> int:
-        """How many prompts of the plan are to be known in the end; fixed when a trial first starts."""
+    def begin(self, trial: optuna.Trial, taken: Proposal) -> int:
+        """Fix how many prompts of the plan are to be known in the end; from then on the trial has its plan for good."""
         if "wanted" not in trial.user_attrs:
-            trial.set_user_attr("wanted", self.prompts_for(role, chosen.plan_id))
+            trial.set_user_attr("wanted", self.prompts_for(taken.role, taken.candidate.plan_id))
         return int(trial.user_attrs["wanted"])
 
     def prompts_for(self, role: Role, plan: str) -> int:

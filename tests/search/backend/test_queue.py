@@ -1,6 +1,5 @@
 """Which trials of a study count for a search, and what the next one is to do, also beside other workers."""
 
-import copy
 from collections import Counter
 
 import pytest
@@ -40,9 +39,11 @@ def run(search, count):
 
 
 def begin(search):
-    """What a worker does until it has decided on its plan."""
+    """What a worker does until it has decided on its plan and on how many prompts it wants of it."""
     trial = search.study.ask()
-    return trial, search.runner.take(trial)
+    taken = search.runner.take(trial)
+    search.runner.begin(trial, taken)
+    return trial, taken
 
 
 def test_the_total_is_what_is_enqueued_and_what_is_proposed(search):
@@ -118,7 +119,7 @@ def test_a_trial_cut_short_keeps_its_place_and_who_takes_it_up_has_none_beside_i
     assert search.queue.places_left(search.queue.trials()) == left - 1
     # one begins before, another after the successor is queued: both have places of their own
     between, two = begin(search)
-    give_back(search.study, copy.deepcopy(cut))
+    give_back(search.study, cut)
     heir, same = begin(search)
     assert same == taken
     assert two == search.strategy.propose(0, 1)

@@ -1,7 +1,6 @@
 """Several worker processes on one real PostgreSQL server, one of them killed in the middle of a trial."""
 
 import contextlib
-import copy
 import json
 import os
 import signal
@@ -187,7 +186,7 @@ def end_the_trial_in_hand(url, queued):
     trial = next(t for t in study.get_trials() if t.state == TrialState.RUNNING)
     study.tell(trial.number, state=TrialState.FAIL)
     for _ in range(queued):
-        give_back(study, copy.deepcopy(trial))
+        give_back(study, trial)
     disconnect(storage)
 
 
