@@ -268,6 +268,7 @@ class Search:
             raise
         except BaseException as error:
             self._fault = error
+            self._trial_is_lost = isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
             if self.single and (self.runner.fatal is not None or not isinstance(error, PostdiffError)):
                 raise retry.Left(error) from None
             if isinstance(error, KeyboardInterrupt):
@@ -276,7 +277,7 @@ class Search:
                     retry.give_back(self.study, self.queue.trials()[trial.number])
             raise
         finally:
-            self._trial_is_lost = self._is_lost(trial.number)
+            self._trial_is_lost = self._trial_is_lost or self._is_lost(trial.number)
         self._to_be_told = trial.number
         self._own_trials += not self._trial_is_lost
         return value
