@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
 Shape = Sequence[int]
 Convention = Literal["paper", "full"]
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 # Attention's products reach torch as batched matrix products or as one fused operation, by device and type.
 _ATTENTION_OPS = ("bmm", "baddbmm", "scaled_dot_product")

@@ -2,44 +2,21 @@
 
 It is the squared maximum mean discrepancy of unit CLIP embeddings under a Gaussian kernel (Jayasumana et al.,
 arXiv 2401.09603: σ = 10, times 1000). Unlike the published code it leaves out the diagonal, hence is unbiased and
-may fall slightly below 0, and it is computed in float64. Two sets of the same prompts and seeds are dependent image
-by image: there the diagonal between the sets is left out too (Gretton et al., JMLR 13, 2012, eq. 4), without which
-the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embeddings. With few prompts it is noisy.
+may fall slightly below 0, and it is computed in float64. A plan's images and the baseline's are of the same prompts
+and seeds, dependent image by image: there the diagonal between the sets is left out too (Gretton et al., JMLR 13, 2012,
+eq. 4), without which the estimate would be too low, by about 9/N for N prompts of ordinary CLIP embeddings. With few
+prompts it is noisy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import torch
-
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
-
-
-def cmmd(features: torch.Tensor, reference: torch.Tensor) -> float:
-    """Unbiased CMMD between two independent sets of unit embeddings, such as images of different prompts.
-
-    Args:
-        features: (N, D), N ≥ 2.
-        reference: (M, D), M ≥ 2.
-
-    Raises:
-        ValueError: fewer than two embeddings in a set.
-    """
-    if len(features) < 2 or len(reference) < 2:
-        raise ValueError(f"CMMD needs at least two images a set, got {len(features)} and {len(reference)}")
-    x, y = (np.asarray(part, dtype=np.float64) for part in (features, reference))
-
-    def within(a: npt.NDArray[np.float64]) -> float:
-        gram = _kernel(a, a)
-        return float((gram.sum() - np.trace(gram)) / (len(a) * (len(a) - 1)))
-
-    return CMMD_SCALE * (within(x) + within(y) - 2 * float(_kernel(x, y).mean()))
 
 
 def paired_cmmd(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[float, float]:

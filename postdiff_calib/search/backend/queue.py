@@ -206,13 +206,10 @@ class TrialQueue:
         others = [t for t in trials if t.number != trial.number and self.holds_place(t)]
         return self._at(others, budget) >= self.planned[budget]
 
-    def images_left(self, trials: Sequence[FrozenTrial]) -> int:
-        """Images still to be made at most: for the trials in hand, for those queued and for those to be proposed."""
-        return self.work_left(trials)[0]
-
     def work_left(self, trials: Sequence[FrozenTrial]) -> tuple[int, float]:
-        """Those images, and the seconds that they and their trials may take; 0 where no plan was timed.
+        """Images still to be made at most, and the seconds that they and their trials take; 0 where no plan was timed.
 
+        The images are those of the trials in hand, of those queued and of those to be proposed.
         A plan that is yet to be proposed is taken to cost what the plans within its budget cost on average.
         """
         settings, n, base = self.strategy.settings, self.problem.num_prompts, self.book.baseline

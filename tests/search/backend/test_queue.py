@@ -222,6 +222,6 @@ def test_two_searches_may_share_a_further_budget(tmp_path):
 def test_images_left_are_those_of_open_trials(search):
     queue = search.queue
     # the baseline has its first ten; ten for each trial, and the baseline's other prompts
-    assert queue.images_left(queue.trials()) == N - 10 + 10 * (queue.total - 1)
+    assert queue.work_left(queue.trials())[0] == N - 10 + 10 * (queue.total - 1)
     run(search, queue.total)
-    assert queue.images_left(queue.trials()) == N - search.book.count(search.book.baseline)
+    assert queue.work_left(queue.trials())[0] == N - search.book.count(search.book.baseline)
