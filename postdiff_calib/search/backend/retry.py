@@ -52,7 +52,7 @@ def cut_short_before(trial: FrozenTrial) -> list[int]:
 def has_begun(trial: FrozenTrial) -> bool:
     """Whether a trial has a plan for good: it was queued with one, or its choice was stored and left standing.
 
-    How many prompts it wants is stored after that (``TrialRunner.run``). A choice alone may be one that its worker was
+    How many prompts it wants is stored after that (``TrialRunner.begin``). A choice alone may be one that its worker was
     about to step back from.
     """
     return "wanted" in trial.user_attrs or bool(trial.user_attrs.get("enqueued"))
