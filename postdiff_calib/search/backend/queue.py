@@ -80,7 +80,7 @@ class TrialQueue:
     def enqueue(self, proposals: Sequence[Proposal]) -> None:
         """Queue these, each once per plan and search.
 
-        One that was cut short is not queued here again: it has a successor, or is ``left_behind`` until it has one.
+        A trial that was cut short is not queued again here: it has a successor already, or ``left_behind`` finds it.
         """
         search = self.runner.limits[0]
         queued = {
@@ -130,7 +130,7 @@ class TrialQueue:
         return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
 
     def holds_place(self, trial: FrozenTrial) -> bool:
-        """Whether a trial has one of the places at a budget; who takes up another's has none beside it."""
+        """Whether a trial holds a place of its own at a budget; a successor uses the place of the trial it takes up."""
         if trial.user_attrs.get("enqueued") or retry.cut_short_before(trial):
             return False
         return self.counts(trial) or self.cut_short(trial)
@@ -167,17 +167,17 @@ class TrialQueue:
     def left_behind(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Trials of this search that were cut short and that nobody has queued again.
 
-        To end a trial and to queue its successor are two steps: a process may be killed between them, and Optuna alone
-        takes the first when the storage fails in the middle of a trial and answers again at its end.
+        Ending a trial and queuing its successor are two steps. A process may be killed between them. When the storage
+        fails in the middle of a trial and answers again at its end, Optuna takes the first step alone.
         """
         taken_up = {number for t in trials for number in retry.cut_short_before(t)}
         return [t for t in trials if self.cut_short(t) and t.number not in taken_up]
 
     def surplus(self, trial: optuna.Trial) -> bool:
-        """Whether every place was taken before this trial began, or it takes up what a trial before it took up.
+        """Whether a trial must not run: every place was taken before it began, or an earlier trial does the same work.
 
-        Two processes may queue a successor of one trial at the same moment, and the second may be cut short in its
-        turn, so every link of the chain is asked.
+        Two processes may queue a successor of one trial at the same moment. The second successor may be cut short, too,
+        so the whole chain of predecessors is checked.
         """
         trials = self.trials()
         before = retry.cut_short_before(trials[trial.number])
@@ -194,10 +194,11 @@ class TrialQueue:
         return self.places_left(ahead) <= 0
 
     def crowded(self, trial: optuna.Trial) -> bool:
-        """Whether all places of its budget were taken when this trial had chosen and stored its own.
+        """Whether all places of the trial's budget are taken by others, once its own choice is stored.
 
-        Others begin and end while it chooses, so its place may have gone. Whoever stores a choice last sees all the
-        others', so that no budget gets more trials than it has places; of two who see each other both may step back.
+        Other trials begin and end while it chooses, so its place may be gone. The trial that stores its choice last
+        sees the choices of all others, so no budget gets more trials than it has places. Two trials that see each other
+        may both step back.
         """
         trials = self.trials()
         if not self.holds_place(trials[trial.number]):

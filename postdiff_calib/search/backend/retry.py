@@ -50,10 +50,10 @@ def cut_short_before(trial: FrozenTrial) -> list[int]:
 
 
 def has_begun(trial: FrozenTrial) -> bool:
-    """Whether a trial has a plan for good: it was queued with one, or its choice was stored and left standing.
+    """Whether a trial has a plan for good: it was queued with one, or its worker kept its choice and began.
 
-    How many prompts it wants is stored after that (``TrialRunner.begin``). A choice alone may be one that its worker was
-    about to step back from.
+    The number of prompts it wants is stored then (``TrialRunner.begin``). Its worker may still step back from a choice
+    that is stored without that number.
     """
     return "wanted" in trial.user_attrs or bool(trial.user_attrs.get("enqueued"))
 
