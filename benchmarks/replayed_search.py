@@ -30,6 +30,8 @@ from postdiff_calib.study.searched import SearchedBudget
 
 #: The row it would choose from so many images on.
 Curve = list[tuple[int, int]]
+#: A search notes what it would choose at least so often: with many evaluations a fit for each takes as long as it does.
+NOTES = 200
 
 
 class Lookup:
@@ -127,9 +129,10 @@ class Replay:
         note()
         others = sum(p.arm != "step_reduction" for p in first)
         for budget in range(len(self.shares)):
-            for number in range(self.strategy.planned(budget, others)):
+            planned = self.strategy.planned(budget, others)
+            for number in range(planned):
                 self.evaluate(self.strategy.propose(budget, number))
-                if budget == 0:
+                if budget == 0 and number % max(1, planned // NOTES) == 0:
                     note()
         return curve
 
