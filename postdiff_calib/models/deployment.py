@@ -139,8 +139,10 @@ class DeploymentSettings:
 
         Raises:
             ModelError: no such file, or none of a model; a size, LoRA, autoencoder or variant that does not fit it.
-            UnsupportedError, UsageError: as of ``check_classes``.
+            UnsupportedError, UsageError: as of ``check_classes``; a variant of one file.
         """
+        if self.variant is not None:
+            check_variant(model, self.variant)
         if is_single_file(model):
             self.card(card_of_kind(kind_of(model)))
         try:
@@ -150,8 +152,6 @@ class DeploymentSettings:
             return
         self.check_classes(pipeline_class, str(scheduler))
         self.check_size(model)
-        if self.variant is not None:
-            check_variant(model, self.variant)
 
     def check_size(self, folder: str) -> None:
         """Refuse a size that a local model's autoencoder does not make, before its weights are read.

@@ -23,7 +23,6 @@ from postdiff_calib.models.families import FAMILIES, family_named
 from postdiff_calib.models.fingerprint import fingerprint_pipeline
 from postdiff_calib.models.hub import on_hub, pinned
 from postdiff_calib.models.listening import complete, quiet
-from postdiff_calib.models.local_files import check_variant
 from postdiff_calib.models.lora import merge_loras
 from postdiff_calib.models.place import Place, place_of
 from postdiff_calib.models.scheduler import adapt_scheduler
@@ -208,8 +207,6 @@ def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bo
     if isinstance(entry := index.get("scheduler"), list) and len(entry) == 2:
         settings.check_classes(index["_class_name"], str(entry[1]), card)
     settings.check_size(source)
-    if settings.variant is not None:
-        check_variant(source, settings.variant)
     named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.

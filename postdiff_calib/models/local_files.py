@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from postdiff_calib.errors import ModelError
+from postdiff_calib.errors import ModelError, UsageError
 from postdiff_calib.files import read_json
 from postdiff_calib.models.hub import on_hub, pinned
+from postdiff_calib.models.single_file import is_single_file
 
 
 def check_vae(place: str) -> None:
@@ -37,21 +38,24 @@ def check_vae(place: str) -> None:
         raise ModelError(given, "it holds no weights in safetensors", remedy)
 
 
-def check_variant(folder: str, variant: str) -> None:
-    """Refuse a variant of which a local model has no file; a place that is no folder is passed over.
+def check_variant(place: str, variant: str) -> None:
+    """Refuse a variant of which a local model has no file; a place that is not on this machine is passed over.
 
     Args:
-        folder: of the pipeline, as ``save_pretrained`` writes it: a folder for each component.
+        place: folder of the pipeline, as ``save_pretrained`` writes it: a folder for each component; or another place.
         variant: such as ``fp16``, in names such as ``model.fp16.safetensors``.
 
     Raises:
         ModelError: no component has weights of it.
+        UsageError: the model is one file.
     """
-    if not Path(folder).is_dir():
+    if is_single_file(place):
+        raise UsageError(f"--variant {variant}", f"{place} is one file, which has no variants", "leave it out")
+    if not Path(place).is_dir():
         return
     named = re.compile(rf"\.{re.escape(variant)}(-\d+-of-\d+)?\.safetensors")
-    names = [path.name for path in Path(folder).glob("*/*.safetensors")]
+    names = [path.name for path in Path(place).glob("*/*.safetensors")]
     if not any(named.search(name) for name in names):
         found = {match[1] for name in names if (match := re.search(r"\.([\w-]+?)(-\d+-of-\d+)?\.safetensors", name))}
         remedy = f"take {', '.join(sorted(found))}" if found else "leave it out"
-        raise ModelError(f"--variant {variant}", f"{folder} holds no weights of that name", remedy)
+        raise ModelError(f"--variant {variant}", f"{place} holds no weights of that name", remedy)

@@ -280,6 +280,13 @@ def test_a_variant_is_of_the_files(tmp_path):
             check(str(tmp_path / "v"))
 
 
+def test_one_file_has_no_variants(checkpoint):
+    settings = DeploymentSettings(variant="fp16")
+    for check in (settings.check_model, functools.partial(load_pipeline, device="cpu", settings=settings)):
+        with pytest.raises(UsageError, match=r"--variant fp16: .*\.safetensors is one file, .*leave it out"):
+            check(checkpoint.path)
+
+
 def test_a_revision_goes_with_the_hub_alone(folder):
     with pytest.raises(UsageError, match=r"--revision abc: .* is not on the hub"):
         load_pipeline(str(folder), device="cpu", settings=DeploymentSettings(revision="abc"))
