@@ -20,6 +20,8 @@ from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.backends import MemoryFormat
 from postdiff_calib.models.card import MAX_SIDE
+from postdiff_calib.models.cards import split_model
+from postdiff_calib.models.hub import is_commit
 from postdiff_calib.quality.metrics import SCORER_NAME, comparisons, metrics
 from postdiff_calib.techniques.noise import Noise, SwitchWay
 
@@ -67,6 +69,16 @@ class ModelSection(Section):
     vae: Address | None = None
     variant: str | None = None
     unet_revision: str | None = None
+
+    def to_load(self, name: str, *, revision_apart: bool) -> str:
+        """What ``load_pipeline`` takes for the model, at the commit that was loaded.
+
+        Args:
+            name: the model as it is named, perhaps with a commit.
+            revision_apart: the deployment's settings name the model's own commit.
+        """
+        commit = self.unet_revision or ("" if revision_apart else self.revision)
+        return name if split_model(name)[1] is not None or not is_commit(commit) else f"{name}@{commit}"
 
 
 class _OfMetrics:

@@ -181,6 +181,9 @@ def test_a_commit_that_was_looked_up_is_named_from_then_on(asked, newest, tmp_pa
         record, asked=replace(record.asked, model="sdxl-lcm"), model=lcm_profile(loaded.unet_revision).model
     )
     assert record.model_to_load == lcm_profile(A).model_to_load == f"sdxl-lcm@{A}"
+    revised = replace(record.asked, deployment=DeploymentSettings(revision=B))
+    assert replace(record, asked=revised).model_to_load == f"sdxl-lcm@{A}"  # the revision is of the other repository
+    assert replace(record, asked=replace(record.asked, model=f"sdxl-lcm@{B}")).model_to_load == f"sdxl-lcm@{B}"
     newest[LCM] = B
     job = CalibrateJob("sdxl-lcm", study=tmp_path)
     assert model_of(job) == "sdxl-lcm"
