@@ -29,9 +29,9 @@ from postdiff_calib.profile.sections import (
     ModelSection,
     PlanSection,
     Section,
-    TradeoffSection,
 )
 from postdiff_calib.profile.times import TimesSection
+from postdiff_calib.profile.tradeoff import TradeoffSection
 from postdiff_calib.quality.metrics import metrics
 
 

@@ -30,7 +30,8 @@ from postdiff_calib.models.place import Place, card_of, place_of
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.quality.scorers import listed, load_scorer, parse_scorer
+from postdiff_calib.quality.listed import listed
+from postdiff_calib.quality.scorers import load_scorer, parse_scorer
 from postdiff_calib.study.record import Study, StudyRecord
 
 A, B = "a" * 40, "0123456789" * 4
