@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError, UnsupportedError, UsageError
-from postdiff_calib.models.card import MAX_SIDE, Card
+from postdiff_calib.models.card import MAX_SIDE, Card, steps_up_to
 from postdiff_calib.models.families import family_named
 from postdiff_calib.models.local_files import check_vae, check_variant
 from postdiff_calib.models.lora import check_loras, parse_lora
@@ -126,7 +126,7 @@ class DeploymentSettings:
         names = ("height", "width", "guidance_scale", "scheduler")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if (steps := self.num_inference_steps) is not None:
-            changes |= {"num_inference_steps": steps, "step_range": (min(card.step_range[0], steps), steps)}
+            changes |= {"num_inference_steps": steps, "step_range": steps_up_to(steps, card.step_range[0])}
         found = replace(card, **changes)
         found.latent_size()
         return found
