@@ -92,6 +92,7 @@ class Metric:
         function: maps ``Images`` to a number per prompt, or to a single number for a metric of the set.
         deviation: what surrogates of guards learn; of a quality metric's paired difference it is the loss.
         digits: shown after the point.
+        unknown_scale: small values are shown with more digits, as nobody knows how large the metric's are.
         difference_unit: of a difference of two values, as text; short, may be empty.
         highest: the largest value, or the largest drop, that a bound can sensibly have.
         example: a bound that a user might ask for, shown in messages and help.
@@ -108,6 +109,7 @@ class Metric:
     function: Callable[[Images], list[float]]
     deviation: Deviation = LOSS
     digits: int = 2
+    unknown_scale: bool = False
     difference_unit: str = ""
     highest: float = math.inf
     example: float = 1.0
@@ -139,7 +141,18 @@ class Metric:
         """An example of a bound as it is written on the command line, e.g. ``ssim=0.8``."""
         return f"{self.name}={self.example:g}"
 
+    def decimals(self, value: float) -> int:
+        """Digits after the point of a value: those of the metric, of an unknown scale two significant ones at least.
+
+        What is ten thousand times smaller than the metric's last digit is taken for rounding.
+        """
+        if not self.unknown_scale or not value or not math.isfinite(value):
+            return self.digits
+        needed = 1 - math.floor(math.log10(abs(value)))
+        return needed if self.digits < needed <= self.digits + 5 else self.digits
+
     def show(self, value: float, *, signed: bool = False) -> str:
         """A value with the metric's digits; ``signed`` for a difference, which then bears its sign."""
+        digits = self.decimals(value)
         # adding 0.0 keeps a rounded −0.0 from being shown with a minus
-        return f"{round(value, self.digits) + 0.0:{'+' if signed else ''}.{self.digits}f}".replace("-", "−")
+        return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "−")

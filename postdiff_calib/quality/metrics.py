@@ -176,7 +176,9 @@ def registered(*more: Metric) -> Iterator[None]:
 @lru_cache(maxsize=64)
 def scorer_metric(name: str) -> Metric:
     """The quality metric of a user's scorer; its values are the scorer's own, turned round where lower is better."""
-    return Metric(name, SCORER_LABELS.get(name, name), "higher", "score", _score, digits=3, example=0.05)
+    return Metric(
+        name, SCORER_LABELS.get(name, name), "higher", "score", _score, digits=3, unknown_scale=True, example=0.05
+    )
 
 
 def metric(name: str) -> Metric:
