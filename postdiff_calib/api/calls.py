@@ -6,6 +6,7 @@ Errors are the project's own (``postdiff_calib.errors``), one line each; nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def verify(
     profile: Profile | str | Path,
     *,
     num_prompts: int = 100,
-    prompts: str | Path | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
     scorer: Any = None,
     also: Sequence[Any] | None = None,
     progress: Progress | Callable[[str], None] | bool | None = None,
@@ -128,7 +129,8 @@ def verify(
         pipe: the pipeline, with what was loaded into it when it was calibrated, not enabled.
         profile: a profile or its path.
         num_prompts: fresh prompts to judge quality on, at least 2; two images each.
-        prompts: the set that the calibration drew from, a shipped one's name or a file; found by itself where it can.
+        prompts: the set that the calibration drew from: its prompts, a shipped one's name or a file; found by itself
+            where it can.
         scorer, also: as for ``calibrate``; by default those that the profile names.
         progress: as for ``calibrate``.
 
@@ -145,15 +147,16 @@ def verify(
     loaded = _live(pipe, _call_of(known))
     where = Path(known.model.id) if isinstance(profile, Profile) else Path(profile)
     first, others = _scorers(scorer, also or (), loaded.device)
+    prompt_set, name = _prompts(prompts)
     job = VerifyJob(
         where,
         num_prompts,
-        prompt_set=None if prompts is None else str(prompts),
+        prompt_set=name,
         scorer=scorer if isinstance(scorer, str) else None,
         also=tuple(also or ()) if others is None else (),
     )
     with told_progress(progress) as told:
-        return run_verify(job, told, Given(loaded, None, first, others), known)
+        return run_verify(job, told, Given(loaded, prompt_set, first, others), known)
 
 
 def judge(
@@ -172,7 +175,8 @@ def judge(
         pipe: the pipeline, not enabled.
         setups: each a profile or its path, ``Knobs`` or a line of them, or a function of the pipeline that changes it
             (``jobs.setups`` says what it may return); one that does not yield must be the last.
-        prompts, scorer, also, progress: as for ``calibrate``.
+        prompts: as for ``calibrate``; a list of them is judged on as a whole.
+        scorer, also, progress: as for ``calibrate``.
         options: of the call as for ``calibrate``; ``num_prompts``, ``seed``, ``study``, ``delta``, ``fresh``.
 
     Returns:
@@ -185,6 +189,9 @@ def judge(
 
     _known(options, (*_CALL, "num_prompts", "seed", "study", "delta", "fresh"))
     base, given = _job(pipe, prompts, scorer, also, options)
+    if given.prompts is not None:  # nothing is searched, so nothing is kept from the judging
+        whole = _reserved(given.prompts)
+        base, given = replace(base, num_prompts=options.get("num_prompts") or len(whole)), replace(given, prompts=whole)
     with told_progress(progress) as told:
         return run_judge(JudgeJob(base, tuple(setups)), told, given).judgement
 
@@ -255,6 +262,13 @@ def _known(options: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _texts(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+def _reserved(prompts: PromptSet) -> PromptSet:
+    """A set of which all prompts may be judged on."""
+    from postdiff_calib.prompts import content_hash
+
+    return replace(prompts, held_out=prompts.prompts, sha256=content_hash(prompts.prompts, prompts.prompts))
 
 
 def _prompts(given: str | Path | Sequence[str] | None) -> tuple[PromptSet | None, str | None]:
