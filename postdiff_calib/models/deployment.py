@@ -129,6 +129,8 @@ class DeploymentSettings:
             changes |= {"num_inference_steps": steps, "step_range": steps_up_to(steps, card.step_range[0])}
         found = replace(card, **changes)
         found.latent_size()
+        if self.negative_prompt is not None:
+            self._check_negative_prompt(found.pipeline_class, found.guidance_scale)
         return found
 
     def check_model(self, model: str) -> None:
@@ -186,16 +188,28 @@ class DeploymentSettings:
             UnsupportedError: a negative prompt for a model without guidance, or a scheduler that does not fit.
             UsageError: a setting that the scheduler's class does not take.
         """
-        family = family_named(pipeline_class)
-        if self.negative_prompt is not None and family is not None and not family.guides:
-            rule = f"{pipeline_class} takes none: it has no unconditional half"
-            raise UnsupportedError(f"--negative-prompt {self.negative_prompt!r}", rule, "leave it out")
+        if self.negative_prompt is not None:
+            own = card.guidance_scale if card is not None else None
+            self._check_negative_prompt(pipeline_class, own if self.guidance_scale is None else self.guidance_scale)
         check_loras(self.loras, pipeline_class)
         if self.vae is not None:
             check_vae(self.vae)
         if self.scheduler is not None or self.scheduler_config:
             wanted = wanted_scheduler(scheduler, card, self.scheduler)
             check_scheduler_choice(scheduler, wanted, dict(self.scheduler_config))
+
+    def _check_negative_prompt(self, pipeline_class: str, scale: float | None) -> None:
+        """Refuse a negative prompt that would do nothing; a guidance scale of None is not known yet."""
+        family = family_named(pipeline_class)
+        if family is None:
+            return
+        kind, given = family.network, f"--negative-prompt {self.negative_prompt!r}"
+        if not (family.guides and kind.guides_by_default):
+            raise UnsupportedError(given, f"{pipeline_class} takes none: it has no unconditional half", "leave it out")
+        if scale is not None and scale <= kind.guided_above:
+            rule = f"it does nothing at guidance {scale:g}, where there is no unconditional half"
+            remedy = f"leave it out, or take a --guidance-scale above {kind.guided_above:g}"
+            raise UnsupportedError(given, rule, remedy)
 
 
 #: Nothing was asked for.

@@ -93,6 +93,14 @@ def test_values_of_scheduler_settings_are_read_as_what_they_are():
         ("sd15", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, UnsupportedError, "not a model of flow matching"),
         ("sd3-medium", {"scheduler": "DDIMScheduler"}, UnsupportedError, "this is a model of flow matching"),
         ("lcm", {"negative_prompt": "blurry"}, UnsupportedError, "it has no unconditional half"),
+        ("flux-dev", {"negative_prompt": "blurry"}, UnsupportedError, "it has no unconditional half; leave it out"),
+        ("z-image-turbo", {"negative_prompt": "blurry"}, UnsupportedError, "does nothing at guidance 0, .* above 0"),
+        (
+            "sd15",
+            {"negative_prompt": "", "guidance_scale": 1},
+            UnsupportedError,
+            "does nothing at guidance 1, .* above 1",
+        ),
         ("sd15", {"scheduler_config": (("karras", True),)}, UsageError, "DPMSolverMultistepScheduler takes"),
         ("sd15", {"scheduler_config": (("use_karras_sigmas", 1),)}, UsageError, "it must be true or false"),
         ("sd15", {"scheduler_config": (("num_train_timesteps", 1.5),)}, UsageError, "it must be a whole number"),
@@ -145,6 +153,7 @@ def test_settings_of_the_models_own_scheduler_alone(folder):
         ({"height": 99}, "--height 99"),
         ({"width": 20000}, "--width 20000"),
         ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
+        ({"negative_prompt": "blurry", "guidance_scale": 1.0}, "does nothing at guidance 1"),
         ({"scheduler_config": (("karras", True),)}, "DDIMScheduler takes"),
     ],
 )
