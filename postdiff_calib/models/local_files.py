@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from postdiff_calib.errors import ModelError, UsageError
 from postdiff_calib.files import read_json
@@ -36,6 +38,30 @@ def check_vae(place: str) -> None:
         raise ModelError(given, f"its config.json names no autoencoder of diffusers ({name})", remedy)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(given, "it holds no weights in safetensors", remedy)
+
+
+def check_latents(vae: str, config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse an autoencoder whose latents are not the model's; what a configuration does not say is passed over.
+
+    Args:
+        vae: as it was named.
+        config: its configuration.
+        own: that of the model's own autoencoder.
+
+    Raises:
+        ModelError: its latents have another number of channels, or are of another size.
+    """
+    theirs, ours = _latents(config), _latents(own)
+    if any(a is not None and b is not None and a != b for a, b in zip(theirs, ours, strict=True)):
+        told = [f"{channels} channels at 1/{factor}" for channels, factor in (theirs, ours)]
+        rule = f"its latents have {told[0]} of the image's side, the model's {told[1]}"
+        raise ModelError(f"--vae {vae}", rule, "give an autoencoder that was made for this model")
+
+
+def _latents(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(channels of the latents, image side over latent side)."""
+    blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels")
+    return config.get("latent_channels"), None if blocks is None else 2 ** (len(blocks) - 1)
 
 
 def check_variant(place: str, variant: str) -> None:
