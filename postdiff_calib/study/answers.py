@@ -60,7 +60,7 @@ def interval(c: Comparison, metric: str | None = None) -> str:
     """Mean and interval, e.g. ``+0.284 [-0.063, +0.630]``.
 
     Args:
-        c: what is told.
+        c: the difference.
         metric: whose unit it is in; None for spreads.
     """
     mean, low, high = (_number(one, metric, "+") for one in (c.mean, c.low, c.high))
