@@ -28,7 +28,7 @@ from postdiff_calib.knobs import Knobs, searched
 from postdiff_calib.models.tuning.asked import Tuning
 from postdiff_calib.profile import Profile
 from postdiff_calib.quality.fid import Fid
-from postdiff_calib.quality.scorers import listed
+from postdiff_calib.quality.listed import listed
 from postdiff_calib.report.comparison import print_exported, print_profiles, print_tradeoff
 from postdiff_calib.report.dry_run import print_dry_run
 from postdiff_calib.report.json_output import Kind

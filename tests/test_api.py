@@ -1,18 +1,29 @@
 """The jobs from Python: what is passed on, what comes back as plain data, what is refused; and the six lines."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pipelines
 import pytest
+from profiles import profile_data
 from studies import make_study
 
 import postdiff_calib
-from postdiff_calib import Knobs, calibrate, disable, enable, price, verify
-from postdiff_calib.errors import KnobError, ModelError, PostdiffError, PromptError, UnsupportedError, UsageError
+from postdiff_calib import Knobs, calibrate, disable, enable, judge, price, verify
+from postdiff_calib.errors import (
+    BudgetError,
+    KnobError,
+    ModelError,
+    PostdiffError,
+    PromptError,
+    UnsupportedError,
+    UsageError,
+)
 from postdiff_calib.jobs.calibrate import CalibrateResult
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.live import live_model
 from postdiff_calib.profile import Profile
+from postdiff_calib.prompts import draw
 
 PROMPTS = [f"a red circle and {n} blue squares" for n in range(30)]
 
@@ -91,11 +102,34 @@ def test_the_result_is_plain_data(pipe, asked, tmp_path):
         ({"fix": "q=1"}, KnobError, "no knob 'q'"),
         ({"prompts": ["a", " "]}, PromptError, "not empty"),
         ({"budget": "fast"}, PostdiffError, "write such as"),
+        ({"budget": 60}, BudgetError, "budget 60: a budget is a text with its unit; write such as"),
+        ({"prompts": PROMPTS[:14], "scorer": len}, PromptError, "num_prompts=9: at least 10 must judge"),
+        ({"prompts": ["a"] * 30, "scorer": len}, PromptError, "num_prompts=0: at least 10 must judge"),
     ],
 )
 def test_wrong_options_are_the_projects_errors(pipe, options, error, says):
     with pytest.raises(error, match=says):
         calibrate(pipe, **options)
+
+
+def test_a_list_of_prompts_is_judged_on_as_a_whole(pipe, monkeypatch):
+    drawn = []
+
+    def run(job, progress, given):
+        drawn.extend(draw(given.prompts, job.base.num_prompts, job.base.seed)[1])
+        return SimpleNamespace(judgement=None)
+
+    monkeypatch.setattr("postdiff_calib.jobs.judge.run_judge", run)
+    judge(pipe, [Knobs(4)], prompts=PROMPTS, scorer=len)
+    assert sorted(drawn) == sorted(PROMPTS)
+
+
+def test_a_profile_of_a_list_of_prompts_is_verified_by_the_list(pipe, monkeypatch):
+    asked = []
+    monkeypatch.setattr("postdiff_calib.jobs.verify.run_verify", lambda *given: asked.append(given))
+    verify(pipe, Profile.model_validate(profile_data()), prompts=PROMPTS)
+    ((job, _, given, _),) = asked
+    assert (job.prompt_set, given.prompts.prompts) == (None, tuple(PROMPTS))
 
 
 def test_pipelines_that_cannot_be_calibrated_are_refused(pipe):

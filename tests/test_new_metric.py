@@ -22,7 +22,8 @@ from postdiff_calib.jobs.workbench import metrics_of
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import CARDS
 from postdiff_calib.profile import json_schema, load_profile, parse_profile
-from postdiff_calib.quality.metrics import DISTANCE, METRICS, Metric, metrics, registered
+from postdiff_calib.quality.metric import DISTANCE, Metric
+from postdiff_calib.quality.metrics import METRICS, metrics, registered
 from postdiff_calib.report.html.findings import Findings
 from postdiff_calib.report.html.page import render
 from postdiff_calib.report.terminal import print_profile

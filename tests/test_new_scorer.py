@@ -123,6 +123,9 @@ def test_they_are_shown_in_report_and_terminal(tmp_path):
     assert "HPSv2.1 minus the baseline" in page
     assert "Difference in ImageReward" in page
     assert "CLIP score" not in page
+    small = Objective((replace(TERMS[0], delta=0.00025), *TERMS[1:]))
+    page = render(Findings(replace(study, record=replace(study.record, objective=small)), BUDGET))
+    assert "differences within ±0.00025, which count" in page
     console = Console(file=io.StringIO(), width=200)
     print_profile(study.conclude(BUDGET), as_json=False, console=console)
     shown = " ".join(console.file.getvalue().split())

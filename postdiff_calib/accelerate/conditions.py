@@ -67,7 +67,7 @@ class Conditions:
         accepted: Mapping[str, Any],
         scale_arguments: Callable[[float], Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """The profile's size and guidance scale, for the arguments that a call leaves out.
+        """The profile's size, guidance scale and negative prompt, for the arguments that a call leaves out.
 
         Args:
             given: arguments of the call, by name.
@@ -81,6 +81,9 @@ class Conditions:
         made = self.profile.generation
         sizes = {name: getattr(made, name) for name in ARGUMENTS if name in accepted}
         wanted = {**sizes, **scale_arguments(made.guidance_scale)}
+        own = made.negative_prompt
+        if own is not None and given.get("prompt") is not None and given.get("negative_prompt_embeds") is None:
+            wanted["negative_prompt"] = own
         # A text is what the profile takes where a caller has none of their own.
         other = {
             name: value

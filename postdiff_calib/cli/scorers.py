@@ -14,7 +14,7 @@ def scorers_command(
 
     Example: postdiff scorers
     """
-    from postdiff_calib.quality.scorers import listed
+    from postdiff_calib.quality.listed import listed
     from postdiff_calib.report.scorers import print_scorers
 
     print_scorers(listed(), as_json=as_json)

@@ -111,7 +111,11 @@ def _deployment_options() -> list[inspect.Parameter]:
         option("width", int, 0, "--width", "Pixels; 0 is the model's own.", min=0),
         option("steps", int, 0, "--steps", "The baseline's T, and the most that a search tries; 0: own.", min=0),
         option(
-            "guidance_scale", float | None, None, "--guidance-scale", "1 or less: no guidance.  [default: the model's]"
+            "guidance_scale",
+            float | None,
+            None,
+            "--guidance-scale",
+            "1 or less (Z-Image: 0): none.  [default: the model's]",
         ),
         option("scheduler", str | None, None, "--scheduler", "A diffusers class.  [default: the model's own]"),
         option(

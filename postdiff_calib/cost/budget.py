@@ -230,6 +230,8 @@ def parse_budget(text: str) -> Budget:
         BudgetError: it is nonsense: no or an unknown unit, negative, zero, infinite, a comma for the decimal point.
     """
     shown = f"budget {text!r}"
+    if not isinstance(text, str):
+        raise BudgetError(shown, "a budget is a text with its unit", f"write {ACCEPTED}")
     stripped = text.strip()
     if "," in stripped:
         raise BudgetError(shown, "a decimal point is written '.', without separators of thousands", f"write {ACCEPTED}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import marshal
 import os
 import sys
 from collections.abc import Callable
@@ -71,13 +73,27 @@ def load_function(text: str, option: str) -> NamedFunction:
 
 
 def fingerprint_of(function: Callable[..., Any], module: ModuleType | None = None) -> str:
-    """SHA-256 of a function's name and of the file that its module was read from, where there is one."""
+    """SHA-256 of a function's name and of the file that its module was read from.
+
+    A notebook is no file: there it is of the function's own text, or of its bytecode where no text is known.
+    """
     module = module or sys.modules.get(getattr(function, "__module__", "") or "")
     source = getattr(module, "__file__", None)
     digest = hashlib.sha256(str(getattr(function, "__qualname__", type(function).__qualname__)).encode())
     if source and os.path.isfile(source):
         digest.update(Path(source).read_bytes())
+    else:
+        digest.update(_text_of(function))
     return digest.hexdigest()
+
+
+def _text_of(function: Callable[..., Any]) -> bytes:
+    """The text of a function, or of a callable object's class; where there is none, its bytecode or nothing."""
+    try:
+        return inspect.getsource(function if inspect.isroutine(function) else type(function)).encode()
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+        return b"" if code is None else marshal.dumps(code)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -31,6 +31,7 @@ from postdiff_calib.jobs.stopped import place_for_unfinished
 from postdiff_calib.jobs.workbench import Workbench, generation_settings
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Progress, Silent, log_event, tell_work
+from postdiff_calib.quality import metric
 from postdiff_calib.quality.scorers import close_scorers
 from postdiff_calib.scores.names import BASELINE
 from postdiff_calib.study.earlier import earlier_seconds, fitted_earlier, with_earlier_searches
@@ -258,11 +259,13 @@ def run_stage(
     from postdiff_calib.search.settings import SearchSettings, default_explore_prompts
 
     record, last, worked = study.record, 0, 0.0
-    limit = record.resolve()
+    limit, score = record.resolve(), metric(record.objective.metrics[0])
 
     def show(state: SearchProgress) -> None:
         nonlocal last, worked
-        best = "" if state.best is None else f", best {state.best.knobs.describe()} {state.best_difference:+.2f}"
+        best = ""
+        if state.best is not None and state.best_difference is not None:
+            best = f", best {state.best.knobs.describe()} {score.show(state.best_difference, signed=True)}"
         detail = f"trial {state.trials_done}/{state.trials_total}{best}"
         if state.seconds_made > worked:
             tell_work(progress, state.seconds_made - worked, state.seconds_left)

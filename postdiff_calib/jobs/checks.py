@@ -27,6 +27,7 @@ from postdiff_calib.cost.budget import PlanCost, format_macs, format_seconds, pa
 from postdiff_calib.cost.rounds import SECONDS_HOLD
 from postdiff_calib.profile import Comparison as StatedComparison
 from postdiff_calib.profile import Profile
+from postdiff_calib.quality import Metric
 from postdiff_calib.quality import metric as find_metric
 from postdiff_calib.scores.guards import Guard, Reading
 from postdiff_calib.scores.paired import Comparison
@@ -228,13 +229,15 @@ def quality(metric: str, stated: StatedComparison, fresh: Comparison, on: str, m
         "fresh_minus_stated": gap,
         "fresh_minus_stated_high": upper,
     }
-    wanted = f"{_interval(stated.mean, stated.low, stated.high)} over {stated.num_prompts} prompts, or better"
-    found = f"{_interval(fresh.mean, fresh.low, fresh.high)} over {fresh.n} {on}"
-    name, unit = f"quality {metric}", find_metric(metric).difference_unit
+    m, name = find_metric(metric), f"quality {metric}"
+    wanted = f"{_interval(m, stated)} over {stated.num_prompts} prompts, or better"
+    found = f"{_interval(m, fresh)} over {fresh.n} {on}"
     if upper < -_SLACK:
-        reason = f"worse than stated by {-gap:.2f} {unit}, at least {-upper:.2f} of them not by chance (95 %)"
+        lost = f"{m.show(-gap)} {m.difference_unit}".rstrip()
+        reason = f"worse than stated by {lost}, at least {m.show(-upper)} of that not by chance (95 %)"
         return Check(name, wanted, found, "failed", reason, figures)
-    seen = f"a further loss of {_NOTICEABLE * error:.2f} {unit} would have been noticed" if error < math.inf else ""
+    further = f"{m.show(_NOTICEABLE * error)} {m.difference_unit}".rstrip()
+    seen = f"a further loss of {further} would have been noticed" if error < math.inf else ""
     return Check(name, wanted, found, "passed", seen, figures)
 
 
@@ -254,9 +257,11 @@ def baseline_score(metric: str, stated: float, num_prompts: int, fresh: Sequence
     mean, spread = statistics.fmean(fresh), statistics.stdev(fresh)
     allowed = _FAR * spread * math.sqrt(1 / n + 1 / max(1, num_prompts)) + _SLACK
     figures = {"metric": metric, "stated": stated, "fresh": mean, "allowed": allowed}
-    name, wanted, found = f"baseline {metric}", f"{stated:.2f}, or better", f"{mean:.2f} over {n} {on}"
+    m, name = find_metric(metric), f"baseline {metric}"
+    wanted, found = f"{m.show(stated)}, or better", f"{m.show(mean)} over {n} {on}"
     if stated - mean > allowed:
-        reason = f"the baseline itself is worse than stated, by more than {allowed:.2f}: the model does not work here"
+        by = m.show(allowed)
+        reason = f"the baseline itself is worse than stated, by more than {by}: the model does not work here"
         return Check(name, wanted, found, "failed", reason, figures)
     return Check(name, wanted, found, "passed", "", figures)
 
@@ -299,5 +304,6 @@ def _upper(stated: StatedComparison, fresh: Comparison, gap: float, share: float
     return gap + float(stats.t.ppf(share, freedom)) * error, error
 
 
-def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+def _interval(m: Metric, c: StatedComparison | Comparison) -> str:
+    mean, low, high = (m.show(one, signed=True) for one in (c.mean, c.low, c.high))
+    return f"{mean} [{low}, {high}]"

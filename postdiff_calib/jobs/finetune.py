@@ -173,7 +173,6 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     """
     from postdiff_calib.models.cards import known_card
     from postdiff_calib.models.load import load_pipeline
-    from postdiff_calib.models.place import place_of
     from postdiff_calib.models.tuning.loop import accelerator_for
 
     progress, folder = progress or Silent(), job.folder
@@ -182,7 +181,6 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
         with _together(accelerator):
             check_folder(folder, KIND, [STATE], fresh=job.fresh, option="--work")
             require_writable(job.result, f"output {job.result}", "give another (--out)")
-            place_of(job.model)
             if (known := known_card(job.model)) is not None:
                 _check(job, known)
             job.tuning.part(accelerator.num_processes)

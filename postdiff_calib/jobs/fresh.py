@@ -29,7 +29,7 @@ class FreshPrompts:
 
 
 def fresh_prompts(
-    profile: Profile, count: int, given: str | None = None, columns: Columns | None = None
+    profile: Profile, count: int, given: str | PromptSet | None = None, columns: Columns | None = None
 ) -> FreshPrompts:
     """Prompts that the calibration did not use, or its held-out ones with new seeds where there are none (see module).
 
@@ -50,7 +50,7 @@ def fresh_prompts(
     named = None if asked is None else asked.prompts
     columns = columns or (Columns() if asked is None else Columns(asked.column, asked.category))
     drawn = None
-    for name in dict.fromkeys([given] if given else [named, evidence.prompt_set]):
+    for name in [given] if given else dict.fromkeys([named, evidence.prompt_set]):
         if drawn is None and name is not None:
             drawn = _drawn(profile, name, columns, required=name == given)
     if drawn is not None:
@@ -86,12 +86,12 @@ def _study(profile: Profile) -> Study | None:
 
 
 def _drawn(
-    profile: Profile, name: str, columns: Columns, *, required: bool
+    profile: Profile, name: str | PromptSet, columns: Columns, *, required: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """(fresh prompts, held-out prompts) of a set, or None where it is not the set that the calibration drew from."""
     evidence = profile.evidence
     try:
-        found: PromptSet = load_prompt_set(name, columns)
+        found = load_prompt_set(name, columns) if isinstance(name, str) else name
     except PromptError:
         if required:
             raise
@@ -106,7 +106,7 @@ def _drawn(
             return left_over(one, evidence.num_prompts, evidence.seed), held_out.prompts
     if required:
         raise PromptError(
-            f"prompt set {name!r}",
+            f"prompt set {name if isinstance(name, str) else name.name!r}",
             "it is not the one that the profile was calibrated on, so its intervals do not compare",
             "give that set, or leave --prompt-set out",
         )

@@ -14,6 +14,9 @@ from postdiff_calib.scores.names import SHARED_DATABASE, STUDY_NAME
 from postdiff_calib.search.restrict import Restriction
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
+#: Fewer prompts to judge on tell nothing.
+LEAST_PROMPTS = 10
+
 
 @dataclass(frozen=True)
 class CalibrateJob:

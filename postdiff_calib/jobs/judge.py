@@ -178,6 +178,8 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
 
     base, folder, now = job.base, job.folder, bench.now
     card, n = now.loaded.card, len(now.held_out)
+    for one in setups:
+        one.require_fit(now.loaded, now.settings)
     files = [_file(one.key(card)) for one in setups]
     lock.take()
     about = about_study(KIND, now, now.held_out.sha256)
@@ -279,9 +281,7 @@ def _running(one: SetUp, bench: Bench, now: Workbench) -> Iterator[Make]:
     pipe, settings, steps = now.loaded.pipe, now.settings, now.loaded.card.num_inference_steps
     if one.function is None:
         plan: Any = one.profile or one.knobs(now.loaded.card)
-        if one.profile is not None:
-            settings = replace(settings, noise=one.profile.plan.noise, latent_multiple=one.profile.latent_multiple)
-        yield lambda prompts, seeds: generate(pipe, plan, prompts, seeds, now.batch.within(settings))
+        yield lambda prompts, seeds: generate(pipe, plan, prompts, seeds, now.batch.within(one.settings(settings)))
         return
     if not one.undone:
         bench.changed = one.text

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from postdiff_calib.errors import PromptError
 from postdiff_calib.jobs.given import Given
-from postdiff_calib.jobs.job import CalibrateJob
+from postdiff_calib.jobs.job import LEAST_PROMPTS, CalibrateJob
 from postdiff_calib.jobs.profile_scorers import loaded_scorers
 from postdiff_calib.models.card import Card
 from postdiff_calib.quality.scorers import close_scorers, try_functions
@@ -38,7 +39,7 @@ def materials_of(job: CalibrateJob, given: Given) -> Materials:
     """Draw the prompts and load the scorers.
 
     Raises:
-        PromptError: the set cannot be read, or holds too few prompts.
+        PromptError: the set cannot be read, or too few prompts are asked for or there.
         ModelError: there is no such model, device or scorer, or the model is on the hub and no commit of it is known.
         UnsupportedError: the model's pipeline class is not supported.
     """
@@ -53,6 +54,9 @@ def materials_of(job: CalibrateJob, given: Given) -> Materials:
         refuse_other_class(job.model, job.deployment)
     card: Card | type[Card] = known.card or Card
     device = given.loaded.device if given.loaded is not None else pick_device(job.device)
+    if isinstance(job.num_prompts, int) and job.num_prompts < LEAST_PROMPTS:
+        rule = f"at least {LEAST_PROMPTS} must judge, and a calibration searches on half as many more"
+        raise PromptError(f"num_prompts={job.num_prompts}", rule, "give more prompts")
     prompt_set = given.prompts or load_prompt_set(job.prompts or card.prompt_set, Columns(job.column, job.category))
     calibration, held_out = draw(prompt_set, job.num_prompts or card.num_prompts, job.seed)
     own = card.scorer if job.scorer is None or given.scorer is not None else job.scorer

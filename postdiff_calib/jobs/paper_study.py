@@ -132,7 +132,7 @@ def card_of(job: PaperStudyJob) -> Card:
 
 
 def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) -> tuple[Workbench, str]:
-    """Load the model and its scorer and draw the prompts: the ``held_out`` ones of the workbench are the study's.
+    """Draw the prompts and load the scorer, then the model: the ``held_out`` ones of the workbench are the study's.
 
     Returns the workbench and the hash of the whole prompt set; of a larger draw from it the smaller one is the front.
 
@@ -143,8 +143,10 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
     """
     from postdiff_calib.accelerate.low_res import way_of
     from postdiff_calib.jobs.workbench import Workbench, generation_settings
+    from postdiff_calib.models.card import Card
     from postdiff_calib.models.deployment import DeploymentSettings
-    from postdiff_calib.models.load import load_pipeline
+    from postdiff_calib.models.load import load_pipeline, pick_device, refuse_other_class
+    from postdiff_calib.models.place import place_of
     from postdiff_calib.prompts import draw, load_prompt_set
     from postdiff_calib.prompts.draw import require_seed
     from postdiff_calib.quality.clip import ClipScorer
@@ -153,18 +155,20 @@ def set_up(job: PaperStudyJob, default_prompts: int | None, progress: Progress) 
     parse_noise(job.noise)
     if job.switch is not None:
         parse_switch(job.switch)
+    refuse_other_class(job.model)
+    # A model without a card has the usual set and scorer.
+    known: Card | type[Card] = place_of(job.model).card or Card
+    count = job.num_prompts or default_prompts or known.num_prompts
+    prompt_set = load_prompt_set(job.prompts or known.prompt_set)
+    calibration, prompts = draw(prompt_set, count, job.seed)
+    scorer = ClipScorer(known.scorer, device=pick_device(job.device))
     progress.stage("loading the model")
     loaded = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     for note in loaded.notes:
         progress.note(note)
     switch = way_of(loaded.pipe.scheduler, job.switch)
-    card = loaded.card
-    count = job.num_prompts or default_prompts or card.num_prompts
-    prompt_set = load_prompt_set(job.prompts or card.prompt_set)
-    calibration, prompts = draw(prompt_set, count, job.seed)
     deployment = DeploymentSettings(batch_size=job.batch_size or None)
-    settings = generation_settings(card, noise=job.noise, switch=switch, deployment=deployment)
-    scorer = ClipScorer(card.scorer, device=loaded.device)
+    settings = generation_settings(loaded.card, noise=job.noise, switch=switch, deployment=deployment)
     return Workbench(loaded, scorer, calibration, prompts, job.seed, settings), prompt_set.sha256
 
 

@@ -11,6 +11,7 @@ from postdiff_calib.models.hub import is_commit, on_hub
 from postdiff_calib.models.single_file import is_single_file
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.sections import ModelSection
+from postdiff_calib.quality.metrics import SCORE, SCORER_NAME, metric
 
 #: How a script gets at postdiff's own loader.
 LOADER = "from postdiff_calib.models.load import load_pipeline"
@@ -137,11 +138,12 @@ def _script(
     """The whole script. Text from the profile enters as Python literals only, never as code."""
     _require_commits(profile.model)
     model, e = profile.model, profile.expected
-    d = e.difference
+    m, d = metric(e.metric if SCORER_NAME.fullmatch(e.metric) else SCORE), e.difference
+    mean, low, high = (m.show(one, signed=True) for one in (d.mean, d.low, d.high))
     constants = {
         "ABOUT": (
             f"{profile.knobs.describe()}: {e.relative_macs:.0%} of the baseline's MACs for a budget of "
-            f"{profile.budget.text}, score {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}] against baseline"
+            f"{profile.budget.text}, {m.label} {mean} [{low}, {high}] against the baseline"
         ),
         **constants,
         "HEIGHT": model.height,

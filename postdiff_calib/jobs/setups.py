@@ -14,19 +14,23 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import KnobError, PostdiffError, UsageError, one_line, reason_of
+from postdiff_calib.errors import KnobError, PostdiffError, ProfileError, UsageError, one_line, reason_of
 from postdiff_calib.files.named import NamedFunction, fingerprint_of, load_function, names_function
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.profile.match import Fact, mismatches
 from postdiff_calib.search.restrict import parse_restriction
+from postdiff_calib.techniques.noise import DEFAULT_SWITCH
 
 if TYPE_CHECKING:
+    from postdiff_calib.generate.settings import GenerationSettings
     from postdiff_calib.models.card import Card
+    from postdiff_calib.models.load import LoadedModel
 
 _EXAMPLES = "such as profile.yaml, 'T=12 k=2' or my_module:my_function"
 
@@ -67,7 +71,32 @@ class SetUp:
             about = [compile_plan(knobs).plan_id]
         if self.profile is not None:
             about += [self.profile.noise, self.profile.latent_multiple]
+            about += [self.profile.switch] if self.profile.switch != DEFAULT_SWITCH else []
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+    def settings(self, settings: GenerationSettings) -> GenerationSettings:
+        """How its images are made: a profile's low-resolution steps as the profile has them, all else as given."""
+        own = self.profile
+        if own is None:
+            return settings
+        return replace(settings, noise=own.plan.noise, switch=own.plan.switch, latent_multiple=own.latent_multiple)
+
+    def require_fit(self, loaded: LoadedModel, settings: GenerationSettings) -> None:
+        """Refuse a profile of another pipeline, or of other settings, before any image is made.
+
+        Raises:
+            ProfileError: it is one.
+        """
+        if self.profile is None:
+            return
+        found, own = mismatches(self.profile.model, loaded), self.profile.generation
+        for name in ("height", "width", "guidance_scale", "negative_prompt"):
+            fact = Fact(name, str(getattr(own, name)), str(getattr(settings, name)))
+            found += [] if fact.same else [str(fact)]
+        if found:
+            rule = f"this pipeline differs in {'; '.join(found)}"
+            remedy = f"judge with the profile's own settings, or its knobs alone ({self.profile.knobs.describe()})"
+            raise ProfileError(f"set-up {self.text}", rule, remedy)
 
     @property
     def undone(self) -> bool:

@@ -106,7 +106,7 @@ def run_verify(
     Args:
         job: what was asked for.
         progress: called with each stage, each image and each note.
-        given: a live model and a scorer that the caller brings along.
+        given: a live model, prompts and scorers that the caller brings along.
         profile: in the place of the one at the job's path.
 
     Raises:
@@ -118,7 +118,7 @@ def run_verify(
     profile = profile or load_profile(job.profile)
     mode = parse_compile(profile.environment.compile or "off" if job.compile == "auto" else job.compile)
     done = [checks.budget_section(profile)]
-    fresh = fresh_prompts(profile, job.num_prompts, job.prompt_set, job.columns)
+    fresh = fresh_prompts(profile, job.num_prompts, given.prompts or job.prompt_set, job.columns)
     named = scorer_names(profile, job.scorer, job.also, given)
 
     loaded = given.loaded or _load(job, profile, progress)

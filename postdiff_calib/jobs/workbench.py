@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.prompts import PromptSet
-    from postdiff_calib.quality.metrics import Metric
+    from postdiff_calib.quality.metric import Metric
     from postdiff_calib.quality.scorer import Scorer
     from postdiff_calib.scores.evaluator import ImageEvaluator
     from postdiff_calib.search.space import SearchSpace

@@ -23,7 +23,20 @@ DPM = "DPMSolverMultistepScheduler"
 LOW_RES_SCALES = (0.375, 0.5, 0.625, 0.75, 0.875)
 #: Longest side of an image in pixels. Networks are trained for a sixteenth of it, and beyond it sizes overflow.
 MAX_SIDE = 16384
+#: Where T is searched from, of a baseline of many steps.
+LOWEST_STEPS = 4
 VIT_B_32 = "ViT-B-32::laion2b_s34b_b79k"
+
+
+def steps_up_to(steps: int, lowest: int = LOWEST_STEPS) -> tuple[int, int]:
+    """Lowest and highest T of the search for a baseline of ``steps``.
+
+    Args:
+        steps: T of the baseline.
+        lowest: where a longer one's search begins; a short one's begins at a quarter of its steps, or step reduction
+            would have no plan within the budgets that are asked for.
+    """
+    return min(lowest, max(1, steps // 4)), steps
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Card:
     vae_scale_factor: int = 8
     latent_channels: int = 4
     latent_multiple: int = 8
-    step_range: tuple[int, int] = (4, 20)
+    step_range: tuple[int, int] = (LOWEST_STEPS, 20)
     low_res_scales: tuple[float, ...] = LOW_RES_SCALES
     scorer: str = VIT_B_32
     metrics: tuple[str, ...] = ("clip",)

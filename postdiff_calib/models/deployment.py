@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError, UnsupportedError, UsageError
-from postdiff_calib.models.card import MAX_SIDE, Card
+from postdiff_calib.models.card import MAX_SIDE, Card, steps_up_to
 from postdiff_calib.models.families import family_named
 from postdiff_calib.models.local_files import check_vae, check_variant
 from postdiff_calib.models.lora import check_loras, parse_lora
@@ -126,9 +126,11 @@ class DeploymentSettings:
         names = ("height", "width", "guidance_scale", "scheduler")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if (steps := self.num_inference_steps) is not None:
-            changes |= {"num_inference_steps": steps, "step_range": (min(card.step_range[0], steps), steps)}
+            changes |= {"num_inference_steps": steps, "step_range": steps_up_to(steps, card.step_range[0])}
         found = replace(card, **changes)
         found.latent_size()
+        if self.negative_prompt is not None:
+            self._check_negative_prompt(found.pipeline_class, found.guidance_scale)
         return found
 
     def check_model(self, model: str) -> None:
@@ -139,8 +141,10 @@ class DeploymentSettings:
 
         Raises:
             ModelError: no such file, or none of a model; a size, LoRA, autoencoder or variant that does not fit it.
-            UnsupportedError, UsageError: as of ``check_classes``.
+            UnsupportedError, UsageError: as of ``check_classes``; a variant of one file.
         """
+        if self.variant is not None:
+            check_variant(model, self.variant)
         if is_single_file(model):
             self.card(card_of_kind(kind_of(model)))
         try:
@@ -150,8 +154,6 @@ class DeploymentSettings:
             return
         self.check_classes(pipeline_class, str(scheduler))
         self.check_size(model)
-        if self.variant is not None:
-            check_variant(model, self.variant)
 
     def check_size(self, folder: str) -> None:
         """Refuse a size that a local model's autoencoder does not make, before its weights are read.
@@ -186,16 +188,28 @@ class DeploymentSettings:
             UnsupportedError: a negative prompt for a model without guidance, or a scheduler that does not fit.
             UsageError: a setting that the scheduler's class does not take.
         """
-        family = family_named(pipeline_class)
-        if self.negative_prompt is not None and family is not None and not family.guides:
-            rule = f"{pipeline_class} takes none: it has no unconditional half"
-            raise UnsupportedError(f"--negative-prompt {self.negative_prompt!r}", rule, "leave it out")
+        if self.negative_prompt is not None:
+            own = card.guidance_scale if card is not None else None
+            self._check_negative_prompt(pipeline_class, own if self.guidance_scale is None else self.guidance_scale)
         check_loras(self.loras, pipeline_class)
         if self.vae is not None:
             check_vae(self.vae)
         if self.scheduler is not None or self.scheduler_config:
             wanted = wanted_scheduler(scheduler, card, self.scheduler)
             check_scheduler_choice(scheduler, wanted, dict(self.scheduler_config))
+
+    def _check_negative_prompt(self, pipeline_class: str, scale: float | None) -> None:
+        """Refuse a negative prompt that would do nothing; a guidance scale of None is not known yet."""
+        family = family_named(pipeline_class)
+        if family is None:
+            return
+        kind, given = family.network, f"--negative-prompt {self.negative_prompt!r}"
+        if not (family.guides and kind.guides_by_default):
+            raise UnsupportedError(given, f"{pipeline_class} takes none: it has no unconditional half", "leave it out")
+        if scale is not None and scale <= kind.guided_above:
+            rule = f"it does nothing at guidance {scale:g}, where there is no unconditional half"
+            remedy = f"leave it out, or take a --guidance-scale above {kind.guided_above:g}"
+            raise UnsupportedError(given, rule, remedy)
 
 
 #: Nothing was asked for.

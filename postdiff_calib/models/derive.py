@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff_calib.errors import ModelError
-from postdiff_calib.models.card import Card
+from postdiff_calib.models.card import Card, steps_up_to
 from postdiff_calib.models.families import Family, denoiser_in, denoiser_of, family_of
 from postdiff_calib.models.fingerprint import network_configs
 
@@ -45,7 +45,7 @@ def derive_card(pipe: Any, source: str) -> Card:
         vae_scale_factor=scale,
         latent_channels=int(config.in_channels) // packed,
         latent_multiple=kind.latent_multiple(config),
-        step_range=(min(4, steps), steps),
+        step_range=steps_up_to(steps),
         text_length=family.text_tokens(pipe, int(length)),
         text_lengths=_text_lengths(pipe, family, int(length)),
         side_multiple=scale * kind.latent_multiple(config) if family.latents_first else 0,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from postdiff_calib.models.families import FAMILIES, family_named
 from postdiff_calib.models.fingerprint import fingerprint_pipeline
 from postdiff_calib.models.hub import on_hub, pinned
 from postdiff_calib.models.listening import complete, quiet
-from postdiff_calib.models.local_files import check_variant
+from postdiff_calib.models.local_files import check_latents
 from postdiff_calib.models.lora import merge_loras
 from postdiff_calib.models.place import Place, place_of
 from postdiff_calib.models.scheduler import adapt_scheduler
@@ -208,8 +208,6 @@ def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bo
     if isinstance(entry := index.get("scheduler"), list) and len(entry) == 2:
         settings.check_classes(index["_class_name"], str(entry[1]), card)
     settings.check_size(source)
-    if settings.variant is not None:
-        check_variant(source, settings.variant)
     named = {entry[0] for entry in index.values() if isinstance(entry, list) and entry}
     for module in named.intersection(_OWN_MODULES):
         # diffusers imports no module just because a file names it; these are ours.
@@ -227,7 +225,7 @@ def _load_once(place: Place, dtype: str, settings: DeploymentSettings, local: bo
             local_files_only=local,
         )
     if settings.vae is not None:
-        options["vae"] = _load_vae(settings.vae, dtype, local)
+        options["vae"] = _load_vae(settings.vae, dtype, local, _own_vae(place, local))
     with complete():
         return DiffusionPipeline.from_pretrained(source, **options)
 
@@ -240,16 +238,29 @@ def _load_file(path: str, dtype: str, settings: DeploymentSettings, local: bool)
     settings.card(card_of_kind(kind))
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if settings.vae is not None:
-        options["vae"] = _load_vae(settings.vae, dtype, local)
+        options["vae"] = _load_vae(settings.vae, dtype, local, card_of_kind(kind).network_config("vae"))
     with complete():
         return load_single_file(path, kind, options)
 
 
-def _load_vae(source: str, dtype: str, local: bool) -> Any:
-    """Another autoencoder, of the class that its configuration names.
+def _own_vae(place: Place, local: bool) -> Mapping[str, Any]:
+    """The configuration of a model's own autoencoder, by its card, or as it lies beside its weights."""
+    if place.card is not None and "vae" in place.card.networks:
+        return place.card.network_config("vae")
+    from diffusers import AutoencoderKL
+
+    revision = place.revision or None
+    found: dict[str, Any] = AutoencoderKL.load_config(
+        place.source, subfolder="vae", revision=revision, local_files_only=local
+    )
+    return found
+
+
+def _load_vae(source: str, dtype: str, local: bool, own: Mapping[str, Any]) -> Any:
+    """Another autoencoder, of the class that its configuration names, in the place of one of configuration ``own``.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is none for this model.
     """
     import diffusers
     import torch
@@ -260,8 +271,11 @@ def _load_vae(source: str, dtype: str, local: bool) -> Any:
         place, options["revision"] = pinned(f"--vae {source}", source)
     try:
         config = diffusers.AutoencoderKL.load_config(place, **options)
+        check_latents(source, config, own)
         kind = getattr(diffusers, str(config["_class_name"]))
         return kind.from_pretrained(place, dtype=getattr(torch, dtype), use_safetensors=True, **options)
+    except ModelError:
+        raise
     except Exception as error:  # damaged files make diffusers raise a dozen kinds
         if hub and local and not constants.HF_HUB_OFFLINE:
             raise  # it is not in the cache; the next attempt asks the hub

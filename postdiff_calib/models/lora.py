@@ -17,6 +17,7 @@ from typing import Any
 
 from postdiff_calib.errors import ModelError, UsageError, reason_of
 from postdiff_calib.models.hub import on_hub, pinned
+from postdiff_calib.models.listening import quiet
 
 _SCALE = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.ASCII)
 
@@ -85,9 +86,10 @@ def merge_loras(pipe: Any, texts: Sequence[str], fingerprint: str) -> str:
         one = parse_lora(text)
         try:
             path = _downloaded(text, one.source) if on_hub(one.source) else _file_of(text, one.source)
-            pipe.load_lora_weights(
-                str(path.parent), weight_name=path.name, adapter_name="merged", local_files_only=True
-            )
+            with quiet():  # diffusers remarks on every network that the LoRA leaves alone
+                pipe.load_lora_weights(
+                    str(path.parent), weight_name=path.name, adapter_name="merged", local_files_only=True
+                )
             fitted = bool(pipe.get_list_adapters())
             pipe.fuse_lora(lora_scale=one.scale, adapter_names=["merged"])
             pipe.unload_lora_weights()

@@ -11,6 +11,7 @@ from postdiff_calib.models.card import Card
 from postdiff_calib.models.cards import CARDS, get_card, split_model
 from postdiff_calib.models.deployment import MODELS_OWN, DeploymentSettings
 from postdiff_calib.models.hub import HUB_ID, pinned, require_commit
+from postdiff_calib.models.local_files import check_variant
 from postdiff_calib.models.single_file import is_single_file
 
 
@@ -39,11 +40,13 @@ def place_of(model: str, settings: DeploymentSettings = MODELS_OWN) -> Place:
         settings: may name a commit, in the place of the card's own.
 
     Raises:
-        ModelError: there is no such model, or it is on the hub and no commit of it is known.
-        UsageError: what is named is no commit, or two are, or the model is not on the hub.
+        ModelError: there is no such model, or it is on the hub and no commit of it is known; a variant that it lacks.
+        UsageError: what is named is no commit, or two are, or the model is not on the hub; a variant of one file.
     """
     name, commit = split_model(model)
     card, source, revision = _resolve(name)
+    if settings.variant is not None:
+        check_variant(source, settings.variant)
     unet = card.unet_hub_id if card is not None else None
     given = f"model {model!r}"
     if (card is not None and card.embedded) or os.path.exists(source) or is_single_file(source):

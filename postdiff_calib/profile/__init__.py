@@ -9,15 +9,9 @@ from postdiff_calib.profile.comments import comment
 from postdiff_calib.profile.document import Profile, json_schema
 from postdiff_calib.profile.earlier import SCHEMA_VERSION
 from postdiff_calib.profile.read import load_profile, parse_profile
-from postdiff_calib.profile.sections import (
-    ArmResult,
-    Comparison,
-    Cost,
-    GuardEntry,
-    MetricResult,
-    TradeoffRow,
-)
+from postdiff_calib.profile.sections import Comparison, Cost, GuardEntry, MetricResult
 from postdiff_calib.profile.times import PlanTimes, RowTimes, TimesSection, WholeCalls
+from postdiff_calib.profile.tradeoff import ArmResult, TradeoffRow
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -29,9 +29,9 @@ from postdiff_calib.profile.sections import (
     ModelSection,
     PlanSection,
     Section,
-    TradeoffSection,
 )
 from postdiff_calib.profile.times import TimesSection
+from postdiff_calib.profile.tradeoff import TradeoffSection
 from postdiff_calib.quality.metrics import metrics
 
 
@@ -99,9 +99,8 @@ class Profile(Section):
 
     @property
     def model_to_load(self) -> str:
-        """What ``load_pipeline`` takes for the calibrated model: its card's name or its place, its U-Net's commit."""
-        name, unet = self.model.card or self.model.id, self.model.unet_revision
-        return name if unet is None else f"{name}@{unet}"
+        """What ``load_pipeline`` takes beside ``deployment``, which names the commit of the model's own repository."""
+        return self.model.to_load(self.model.card or self.model.id, revision_apart=True)
 
     @property
     def deployment(self) -> DeploymentSettings:

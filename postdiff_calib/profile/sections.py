@@ -20,6 +20,8 @@ from postdiff_calib.files import without_passwords
 from postdiff_calib.knobs import Knob, table
 from postdiff_calib.models.backends import MemoryFormat
 from postdiff_calib.models.card import MAX_SIDE
+from postdiff_calib.models.cards import split_model
+from postdiff_calib.models.hub import is_commit
 from postdiff_calib.quality.metrics import SCORER_NAME, comparisons, metrics
 from postdiff_calib.techniques.noise import Noise, SwitchWay
 
@@ -67,6 +69,16 @@ class ModelSection(Section):
     vae: Address | None = None
     variant: str | None = None
     unet_revision: str | None = None
+
+    def to_load(self, name: str, *, revision_apart: bool) -> str:
+        """What ``load_pipeline`` takes for the model, at the commit that was loaded.
+
+        Args:
+            name: the model as it is named, perhaps with a commit.
+            revision_apart: the deployment's settings name the model's own commit.
+        """
+        commit = self.unet_revision or ("" if revision_apart else self.revision)
+        return name if split_model(name)[1] is not None or not is_commit(commit) else f"{name}@{commit}"
 
 
 class _OfMetrics:
@@ -264,45 +276,6 @@ def _section_with(fidelity: tuple[tuple[str, str], ...]) -> type[Section]:
 
 #: What the settings cost and lose; its fidelity metrics are those of the list.
 Expected = Annotated[ExpectedSection, _Made(expected_section)]
-
-
-class ArmResult(Section):
-    """The best plan found of one arm under a budget; ``difference`` repeats the first of ``metrics``."""
-
-    knobs: str
-    plan_id: str
-    relative_macs: float
-    difference: Comparison
-    confirmed: bool
-    metrics: dict[str, Comparison] = Field(default_factory=dict)
-
-
-class TradeoffRow(Section):
-    """The paper's question at one budget: step reduction, cheaper steps, or combined?
-
-    ``searched``: both arms were searched at this budget and their finalists judged on held-out prompts; else nothing is
-    decided. ``cheaper_steps_minus_step_reduction`` is the best of one arm minus the best of the other, in ``unit``:
-    points of the one metric, or spreads of the baseline over all ``metrics``, whose own differences are of the two
-    named plans.
-    """
-
-    share: Annotated[float, Field(gt=0)]
-    step_reduction: ArmResult | None
-    cheaper_steps: ArmResult | None
-    combined: ArmResult | None
-    cheaper_steps_minus_step_reduction: Comparison | None
-    searched: bool = False
-    unit: Literal["points", "spreads"] = "points"
-    metrics: dict[str, Comparison] = Field(default_factory=dict)
-    winner: Literal["step_reduction", "cheaper_steps", "tie", "undecided"]
-    answer: str
-
-
-class TradeoffSection(Section):
-    """The three arms compared at several budgets, and where the better one changes."""
-
-    rows: list[TradeoffRow]
-    crossover: str | None
 
 
 class ScorerEntry(Section):

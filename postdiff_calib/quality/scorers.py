@@ -27,15 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from postdiff_calib.errors import ModelError, PostdiffError, ScorerError, UsageError, one_line, reason_of
 from postdiff_calib.files.named import fingerprint_of, load_function, names_function
 from postdiff_calib.quality.command import CommandScorer, command_of
-from postdiff_calib.quality.metrics import (
-    SCORE,
-    SCORER_LABELS,
-    SCORER_NAME,
-    Metric,
-    metric,
-    metrics,
-    quality_metrics,
-)
+from postdiff_calib.quality.metric import Metric
+from postdiff_calib.quality.metrics import SCORE, SCORER_LABELS, SCORER_NAME, metric, metrics, quality_metrics
 from postdiff_calib.quality.scorer import Direction, Scorer
 
 if TYPE_CHECKING:
@@ -187,7 +180,7 @@ def load_scorer(name: ScorerName, device: str = "cpu") -> Scorer:
     if name.kind == "open_clip":
         from postdiff_calib.quality.clip import ClipScorer
 
-        return ClipScorer(_place(name.source), device, metric=name.metric)
+        return ClipScorer(place_of_open_clip(name.source), device, metric=name.metric)
     if name.kind in ("pickscore", "hpsv2"):
         from postdiff_calib.quality.preference import HpsScorer, PickScorer
 
@@ -201,7 +194,12 @@ def load_scorer(name: ScorerName, device: str = "cpu") -> Scorer:
     return FunctionScorer(found.function, name.source, name.metric, found.fingerprint)
 
 
-def _place(source: str) -> str:
+def place_of_open_clip(source: str) -> str:
+    """Where an open_clip model is: the embedded models' own is a folder of this package.
+
+    Raises:
+        ModelError: the embedded models are not installed.
+    """
     if source != EMBEDDED:
         return source
     from postdiff_calib.models.cards import get_card
@@ -300,56 +298,3 @@ def close_scorers(scorers: Iterable[object]) -> None:
     for scorer in scorers:
         if isinstance(scorer, CommandScorer):
             scorer.close()
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A line of ``postdiff scorers``: how it is written, what it is, and why it is missing (empty where it is not)."""
-
-    name: str
-    about: str
-    missing: str = ""
-
-
-def listed() -> list[Listed]:
-    """The scorers that are known by name, and whether this machine has them; nothing is fetched or loaded."""
-    from postdiff_calib.models.card import VIT_B_32
-    from postdiff_calib.quality.clip import REVISIONS
-    from postdiff_calib.quality.preference import HPSV2, HPSV2_WEIGHTS, PICKSCORE, PICKSCORE_WEIGHTS
-
-    (clip, revision), *_ = REVISIONS.items()
-    weights = "open_clip_model.safetensors"
-    found = [
-        Listed(EMBEDDED, "CLIP model of the embedded models", _absent(lambda: _place(EMBEDDED))),
-        Listed(VIT_B_32, "CLIP score by open_clip, the default", _uncached(clip, weights, revision)),
-        Listed("pickscore", "PickScore, a CLIP model of preferences", _uncached(PICKSCORE, PICKSCORE_WEIGHTS)),
-        Listed("hpsv2", "HPSv2.1, a CLIP model of preferences", _uncached(HPSV2, HPSV2_WEIGHTS)),
-    ]
-    outside = "it runs in a process of its own: NAME=command: PROGRAM …, see docs/scorers.md"
-    found += [Listed(name, SCORER_LABELS[name], outside) for name in OUT_OF_PROCESS]
-    found += [
-        Listed("ARCH::tag, local-dir:/path", "any CLIP model by open_clip"),
-        Listed("module:function, file.py:function", "your own function of images and prompts"),
-        Listed("command: PROGRAM …", "your own process, JSON lines over pipes"),
-    ]
-    return found
-
-
-def _absent(find: Callable[[], str]) -> str:
-    try:
-        folder = Path(find().partition(":")[2])
-    except PostdiffError as error:
-        return error.rule
-    return "" if folder.is_dir() else f"{folder} is missing"
-
-
-def _uncached(repository: str, file: str, revision: str | None = None) -> str:
-    from huggingface_hub import try_to_load_from_cache
-
-    from postdiff_calib.models.hub import cached_commit
-
-    commit = revision or cached_commit(repository)
-    with suppress(OSError, ValueError):
-        if commit and isinstance(try_to_load_from_cache(repository, file, revision=commit), str):
-            return ""
-    return f"not in the Hugging Face cache: hf download {repository} {file} --revision {commit or 'COMMIT'}"

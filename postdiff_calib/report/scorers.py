@@ -15,7 +15,7 @@ from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.terminal import wide_console
 
 if TYPE_CHECKING:
-    from postdiff_calib.quality.scorers import Listed
+    from postdiff_calib.quality.listed import Listed
 
 
 def print_scorers(scorers: Sequence[Listed], *, as_json: bool, console: Console | None = None) -> None:

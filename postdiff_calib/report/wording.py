@@ -14,7 +14,8 @@ from postdiff_calib.cost.rounds import is_stable
 from postdiff_calib.profile import ArmResult, Comparison, MetricResult, Profile, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection, CategoryRow
 from postdiff_calib.quality import metric as find_metric
-from postdiff_calib.quality.metrics import SCORE, Metric, in_words
+from postdiff_calib.quality.metric import Metric
+from postdiff_calib.quality.metrics import SCORE, in_words
 from postdiff_calib.scores.objective import DELTA_SHARE
 from postdiff_calib.scores.select import ARM_NAMES, Arm, with_verb
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from postdiff_calib.models.shapes.judge import SceneJudge
     from postdiff_calib.quality.clip import ClipScorer
-    from postdiff_calib.quality.metrics import Metric
+    from postdiff_calib.quality.metric import Metric
     from postdiff_calib.quality.scorer import Scorer
 
 #: Key of the note in a kept PNG file that holds the hash of its pixels.
@@ -271,7 +271,7 @@ class ImageEvaluator:
 
     def _judge(self, metrics: Sequence[Metric], images: torch.Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Each quality metric of a batch beside the score."""
-        from postdiff_calib.quality.metrics import Images
+        from postdiff_calib.quality.metric import Images
 
         batch = Images(images, None, prompts, self.scorer, self.judge)
         return {m.name: m.function(batch) for m in metrics}
@@ -285,7 +285,7 @@ class ImageEvaluator:
         seeds: Sequence[int],
     ) -> dict[str, list[float]]:
         """Each metric of a batch; the baseline's own images are kept, and equal to themselves."""
-        from postdiff_calib.quality.metrics import Images
+        from postdiff_calib.quality.metric import Images
 
         if self.baseline is None:
             return {}
@@ -303,7 +303,8 @@ class ImageEvaluator:
         """
         import torch
 
-        from postdiff_calib.quality.metrics import Images, fidelity_metrics
+        from postdiff_calib.quality.metric import Images
+        from postdiff_calib.quality.metrics import fidelity_metrics
 
         prompts = list(self.prompts[: self.settings.batch_size])
         shape = (len(prompts), 3, self.settings.height, self.settings.width)

@@ -37,7 +37,8 @@ import numpy as np
 import numpy.typing as npt
 
 from postdiff_calib.errors import GuardError
-from postdiff_calib.quality.metrics import SCORE, Metric, OfSet, comparisons, quality_metrics
+from postdiff_calib.quality.metric import Metric, OfSet
+from postdiff_calib.quality.metrics import SCORE, comparisons, quality_metrics
 from postdiff_calib.quality.metrics import metric as find_metric
 from postdiff_calib.scores.select import PlanScores
 

@@ -34,28 +34,43 @@ def row_answer(row: Row, objective: Objective, guides: bool = True) -> str:
             other = ARM_NAMES["cheaper_steps" if row.winner == "step_reduction" else "step_reduction"]
             assert plan is not None
             words = plan.plan.words(guides)
-            return f"{where}, {ARM_NAMES[row.winner]} ({words}): no plan of {other} fits the budget."
+            return (
+                f"{where}, {ARM_NAMES[row.winner]} ({words}): no plan of {other} that may be searched fits the budget."
+            )
         return f"{where}, the arms were not compared."
     d = row.in_points(objective)
     cheaper, fewer = row.cheaper_steps.plan.words(guides), row.step_reduction.plan.words(guides)
     pair = f"best found: {cheaper}; against {fewer}"
+    score = objective.improved[0].metric if objective.unit == "points" else None
     unit = "points" if objective.unit == "points" else "of the baseline's spread"
     if row.winner == "tie" or row.winner == "undecided":
-        gap = f"cheaper steps minus step reduction is {interval(d)} {unit}"
+        gap = f"cheaper steps minus step reduction is {interval(d, score)} {unit}"
         said = f"{where}, neither is shown to be better: {gap} ({pair})."
     else:
         low, high = sorted((abs(d.low), abs(d.high)))
-        said = f"{where}, {with_verb(row.winner, 'win')} by {abs(d.mean):.3f} {unit} [{low:.3f}, {high:.3f}] ({pair})."
+        by, low_end, high_end = (_number(one, score) for one in (abs(d.mean), low, high))
+        said = f"{where}, {with_verb(row.winner, 'win')} by {by} {unit} [{low_end}, {high_end}] ({pair})."
     if len(row.metrics) > 1:
-        said += (
-            f" By metric: {', '.join(f'{find_metric(name).label} {interval(c)}' for name, c in row.metrics.items())}."
-        )
+        each = (f"{find_metric(name).label} {interval(c, name)}" for name, c in row.metrics.items())
+        said += f" By metric: {', '.join(each)}."
     return said
 
 
-def interval(c: Comparison) -> str:
-    """Mean and interval with three decimals, e.g. ``+0.284 [-0.063, +0.630]``."""
-    return f"{c.mean:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
+def interval(c: Comparison, metric: str | None = None) -> str:
+    """Mean and interval, e.g. ``+0.284 [-0.063, +0.630]``.
+
+    Args:
+        c: the difference.
+        metric: whose unit it is in; None for spreads.
+    """
+    mean, low, high = (_number(one, metric, "+") for one in (c.mean, c.low, c.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _number(value: float, metric: str | None, sign: str = "") -> str:
+    """A number with three decimals, or as many as a metric of unknown scale needs."""
+    digits = max(3, 0 if metric is None else find_metric(metric).decimals(value))
+    return f"{value:{sign}.{digits}f}"
 
 
 def crossover_text(found: tuple[float, float] | None) -> str | None:

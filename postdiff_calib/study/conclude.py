@@ -193,7 +193,8 @@ def _notes(choice: Choice, limit: Limit, evidence: Evidence) -> list[str]:
         notes.append(f"No plan within the budget that may be chosen is shown to keep {lost} within delta.")
     notes += [f"A plan of a higher score was passed over: {guard}." for guard in choice.bound]
     if len(evidence.objective.terms) == 1 and not winner.plan.is_identity:
-        label = find_metric(evidence.objective.terms[0].metric).label
+        score = find_metric(evidence.objective.terms[0].metric)
+        label = f"the {score.label}" if score.name == SCORE else score.label
         notes.append(_one_score(label, winner, choice.field.baseline))
     return notes
 
@@ -203,7 +204,7 @@ def _one_score(label: str, winner: PlanScores, baseline: PlanScores) -> str:
     shown = in_words({name: _reading(name, winner, baseline) for name in rails.measures()})
     near = f" They are this near to the baseline's: {shown}." if shown else ""
     return (
-        f"Quality is judged by the {label} alone, and one score is not enough. Let another scorer judge beside it "
+        f"Quality is judged by {label} alone, and one score is not enough. Let another scorer judge beside it "
         f"(--also), or look at the images as well.{near}"
     )
 

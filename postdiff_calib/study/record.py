@@ -22,8 +22,6 @@ from postdiff_calib.errors import PostdiffError, StudyError, reason_of
 from postdiff_calib.files import parse_json, without_passwords, write_atomically
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.models.cards import split_model
-from postdiff_calib.models.hub import is_commit
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile
 from postdiff_calib.profile.sections import EnvironmentSection, EvidenceSection, ModelSection
@@ -94,9 +92,7 @@ class StudyRecord:
     @property
     def model_to_load(self) -> str:
         """What ``load_pipeline`` takes beside the deployment's settings: the model at the commit that was loaded."""
-        name, commit = self.asked.model, self.model.unet_revision or self.model.revision
-        asked = self.asked.deployment.revision is not None or split_model(name)[1] is not None
-        return name if asked or not is_commit(commit) else f"{name}@{commit}"
+        return self.model.to_load(self.asked.model, revision_apart=self.asked.deployment.revision is not None)
 
     @property
     def seed(self) -> int:

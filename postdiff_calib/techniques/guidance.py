@@ -85,7 +85,10 @@ class GuidanceDropping(Technique):
         return "guidance_fraction" if knobs.guidance_fraction < 1 and not self.acts(steps) else ""
 
     def words(self, knobs: Knobs, steps: Steps, guides: bool) -> str:  # noqa: D102
-        return f"guidance on the first {_count_guided(steps)}" if self.acts(steps) and guides else ""
+        if not (self.acts(steps) and guides):
+            return ""
+        count = _count_guided(steps)
+        return "guidance on the first alone" if count == 1 else f"guidance on the first {count}"
 
     def admit(self, family: Family, knobs: Knobs, guides: bool | None = None) -> None:  # noqa: D102
         mode = knobs.cross_attention_cache

@@ -183,10 +183,12 @@ def low_res_size(height: int, width: int, scale: float, multiple: int) -> tuple[
 
     low = side(height), side(width)
     if low[0] >= height and low[1] >= width:
+        shortest = min(height, width)
+        most = f"take a scale of at most {(shortest - multiple) / shortest:g}"
         raise KnobError(
             f"low_res_scale={scale:g} of a {height}×{width} latent",
             f"the nearest size the network accepts (multiples of {multiple}) is {low[0]}×{low[1]}, not smaller",
-            f"take a scale of at most {(min(height, width) - multiple) / min(height, width):g}",
+            most if shortest > multiple else "leave low-resolution steps out, or make larger images",
         )
     return low
 

@@ -41,6 +41,19 @@ def test_a_call_takes_size_and_guidance_from_the_profile(pipe):
     assert not torch.equal(other, expected)  # its guidance scale is the stock one
 
 
+def test_a_call_takes_the_negative_prompt_from_the_profile_unless_it_has_its_own(pipe):
+    plain, made = profile_for(pipe), profile_for(pipe, negative_prompt="blue")
+    with accelerated(pipe, plain):
+        without, expected = image(pipe), image(pipe, negative_prompt="blue")
+        embeds = pipe.encode_prompt("red", "cpu", 1, True, negative_prompt="blue")[1]
+    with accelerated(pipe, made):
+        assert torch.equal(image(pipe), expected)
+        assert torch.equal(image(pipe, negative_prompt=""), without)
+        assert torch.equal(image(pipe, negative_prompt_embeds=embeds), expected)
+        assert len(pipe(["a", "b"], output_type="pt").images) == 2
+    assert not torch.equal(without, expected)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

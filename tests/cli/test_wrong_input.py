@@ -112,6 +112,17 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
     ([*CAL, "--scheduler-config", "eta"], ("--scheduler-config eta", "KEY=VALUE")),
     ([*CAL, "--scheduler-config", "eta=1"], ("--scheduler-config eta=1", "DDIMScheduler takes")),
     ([*CAL, "--scheduler-config", "clip_sample=3"], ("--scheduler-config clip_sample=3", "true or false")),
+    *(
+        ([*command, "--model", "one.safetensors", "--variant", "fp16"], ("--variant fp16", "is one file, which has"))
+        for command in (CAL, [*CAL, "--dry-run"], ["judge", "--quiet", "--with", "T=4"], ["cost"])
+    ),
+    # The scorer is looked for before the model's weights are.
+    *(
+        ([*command, "--quiet", "--model", "sd15"], ("scorer 'ViT-B-32", "neither in the Hugging Face cache"))
+        for command in (["calibrate"], ["ablate", "--vary", "k=1,2"], ["compare-methods"], ["analyze", "redundancy"])
+    ),
+    ([*CAL, "--model", "flux-dev", "--negative-prompt", "x"], ("--negative-prompt 'x'", "no unconditional half")),
+    ([*CAL, "--guidance-scale", "1", "--negative-prompt", "x"], ("--negative-prompt 'x'", "nothing at guidance 1")),
     ([*CAL, "--model", "lcm", "--negative-prompt", "x"], ("--negative-prompt 'x'", "no unconditional half")),
     ([*CAL, "--study", "study", "--steps", "30"], ("study study", "num_inference_steps was 20, now 30")),
     ([*CAL, "--study", "study", "--height", "32"], ("study study", "height was 64, now 32")),

@@ -40,6 +40,7 @@ def test_fresh_prompts_are_none_that_were_drawn(drawn):
     assert not set(fresh.prompts) & {*calibration.prompts, *held_out.prompts}
     assert fresh.seed >= 3 + 10 + 20  # behind every seed of the calibration
     assert fresh.note == ""
+    assert fresh_prompts(made, 50, load_prompt_set("set.txt")) == fresh
     everything = {*left_over(load_prompt_set("set.txt"), 20, 3), *calibration.prompts, *held_out.prompts}
     assert everything == set(load_prompt_set("set.txt").prompts)
 

@@ -12,6 +12,7 @@ from profiles import profile_data
 from postdiff_calib.cli.main import main
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import KnobError, ProfileError, UsageError
+from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.judge import JudgeJob, check_job, run_judge
 from postdiff_calib.jobs.setups import applied, parse_setup
@@ -81,6 +82,33 @@ def test_profiles_are_setups(tmp_path):
     path = profile.save(tmp_path / "p.yaml")
     assert parse_setup(str(path)).knobs(get_card("shapes")) == profile.knobs
     assert parse_setup(profile).profile == profile
+
+
+def test_a_profile_is_judged_with_its_own_way_to_full_size():
+    data = profile_data()
+    own = Profile.model_validate(data)
+    other = Profile.model_validate({**data, "plan": {**data["plan"], "switch": "expand", "noise": "independent"}})
+    card, settings = get_card("shapes"), GenerationSettings(64, 64, 3.6, 1, switch="expand")
+    assert parse_setup(own).settings(settings).switch == "renoise"
+    assert parse_setup(other).settings(settings).attachment == other.generation.attachment
+    assert parse_setup("T=4").settings(settings) is settings
+    same_noise = Profile.model_validate({**data, "plan": {**data["plan"], "switch": "expand"}})
+    assert len({parse_setup(one).key(card) for one in (own, other, same_noise)}) == 3
+
+
+def test_a_profile_of_other_settings_is_refused_before_an_image_is_made(monkeypatch):
+    profile = Profile.model_validate(profile_data())
+    setup, own = parse_setup(profile), profile.generation
+    monkeypatch.setattr("postdiff_calib.jobs.setups.mismatches", lambda model, loaded: list(loaded))
+    setup.require_fit([], own)
+    parse_setup("T=4").require_fit(["weights"], replace(own, height=8))
+    for loaded, settings, says in (
+        ([], replace(own, guidance_scale=1.5), r"guidance_scale \(1.5, profile: .*its knobs alone \(T="),
+        ([], replace(own, negative_prompt="red"), "negative_prompt"),
+        (["weights (a, profile: b)"], own, r"differs in weights \(a, profile: b\)"),
+    ):
+        with pytest.raises(ProfileError, match=says):
+            setup.require_fit(loaded, settings)
 
 
 def test_what_a_function_may_do_with_the_pipeline(functions):

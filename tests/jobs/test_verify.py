@@ -195,6 +195,14 @@ def test_a_check_is_of_one_metric_and_the_level_is_shared_among_them():
     assert checks.quality("scene", stated, fresh, "fresh prompts").outcome == "failed"
 
 
+def test_a_scorers_small_values_are_shown():
+    stated, fresh = comparison(-1e-4, 2e-5)[0], comparison(-9e-4, 2e-5)[1]
+    check = checks.quality("aesthetics", stated, fresh, "fresh prompts")
+    assert check.wanted.startswith("−0.00010 [−0.00012, −0.000080] over")
+    assert check.reason.startswith("worse than stated by 0.00080, at least 0.00077 of that")
+    assert checks.baseline_score("aesthetics", 5e-4, 9, [1e-4, 2e-4], "fresh prompts").wanted == "0.00050, or better"
+
+
 def test_the_noise_of_the_stated_loss_is_taken_from_its_lower_end():
     # That end allows for the choice among finalists.
     stated, fresh = comparison(-0.1, 0.2)

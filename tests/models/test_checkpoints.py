@@ -1,6 +1,8 @@
 """The checkpoints that people have: one file, LoRAs, another autoencoder, a variant; small random ones written here."""
 
 import functools
+import json
+import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -202,10 +204,16 @@ def weight(loaded):
 
 
 def test_a_lora_is_merged_with_its_scale_and_part_of_the_fingerprint(folder, lora):
+    said, listener = [], logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("diffusers").addHandler(listener)
+
     def load(*loras):
         return load_pipeline(str(folder), device="cpu", settings=DeploymentSettings(loras=loras))
 
     plain, whole, half = load(), load(str(lora)), load(f"{lora}:0.5")
+    logging.getLogger("diffusers").removeHandler(listener)
+    assert said == []  # of networks that the LoRA leaves alone
     assert not getattr(whole.pipe.unet, "peft_config", None)
     change = weight(whole) - weight(plain)
     assert change.abs().max() > 1e-4
@@ -250,6 +258,15 @@ def test_another_autoencoder_stands_in(folder, tmp_path):
     assert loaded.fingerprint != plain.fingerprint
 
 
+def test_an_autoencoder_of_other_latents_is_refused(folder, tmp_path):
+    pipelines.sd3().vae.save_pretrained(tmp_path / "vae", safe_serialization=True)
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    (tmp_path / "vae" / "config.json").write_text(json.dumps({**config, "latent_channels": 16}))
+    settings = DeploymentSettings(vae=str(tmp_path / "vae"))
+    with pytest.raises(ModelError, match=r"--vae .*: its latents have 16 channels at 1/\d .*, the model's 4 channels"):
+        load_pipeline(str(folder), device="cpu", settings=settings)
+
+
 def test_wrong_autoencoders_are_refused_before_weights_are_read(folder, tmp_path):
     for path in folder.rglob("*.safetensors"):
         path.unlink()
@@ -278,6 +295,13 @@ def test_a_variant_is_of_the_files(tmp_path):
     for check in (other.check_model, functools.partial(load_pipeline, device="cpu", settings=other)):
         with pytest.raises(ModelError, match=r"--variant bf16: .* holds no weights of that name; take fp16"):
             check(str(tmp_path / "v"))
+
+
+def test_one_file_has_no_variants(checkpoint):
+    settings = DeploymentSettings(variant="fp16")
+    for check in (settings.check_model, functools.partial(load_pipeline, device="cpu", settings=settings)):
+        with pytest.raises(UsageError, match=r"--variant fp16: .*\.safetensors is one file, .*leave it out"):
+            check(checkpoint.path)
 
 
 def test_a_revision_goes_with_the_hub_alone(folder):

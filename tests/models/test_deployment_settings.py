@@ -38,7 +38,8 @@ def test_the_card_takes_them_and_the_search_ends_at_the_steps():
     card = ASKED.card(get_card("sd15"))
     assert (card.height, card.width, card.guidance_scale) == (768, 512, 6.0)
     assert (card.num_inference_steps, card.step_range) == (30, (4, 30))
-    assert replace(ASKED, num_inference_steps=3).card(get_card("sd15")).step_range == (3, 3)
+    for steps, lowest in ((16, 4), (15, 3), (8, 2), (6, 1), (3, 1), (1, 1)):  # a quarter is step reduction's least
+        assert replace(ASKED, num_inference_steps=steps).card(get_card("sd15")).step_range == (lowest, steps)
     assert MODELS_OWN.card(get_card("sd15")) == get_card("sd15")
     said = "baseline: 30 steps DPMSolverMultistepScheduler, guidance 6, 768×512"
     assert describe_baseline(30, card) == said
@@ -92,6 +93,14 @@ def test_values_of_scheduler_settings_are_read_as_what_they_are():
         ("sd15", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, UnsupportedError, "not a model of flow matching"),
         ("sd3-medium", {"scheduler": "DDIMScheduler"}, UnsupportedError, "this is a model of flow matching"),
         ("lcm", {"negative_prompt": "blurry"}, UnsupportedError, "it has no unconditional half"),
+        ("flux-dev", {"negative_prompt": "blurry"}, UnsupportedError, "it has no unconditional half; leave it out"),
+        ("z-image-turbo", {"negative_prompt": "blurry"}, UnsupportedError, "does nothing at guidance 0, .* above 0"),
+        (
+            "sd15",
+            {"negative_prompt": "", "guidance_scale": 1},
+            UnsupportedError,
+            "does nothing at guidance 1, .* above 1",
+        ),
         ("sd15", {"scheduler_config": (("karras", True),)}, UsageError, "DPMSolverMultistepScheduler takes"),
         ("sd15", {"scheduler_config": (("use_karras_sigmas", 1),)}, UsageError, "it must be true or false"),
         ("sd15", {"scheduler_config": (("num_train_timesteps", 1.5),)}, UsageError, "it must be a whole number"),
@@ -122,7 +131,7 @@ def test_a_folder_takes_steps_size_guidance_and_scheduler(folder):
     loaded = load_pipeline(str(folder), device="cpu", settings=asked)
     card = loaded.card
     assert (card.height, card.width, card.guidance_scale, card.num_inference_steps) == (128, 64, 6.0, 7)
-    assert (card.step_range, card.scheduler) == ((4, 7), "DPMSolverMultistepScheduler")
+    assert (card.step_range, card.scheduler) == ((1, 7), "DPMSolverMultistepScheduler")
     assert type(loaded.pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
     assert loaded.pipe.scheduler.config.use_karras_sigmas is True
     assert loaded.notes == ("DDIMScheduler replaced by DPM++ 2M, as asked",)
@@ -144,6 +153,7 @@ def test_settings_of_the_models_own_scheduler_alone(folder):
         ({"height": 99}, "--height 99"),
         ({"width": 20000}, "--width 20000"),
         ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
+        ({"negative_prompt": "blurry", "guidance_scale": 1.0}, "does nothing at guidance 1"),
         ({"scheduler_config": (("karras", True),)}, "DDIMScheduler takes"),
     ],
 )

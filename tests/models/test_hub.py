@@ -30,7 +30,8 @@ from postdiff_calib.models.place import Place, card_of, place_of
 from postdiff_calib.profile import Profile
 from postdiff_calib.progress import Silent
 from postdiff_calib.quality.clip import ClipScorer
-from postdiff_calib.quality.scorers import listed, load_scorer, parse_scorer
+from postdiff_calib.quality.listed import listed
+from postdiff_calib.quality.scorers import load_scorer, parse_scorer
 from postdiff_calib.study.record import Study, StudyRecord
 
 A, B = "a" * 40, "0123456789" * 4
@@ -181,6 +182,9 @@ def test_a_commit_that_was_looked_up_is_named_from_then_on(asked, newest, tmp_pa
         record, asked=replace(record.asked, model="sdxl-lcm"), model=lcm_profile(loaded.unet_revision).model
     )
     assert record.model_to_load == lcm_profile(A).model_to_load == f"sdxl-lcm@{A}"
+    revised = replace(record.asked, deployment=DeploymentSettings(revision=B))
+    assert replace(record, asked=revised).model_to_load == f"sdxl-lcm@{A}"  # the revision is of the other repository
+    assert replace(record, asked=replace(record.asked, model=f"sdxl-lcm@{B}")).model_to_load == f"sdxl-lcm@{B}"
     newest[LCM] = B
     job = CalibrateJob("sdxl-lcm", study=tmp_path)
     assert model_of(job) == "sdxl-lcm"

@@ -135,7 +135,7 @@ def test_it_can_be_calibrated(card, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POSTDIFF_CACHE", str(tmp_path / "cache"))
     job = CalibrateJob(
-        model="shapes-flow", budget=parse_budget("60%"), num_prompts=6, trials=3, device="cpu", dtype="float32"
+        model="shapes-flow", budget=parse_budget("60%"), num_prompts=10, trials=3, device="cpu", dtype="float32"
     )
     profile = load_profile(run_calibrate(job).path)
     assert (profile.model.id, profile.model.card, profile.evidence.scorer) == ("shapes-flow", "shapes-flow", "shapes")

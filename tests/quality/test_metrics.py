@@ -118,6 +118,13 @@ def test_values_are_shown_with_the_metrics_own_digits_and_unit():
     assert (metric("scene").unit, metric("scene").difference_unit) == ("% of scenes", "percentage points")
 
 
+def test_small_values_of_a_users_scorer_are_told_from_nothing():
+    show = metric("aesthetics").show
+    assert [show(value) for value in (0.5288, 27.12345, 0.0)] == ["0.529", "27.123", "0.000"]
+    assert [show(value, signed=True) for value in (0.0999, -0.000124, 2.76e-6)] == ["+0.100", "−0.00012", "+0.0000028"]
+    assert show(-1.2e-9, signed=True) == "+0.000"  # rounding of float32
+
+
 def unit_rows(rng, n, dimension=8, shift=0.0):
     values = rng.normal(size=(n, dimension)) + shift
     return values / np.linalg.norm(values, axis=1, keepdims=True)

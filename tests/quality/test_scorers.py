@@ -156,6 +156,16 @@ def test_objects_and_functions_from_python():
     assert parse_scorer(given_text(SimpleNamespace(name="x", metric="clip"))).metric == "clip"
     with pytest.raises(UsageError, match="it is neither a text, nor a function"):
         given_scorer(3)
+
+
+def test_another_function_of_the_same_name_is_another_scorer_in_a_notebook():
+    """A notebook's functions are of no file; what is run there again must not meet the scores of what it was."""
+    found = []
+    for text in ("images.mean((1, 2, 3))", "images.std((1, 2, 3))", "images.mean((1, 2, 3))"):
+        cell = {"__name__": "__main_of_a_notebook__"}
+        exec(f"def bright(images, prompts):\n    return {text}\n", cell)
+        found.append(given_scorer(cell["bright"]).fingerprint)
+    assert found[0] == found[2] != found[1]
     with pytest.raises(ModelError, match="it was an object of a Python program"):
         load_scorer(parse_scorer("given:mean"))
     short = FunctionScorer(lambda images, prompts: [1.0], "short", "short", "f")

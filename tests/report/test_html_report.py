@@ -323,6 +323,7 @@ def test_plans_in_words():
     assert compile_plan(Knobs(20)).words() == "20 full steps"
     assert compile_plan(Knobs(1)).words() == "1 full step"
     assert compile_plan(Knobs(13, guidance_fraction=0.75)).words() == "13 steps, guidance on the first 10"
+    assert compile_plan(Knobs(4, guidance_fraction=0.25)).words() == "4 steps, guidance on the first alone"
     everything = compile_plan(Knobs(10, 0.3, 0.5, 2, 0.8))
     assert everything.words() == (
         "10 steps, the first 3 at 0.5 of the side, deep blocks on 6 of them, guidance on the first 8"

@@ -140,7 +140,7 @@ def test_a_budget_that_was_not_searched_decides_nothing():
 def test_an_arm_has_lost_only_where_no_plan_of_it_fits():
     only = [step_reduction(8, -1.0)]
     assert row(only, fits={**FITS, "cheaper_steps": False}).winner == "step_reduction"
-    assert "no plan of cheaper steps fits the budget" in row_answer(
+    assert "no plan of cheaper steps that may be searched fits the budget" in row_answer(
         row(only, fits={**FITS, "cheaper_steps": False}), CLIP
     )
     for fits in (FITS, {**FITS, "cheaper_steps": None}):
@@ -210,6 +210,8 @@ def test_one_row_is_one_sentence():
         "neither is shown to be better: cheaper steps minus step reduction is +1.000 [-1.000, +1.000] points"
         in row_answer(tied(0.4), CLIP)
     )
+    small = Objective((Term("aesthetics", 0.00025, 1.0, 0.1),))
+    assert "cheaper steps win by 0.00025 points [0.00025, 0.00025]" in row_answer(decided(0.4, "cheaper_steps"), small)
 
 
 def test_all_rows_are_one_sentence():

@@ -12,7 +12,7 @@ from postdiff_calib.accelerate import accelerated, enable, summary
 from postdiff_calib.accelerate.schedulers import noised, predicted, switch_of
 from postdiff_calib.errors import KnobError, UnsupportedError
 from postdiff_calib.knobs import Knobs
-from postdiff_calib.techniques.mixed_resolution import coupled_noise, pooling_matrix
+from postdiff_calib.techniques.mixed_resolution import coupled_noise, low_res_size, pooling_matrix
 from postdiff_calib.techniques.noise import NOISES
 
 SLOW = pytest.mark.slow
@@ -230,6 +230,15 @@ def test_half_precision_is_kept(dtype, noise):
     images = P.latents(pipe, height=128, width=128)
     assert images.dtype == dtype
     assert torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "remedy"),
+    [(16, 0.9, "take a scale of at most 0.5"), (8, 0.5, "leave low-resolution steps out, or make larger images")],
+)
+def test_a_scale_that_changes_nothing_is_refused_with_one_that_does(side, scale, remedy):
+    with pytest.raises(KnobError, match=f"not smaller; {remedy}"):
+        low_res_size(side, side, scale, 8)
 
 
 def test_an_image_too_small_for_the_scale_is_refused():

@@ -16,7 +16,7 @@ from postdiff_calib.cost.budget import Budget, Limit
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
-from postdiff_calib.quality.metrics import Metric
+from postdiff_calib.quality.metric import Metric
 from postdiff_calib.report.plot_data import Point
 from postdiff_calib.report.wording import Interval, interval, own_row, results, seconds, shown, signed
 from postdiff_calib.scores import select

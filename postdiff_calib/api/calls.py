@@ -1,4 +1,4 @@
-"""The jobs from Python, on a live pipeline object: ``calibrate``, ``verify`` and ``price``.
+"""The jobs from Python, on a live pipeline object: ``calibrate``, ``verify``, ``judge`` and ``price``.
 
 Errors are the project's own (``postdiff_calib.errors``), one line each; nothing here ends the process.
 """
@@ -6,10 +6,11 @@ Errors are the project's own (``postdiff_calib.errors``), one line each; nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from postdiff_calib.api.result import Result
 from postdiff_calib.cost.budget import Budget, parse_budget
 from postdiff_calib.errors import PromptError, UsageError
 from postdiff_calib.jobs.given import Given
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
     from postdiff_calib.prompts import PromptSet
     from postdiff_calib.quality.scorer import Scorer
-    from postdiff_calib.study.arms import Tradeoff
     from postdiff_calib.study.judged import Judgement
 
 #: Options that belong to a call of the pipeline; a live one has its own scheduler.
@@ -36,109 +36,6 @@ _CALL = ("height", "width", "num_inference_steps", "guidance_scale", "negative_p
 _SEARCH = ("num_prompts", "trials", "seed", "out", "study", "noise", "switch", "search", "fresh", "refresh")
 _LISTS = ("delta", "weight", "max_drop", "guards")
 _RESTRICTIONS = ("fix", "range", "values")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a calibration found.
-
-    Attributes:
-        profile: the deployment profile; ``enable(pipe, result.profile)`` runs it.
-        path: where it was written.
-        study: folder of the study; the same call goes on with it.
-        interrupted: stopped by Ctrl-C before the plan was confirmed.
-    """
-
-    profile: Profile
-    path: Path
-    study: Path
-    interrupted: bool = False
-    _loaded: LoadedModel | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def _tradeoff(self) -> Tradeoff:
-        from postdiff_calib.study.arms import compare_arms
-        from postdiff_calib.study.record import Study
-
-        return compare_arms(Study.load(self.study))
-
-    @property
-    def frontier(self) -> list[dict[str, Any]]:
-        """Plans that no other plan of their arm beats in cost and score, cheapest first: a mapping of plain data each.
-
-        ``arm``, ``knobs`` as text, ``share`` of the baseline's cost, ``difference`` of the score to the baseline with
-        ``low`` and ``high`` (95 % interval, points), and whether ``held_out`` prompts judged it.
-        """
-        found = [
-            {
-                "arm": arm,
-                "knobs": point.knobs,
-                "share": point.share,
-                "difference": point.difference.mean,
-                "low": point.difference.low,
-                "high": point.difference.high,
-                "held_out": point.held_out,
-            }
-            for arm, points in self._tradeoff.points.items()
-            for point in points
-            if point.on_frontier
-        ]
-        return sorted(found, key=lambda row: row["share"])
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """The best plan found of each arm at every budget: a mapping of plain data each, cheapest budget first.
-
-        ``budget`` as a share of the baseline's cost, ``arm``, ``knobs`` as text, ``macs`` as a share of the baseline's,
-        ``seconds`` of a call (None where not timed), ``difference``, ``low``, ``high`` as in ``frontier``, ``winner``.
-        """
-        rows: list[dict[str, Any]] = []
-        found = self.profile.times.rows
-        for number, row in enumerate(self.profile.tradeoff.rows):
-            timed = found[number] if found else None
-            for arm in ("step_reduction", "cheaper_steps", "combined"):
-                if (plan := getattr(row, arm)) is not None:
-                    rows.append(
-                        {
-                            "budget": row.share,
-                            "arm": arm,
-                            "knobs": plan.knobs,
-                            "macs": plan.relative_macs,
-                            "seconds": None if timed is None else getattr(timed, arm),
-                            "difference": plan.difference.mean,
-                            "low": plan.difference.low,
-                            "high": plan.difference.high,
-                            "winner": row.winner,
-                        }
-                    )
-        return rows
-
-    def report(self, path: str | Path, *, images: bool = True) -> Path:
-        """Write the study's page as one HTML file; images that are missing are made with the same pipeline.
-
-        Raises:
-            UsageError: Jinja2 is not installed (``pip install 'postdiff[report]'``).
-            OutputError: the file cannot be written.
-        """
-        from postdiff_calib.report.html.page import ReportJob, write_report
-
-        return write_report(ReportJob(self.study, Path(path), images=images), loaded=self._loaded)
-
-    def plot(self, path: str | Path | None = None) -> Any:
-        """Quality against cost for the three arms, as a matplotlib figure; also written to ``path`` where given.
-
-        Raises:
-            UsageError: matplotlib is not installed (``pip install 'postdiff[report]'``).
-            OutputError: the file cannot be written.
-        """
-        from postdiff_calib.report.plots import draw_tradeoff, plot_tradeoff
-
-        if path is not None:
-            plot_tradeoff(self._tradeoff, Path(path))
-        try:
-            return draw_tradeoff(self._tradeoff)
-        except ImportError as error:
-            raise UsageError("plot", "it needs matplotlib", "install it: pip install 'postdiff[report]'") from error
 
 
 def calibrate(
@@ -221,7 +118,7 @@ def verify(
     profile: Profile | str | Path,
     *,
     num_prompts: int = 100,
-    prompts: str | Path | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
     scorer: Any = None,
     also: Sequence[Any] | None = None,
     progress: Progress | Callable[[str], None] | bool | None = None,
@@ -232,7 +129,8 @@ def verify(
         pipe: the pipeline, with what was loaded into it when it was calibrated, not enabled.
         profile: a profile or its path.
         num_prompts: fresh prompts to judge quality on, at least 2; two images each.
-        prompts: the set that the calibration drew from, a shipped one's name or a file; found by itself where it can.
+        prompts: the set that the calibration drew from: its prompts, a shipped one's name or a file; found by itself
+            where it can.
         scorer, also: as for ``calibrate``; by default those that the profile names.
         progress: as for ``calibrate``.
 
@@ -249,15 +147,16 @@ def verify(
     loaded = _live(pipe, _call_of(known))
     where = Path(known.model.id) if isinstance(profile, Profile) else Path(profile)
     first, others = _scorers(scorer, also or (), loaded.device)
+    prompt_set, name = _prompts(prompts)
     job = VerifyJob(
         where,
         num_prompts,
-        prompt_set=None if prompts is None else str(prompts),
+        prompt_set=name,
         scorer=scorer if isinstance(scorer, str) else None,
         also=tuple(also or ()) if others is None else (),
     )
     with told_progress(progress) as told:
-        return run_verify(job, told, Given(loaded, None, first, others), known)
+        return run_verify(job, told, Given(loaded, prompt_set, first, others), known)
 
 
 def judge(
@@ -276,7 +175,8 @@ def judge(
         pipe: the pipeline, not enabled.
         setups: each a profile or its path, ``Knobs`` or a line of them, or a function of the pipeline that changes it
             (``jobs.setups`` says what it may return); one that does not yield must be the last.
-        prompts, scorer, also, progress: as for ``calibrate``.
+        prompts: as for ``calibrate``; a list of them is judged on as a whole.
+        scorer, also, progress: as for ``calibrate``.
         options: of the call as for ``calibrate``; ``num_prompts``, ``seed``, ``study``, ``delta``, ``fresh``.
 
     Returns:
@@ -289,6 +189,9 @@ def judge(
 
     _known(options, (*_CALL, "num_prompts", "seed", "study", "delta", "fresh"))
     base, given = _job(pipe, prompts, scorer, also, options)
+    if given.prompts is not None:  # nothing is searched, so nothing is kept from the judging
+        whole = _reserved(given.prompts)
+        base, given = replace(base, num_prompts=options.get("num_prompts") or len(whole)), replace(given, prompts=whole)
     with told_progress(progress) as told:
         return run_judge(JudgeJob(base, tuple(setups)), told, given).judgement
 
@@ -359,6 +262,13 @@ def _known(options: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _texts(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+def _reserved(prompts: PromptSet) -> PromptSet:
+    """A set of which all prompts may be judged on."""
+    from postdiff_calib.prompts import content_hash
+
+    return replace(prompts, held_out=prompts.prompts, sha256=content_hash(prompts.prompts, prompts.prompts))
 
 
 def _prompts(given: str | Path | Sequence[str] | None) -> tuple[PromptSet | None, str | None]:
