@@ -7,9 +7,9 @@ model and prompts in the same folder makes no plan twice.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from postdiff_calib.jobs.paper_study import PaperStudyJob, Price, about_study, c
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.scores.blocks import check_prompts, check_table
 from postdiff_calib.scores.names import BASELINE, SCORES
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def _traced(
     card, settings, prompts = bench.loaded.card, bench.settings, bench.held_out.prompts
     plans = {p: k for p, k in _plans(chosen, card.num_inference_steps).items() if p not in failed}
     labels = {setting.plan_id: label_of(setting.values) for setting in reversed(chosen)}
-    known, store = _known_traces(path), FileStore(path)
+    steps = {plan: knobs.num_inference_steps for plan, knobs in plans.items()}
+    store = FileStore(path, partial(_check_traces, steps), "traces")
+    known = {(b["plan"], i): row for b in store.read() for i, row in zip(b["prompts"], b["scores"], strict=True)}
     estimates = Estimates(bench.loaded.pipe, card.latent_size())
     missing = {plan: [i for i in range(len(prompts)) if (plan, i) not in known] for plan in plans}
     progress.stage("tracing", sum(map(len, missing.values())))
@@ -181,18 +184,17 @@ def _traced(
     return tuple(traces)
 
 
-def _known_traces(path: Path) -> dict[tuple[str, int], list[float]]:
-    """Stored traces by plan id and prompt; a last line that a kill cut short is left out."""
-    found: dict[tuple[str, int], list[float]] = {}
-    if not path.exists():
-        return found
-    for line in path.read_bytes().splitlines():
-        try:
-            block = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found |= {(block["plan"], i): row for i, row in zip(block["prompts"], block["scores"], strict=True)}
-    return found
+def _check_traces(steps: Mapping[str, int], block: Any) -> None:
+    """Refuse a block that is none of traces; ``steps`` has those of each plan.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    if not isinstance(block, dict) or not isinstance(block.get("plan"), str):
+        raise ValueError("it names no plan")
+    check_prompts(block.get("prompts"))
+    if (width := steps.get(block["plan"])) is not None:
+        check_table("scores", block.get("scores"), (len(block["prompts"]), width))
 
 
 def _together(

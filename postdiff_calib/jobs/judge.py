@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import PlanError, UsageError
-from postdiff_calib.files import StudyLock, parse_json, refuse_image, safe_name, write_atomically
+from postdiff_calib.files import StudyLock, refuse_image, safe_name, write_atomically
 from postdiff_calib.jobs.calibrate import set_up
 from postdiff_calib.jobs.given import NOTHING, Given
 from postdiff_calib.jobs.in_turn import TIME_LIMIT, in_turn
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.judge_images import KeptScores, Make, SetUpEvaluator, kept_scores
+from postdiff_calib.jobs.judge_images import KeptScores, Make, SetUpEvaluator, kept_scores, known_seconds
 from postdiff_calib.jobs.materials import materials_of
 from postdiff_calib.jobs.paper_study import about_study, check_folder, claim
 from postdiff_calib.jobs.setups import Applied, SetUp, applied, failing, parse_setup
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from postdiff_calib.models.load import LoadedModel
 
 KIND, SECONDS, IMAGES = "judge", "seconds.json", "images"
+#: Files of values; those of set-ups that this call does not name go, too, where a study starts anew.
+VALUES = (SCORES, OTHER_SEEDS, SECONDS, "setup-*.jsonl")
 #: Timed rounds at most: enough for a median.
 ROUNDS = 6
 #: Prompts of which images are kept, for a grid.
@@ -145,7 +147,7 @@ def check_job(job: JudgeJob) -> list[SetUp]:
     if len({one.text for one in setups}) < len(setups):
         raise UsageError("--with", "a set-up is given twice", "give it once")
     parse_per_metric("--delta", job.base.delta, [m.name for m in measured_by(job.base.scorer, job.base.also)])
-    check_folder(job.folder, KIND, [SCORES, OTHER_SEEDS, SECONDS], fresh=job.base.fresh)
+    check_folder(job.folder, KIND, VALUES, fresh=job.base.fresh)
     if job.grid is not None:
         refuse_image(job.grid, inputs=[one.text for one in setups if one.profile is not None], study=job.folder)
     job.base.deployment.check_model(job.base.model)
@@ -180,10 +182,9 @@ def _judge(job: JudgeJob, setups: list[SetUp], bench: Bench, lock: StudyLock, pr
     card, n = now.loaded.card, len(now.held_out)
     for one in setups:
         one.require_fit(now.loaded, now.settings)
-    files = [_file(one.key(card)) for one in setups]
     lock.take()
     about = about_study(KIND, now, now.held_out.sha256)
-    claim(folder, about, [SCORES, OTHER_SEEDS, SECONDS, *files], fresh=base.fresh)
+    claim(folder, about, VALUES, fresh=base.fresh)
     objective = measure_objective(folder, now, progress, base.delta, base.weight)
     knobs = Knobs(card.num_inference_steps)
     evaluator = now.evaluator(now.held_out, now.held_out_seed, progress.advance, folder, progress.note)
@@ -235,7 +236,7 @@ def _one(
     key, path = one.key(card), folder / SECONDS
     store = FileStore(folder / _file(key))
     kept = BaselineImages(folder / IMAGES, Knobs(card.num_inference_steps), {"setup": key})
-    known = _seconds(path)
+    known = known_seconds(path)
     have = kept_scores(store, len(bench.now.held_out))
     if key in known and all(i in have for i in wanted):
         return ScoredSetUp(one.text, _as_scores(bench.now, have), _cost(one, bench.now, known[key])), kept
@@ -323,15 +324,6 @@ def _timed(
         return run
 
     return in_turn([clocked(call) for call in calls], ROUNDS, TIME_LIMIT, time.monotonic, progress)
-
-
-def _seconds(path: Path) -> dict[str, Any]:
-    """What was timed already, by set-up's key."""
-    with suppress(OSError, ValueError):
-        known = parse_json(path.read_bytes())
-        if isinstance(known, dict):
-            return known
-    return {}
 
 
 def _cost(one: SetUp, bench: Workbench, timed: dict[str, Any]) -> Cost:

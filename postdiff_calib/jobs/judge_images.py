@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import PlanCost
 from postdiff_calib.errors import StudyError
+from postdiff_calib.files import parse_json
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress
@@ -138,5 +140,27 @@ def kept_scores(store: FileStore, num_prompts: int) -> KeptScores:
 
     found = KeptScores(num_prompts)
     for block in FileStore(store.path).read():
+        if any(index >= num_prompts for index in block["prompts"]):
+            rule = f"scores of prompt {max(block['prompts'])}, and there are {num_prompts} prompts"
+            raise StudyError(f"score file {store.path}", rule, "use the study's own number, or start anew (--fresh)")
         found.add(block["prompts"], Measured.from_block(block))
     return found
+
+
+def known_seconds(path: Path) -> dict[str, Any]:
+    """What was timed already, by set-up's key: seconds per image of every call; what is damaged is timed again."""
+    with suppress(OSError, ValueError):
+        known = parse_json(path.read_bytes())
+        if isinstance(known, dict):
+            return {key: timed for key, timed in known.items() if _is_timed(timed)}
+    return {}
+
+
+def _is_timed(timed: Any) -> bool:
+    if not isinstance(timed, dict) or type(timed.get("batch_size")) is not int:
+        return False
+    rows = [timed.get(name) for name in ("seconds", "baseline_seconds")]
+    return all(
+        isinstance(row, list) and row and all(type(value) in (int, float) and value > 0 for value in row)
+        for row in rows
+    )

@@ -22,6 +22,9 @@ from postdiff_calib.techniques.encoder_propagation import EncoderPropagation
 if TYPE_CHECKING:
     from postdiff_calib.study.methods import MethodComparison
 
+#: Files of values: of plans, and of other packages' set-ups.
+VALUES = (SCORES, "scores-*.jsonl")
+
 
 def price_methods(job: MethodsJob) -> Price:
     """What the study costs where nothing is scored yet; set-ups of other packages count as just fitting."""
@@ -58,7 +61,7 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
     from postdiff_calib.quality.fid import require_enough
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND, [SCORES])
+    job.check_places(KIND, VALUES)
     budgets = job.asked()
     if (known := known_card(job.model)) is not None:
         known.require()
@@ -67,8 +70,5 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
     with registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
         bench, prompt_set = set_up(job, None, progress)
         lock.take()
-        claim(folder, about_study(KIND, bench, prompt_set), [SCORES], fresh=job.fresh)
-        if job.fresh:
-            for old in folder.glob("scores-*.jsonl"):
-                old.unlink()
+        claim(folder, about_study(KIND, bench, prompt_set), VALUES, fresh=job.fresh)
         return MethodStudy(job, bench, folder, progress).compare(budgets)

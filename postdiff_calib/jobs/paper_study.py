@@ -190,7 +190,7 @@ def check_folder(folder: Path, kind: str, values: Sequence[str], *, fresh: bool,
     Args:
         folder: the study's; it need not be there yet.
         kind: of study.
-        values: names of its files of values.
+        values: names of its files of values, ``*`` standing for anything.
         fresh: start anew; a folder that holds a calibration or another kind of study is refused all the same.
         option: the one that names the folder.
 
@@ -205,7 +205,7 @@ def check_folder(folder: Path, kind: str, values: Sequence[str], *, fresh: bool,
     if any(os.path.lexists(folder / name) for name in _CALIBRATION):
         raise StudyError(given, "it holds a calibration", remedy)
     refuse_other_kind(folder, kind, fresh=fresh, remedy=remedy)
-    if not (fresh or os.path.lexists(folder / ABOUT)) and any(os.path.lexists(folder / name) for name in values):
+    if not (fresh or os.path.lexists(folder / ABOUT)) and any(next(folder.glob(name), None) for name in values):
         raise StudyError(given, "it holds scores of something else", remedy)
 
 
@@ -255,15 +255,15 @@ def claim(folder: Path, about: Mapping[str, Any], values: Sequence[str], *, fres
     Args:
         folder: the study's.
         about: what its values depend on.
-        values: names of files of values, removed where the study starts anew.
+        values: names of files of values, ``*`` standing for anything; all are removed where the study starts anew.
         fresh: start anew.
 
     Raises:
         StudyError: the folder's study was made with other settings, or is damaged.
     """
     if fresh:
-        for name in values:
-            (folder / name).unlink(missing_ok=True)
+        for old in [path for name in values for path in folder.glob(name)]:
+            old.unlink(missing_ok=True)
     elif (known := _about(folder)) is not None and (other := other_settings(known, about)):
         remedy = "use those again, another folder (--study), or start anew (--fresh)"
         raise StudyError(f"study {folder}", f"it was made with other settings: {other}", remedy)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import StudyError, UsageError
+from postdiff_calib.errors import UsageError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.paper_study import PaperStudyJob, Price, about_study, card_of, claim, price_of, set_up
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
+from postdiff_calib.scores.blocks import check_prompts, check_table
 
 if TYPE_CHECKING:
     from postdiff_calib.jobs.workbench import Workbench
@@ -91,11 +93,10 @@ def run_redundancy(job: RedundancyJob, progress: Progress | None = None) -> Redu
         lock.take()
         about = {**about_study(KIND, bench, prompt_set), "num_inference_steps": knobs.num_inference_steps}
         claim(folder, about, [VALUES], fresh=job.fresh)
-        path = folder / VALUES
-        rows = _known(path)
+        store = FileStore(folder / VALUES, partial(_check, knobs.num_inference_steps, {}), "distances")
+        rows = {i: row for block in store.read() for i, row in _by_prompt(block).items()}
         missing = [i for i in range(len(bench.held_out)) if i not in rows]
         progress.stage("measuring distances", len(missing))
-        store = FileStore(path)
         for block in _measured(bench, knobs, missing):
             store.append(block)
             rows |= _by_prompt(block)
@@ -137,21 +138,21 @@ def _measured(bench: Workbench, knobs: Knobs, indices: list[int]) -> Iterator[di
             }
 
 
-def _known(path: Path) -> dict[int, dict[str, Any]]:
-    """What is stored already, by prompt; a last line that a kill cut short is left out."""
-    import json
+def _check(steps: int, first: dict[str, Any], block: Any) -> None:
+    """Refuse a block that is none of distances at so many steps, or of other blocks and layers than the ``first`` one.
 
-    rows: dict[int, dict[str, Any]] = {}
-    if not path.exists():
-        return rows
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            rows |= _by_prompt(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-        except (LookupError, TypeError, AttributeError) as error:
-            raise StudyError(f"{path}, line {number}", "it holds no distances", "start anew (--fresh)") from error
-    return rows
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    if not isinstance(block, dict):
+        raise ValueError("it is no mapping")
+    named = {name: block.get(name) for name in ("blocks", "kinds")}
+    if not isinstance(named["blocks"], list) or not isinstance(named["kinds"], dict) or (first or named) != named:
+        raise ValueError("its blocks and layers are not the network's")
+    check_prompts(block.get("prompts"))
+    for name, of in (("relative_l1", "blocks"), ("l2", "kinds"), ("relative_l2", "kinds")):
+        check_table(name, block.get(name), (len(block["prompts"]), len(block[of]), steps - 1))
+    first |= named
 
 
 def _by_prompt(block: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -31,8 +31,7 @@ def check_block(block: Any) -> None:
     except (KnobError, TypeError) as error:
         raise ValueError(f"its knobs are none ({error})") from error
     prompts = block["prompts"]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in prompts):
-        raise ValueError("a prompt's number is none")
+    check_prompts(prompts)
     _check_values("scores", block["scores"], len(prompts))
     measures = block.get("measures", {})
     if not isinstance(measures, dict):
@@ -41,6 +40,33 @@ def check_block(block: Any) -> None:
         _check_values(name, values, len(prompts))
     _check_features(block.get("features"), len(prompts))
     _check_set_aside(block.get("set_aside", {}))
+
+
+def check_prompts(prompts: Any) -> None:
+    """Refuse what are no numbers of prompts.
+
+    Raises:
+        ValueError: it is no list of whole numbers from 0 on.
+    """
+    numbers = isinstance(prompts, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in prompts)
+    if not numbers or any(i < 0 for i in prompts):
+        raise ValueError("a prompt's number is none")
+
+
+def check_table(name: str, rows: Any, shape: tuple[int, ...]) -> None:
+    """Refuse what is no table of numbers of this shape.
+
+    Raises:
+        ValueError: naming it.
+    """
+    import numpy as np
+
+    try:
+        found = np.asarray(rows, dtype=np.float64).shape
+    except (TypeError, ValueError):
+        found = None
+    if found != shape:
+        raise ValueError(f"{name} are no table of {' × '.join(map(str, shape))} numbers")
 
 
 def _check_values(name: str, values: Any, count: int) -> None:

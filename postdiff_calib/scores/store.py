@@ -1,14 +1,15 @@
 """Where blocks of scores are kept: a file that a kill cannot damage, or memory.
 
 File format, one JSON object a line: ``{"plan": hash, "knobs": {…}, "prompts": [indices], "scores": [numbers]}``, and
-what ``measured`` adds to it. A last line that a kill cut short is ignored and overwritten by the next append.
+what ``measured`` adds to it. A last line that a kill cut short is ignored and overwritten by the next append. Other
+values of prompts, such as distances, are kept in files of the same kind.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -31,10 +32,16 @@ class ScoreStore(Protocol):
 
 
 class FileStore:
-    """Blocks as lines of a file, safe to kill at any moment and safe to share by processes of one host."""
+    """Blocks as lines of a file, safe to kill at any moment and safe to share by processes of one host.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the file; it need not be there yet.
+        check: raises ValueError where plain data is no block of this file.
+        what: the values are, for messages.
+    """
+
+    def __init__(self, path: Path, check: Callable[[Any], None] = check_block, what: str = "scores") -> None:
+        self.path, self._check, self._what = path, check, what
         self._offset = self._lines = 0
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -56,11 +63,11 @@ class FileStore:
                 except RecursionError:
                     block = None
                 try:
-                    check_block(block)
+                    self._check(block)
                 except ValueError as error:
                     given = f"{self.path}, line {self._lines}"
-                    remedy = "remove the line, whose scores are then made again, or start anew (--fresh)"
-                    raise StudyError(given, f"not a block of scores ({error})", remedy) from error
+                    remedy = f"remove the line, whose {self._what} are then made again, or start anew (--fresh)"
+                    raise StudyError(given, f"not a block of {self._what} ({error})", remedy) from error
                 yield block
 
     @contextmanager

@@ -70,6 +70,24 @@ def test_it_scores_traces_draws_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "other settings" in said
 
 
+def test_damaged_traces_are_made_again_or_refused(tmp_path, capsys):
+    argv = ("--study", tmp_path, "--num-prompts", 2, "--vary", "T=2", "--quiet", "--no-measure", "--json", "--trace")
+    whole = json.loads(run(capsys, *argv)[1])
+    path = tmp_path / "traces.jsonl"
+    good = path.read_bytes()
+    first, second = good.splitlines()
+    path.write_bytes(first + b"\n" + b'{"plan": "\xff"}\n' + second[:50])
+    code, printed, _ = run(capsys, *argv)
+    assert (code, json.loads(printed)) == (0, whole)
+    block = json.loads(second)
+    # a trace of one step where there are two would be shown as one
+    for change in ({"scores": [[1.0], [2.0]]}, {"scores": 3}, {"prompts": [0]}, {"prompts": [0.5, 1]}, {"plan": None}):
+        path.write_text(f"{first.decode()}\n{json.dumps(block | change)}\n")
+        code, _, said = run(capsys, *argv)
+        assert code == 2
+        assert "line 2: not a block of traces" in said
+
+
 def test_estimates_end_in_the_image_and_change_nothing():
     loaded = load_pipeline("shapes", device="cpu", dtype="float32")
     card = loaded.card

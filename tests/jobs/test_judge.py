@@ -11,10 +11,11 @@ from profiles import profile_data
 
 from postdiff_calib.cli.main import main
 from postdiff_calib.cost.budget import PlanCost
-from postdiff_calib.errors import KnobError, ProfileError, UsageError
+from postdiff_calib.errors import KnobError, ProfileError, StudyError, UsageError
 from postdiff_calib.generate.settings import GenerationSettings
 from postdiff_calib.jobs.job import CalibrateJob
 from postdiff_calib.jobs.judge import JudgeJob, check_job, run_judge
+from postdiff_calib.jobs.judge_images import kept_scores, known_seconds
 from postdiff_calib.jobs.setups import applied, parse_setup
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.cards import get_card
@@ -22,6 +23,7 @@ from postdiff_calib.profile import Profile
 from postdiff_calib.report.judged import verdict_line
 from postdiff_calib.scores.objective import Objective, Term
 from postdiff_calib.scores.select import PlanScores
+from postdiff_calib.scores.store import FileStore
 from postdiff_calib.study.judged import Cost, ScoredSetUp, judge_all
 
 SETUPS = """
@@ -213,6 +215,35 @@ def test_a_judgement_resumes_and_draws_its_images(tmp_path, capsys, functions, m
     code, _, err = judged(capsys, folder, "--with", "T=4", "--seed", "1")
     assert code == 2
     assert "made with other settings" in err
+
+
+def test_a_fresh_start_keeps_no_scores_of_set_ups_that_it_does_not_name(tmp_path, capsys, monkeypatch):
+    def stop(*given):
+        raise UsageError("test", "it is stopped behind what is removed", "none")
+
+    monkeypatch.setattr("postdiff_calib.jobs.judge.measure_objective", stop)
+    (tmp_path / "about.json").write_text('{"study": "judge"}')
+    for name in ("setup-00.jsonl", "scores.jsonl", "judge.png"):
+        (tmp_path / name).touch()
+    code, _, err = judged(capsys, tmp_path, "--with", "T=4", "--fresh", "--quiet")
+    assert (code, "it is stopped" in err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["about.json", "judge.png", "study.lock"]
+
+
+def test_damaged_files_of_a_judgement(tmp_path):
+    path, good = tmp_path / "seconds.json", {"seconds": [1], "baseline_seconds": [2.5], "batch_size": 4}
+    wrong = [3, {}, *(good | change for change in (
+        {"seconds": []}, {"seconds": ["1"]}, {"seconds": [0]}, {"baseline_seconds": None}, {"batch_size": "4"},
+    ))]  # fmt: skip
+    path.write_text(json.dumps({"good": good, **{str(i): one for i, one in enumerate(wrong)}}))
+    assert known_seconds(path) == {"good": good}  # the others are timed again
+    path.write_bytes(b"\xff")
+    assert known_seconds(path) == {}
+    store, knobs = FileStore(tmp_path / "setup.jsonl"), Knobs(4).as_dict()
+    store.append({"plan": "a", "knobs": knobs, "prompts": [1, 2], "scores": [1.0, 2.0]})
+    assert 2 in kept_scores(store, 3)
+    with pytest.raises(StudyError, match="scores of prompt 2, and there are 2 prompts"):
+        kept_scores(store, 2)
 
 
 def test_a_function_that_fails_leaves_by_one_line_and_keeps_the_baseline(tmp_path, capsys, functions):

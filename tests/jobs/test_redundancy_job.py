@@ -40,6 +40,23 @@ def test_it_writes_json_and_plot_and_goes_on_where_it_was(tmp_path, capsys, monk
     assert "Traceback" not in said
 
 
+def test_damaged_distances_are_measured_again_or_refused(tmp_path, capsys):
+    argv = ("-T", 2, "--num-prompts", 2, "--study", tmp_path / "s", "--quiet", "--json")
+    whole = json.loads(run(capsys, *argv)[1])
+    path = tmp_path / "s" / "distances.jsonl"
+    good = path.read_bytes()
+    path.write_bytes(b'{"prompts": "\xff"}\n' + good[: len(good) // 2])  # what a kill, or a failing disk, leaves
+    code, printed, _ = run(capsys, *argv)
+    assert (code, json.loads(printed)) == (0, whole)
+    block = json.loads(good)
+    wrong = [{"kinds": 3}, {"prompts": ["0", "1"]}, {"prompts": [-1, 0]}, {"l2": [[1], [2]]}, {"relative_l1": "x"}]
+    for lines in (*([block | change] for change in wrong), [block, block | {"blocks": ["a"]}], [None]):
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        code, _, said = run(capsys, *argv)
+        assert code == 2
+        assert f"line {len(lines)}: not a block of distances" in said
+
+
 def test_a_price_makes_nothing(tmp_path, capsys):
     code, printed, _ = run(capsys, "--dry-run", "--num-prompts", 10, "-T", 10, "--study", tmp_path / "s", "--json")
     assert code == 0
