@@ -13,8 +13,8 @@ import re
 
 #: Control characters (C0, DEL, C1), marks that change the writing direction, line separators, lone surrogates.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-#: Most characters of one part of an error that are shown.
-_SHOWN = 1500
+#: Most characters of one part of an error that are shown, and of what was given: the rule must stand behind it.
+_SHOWN, _GIVEN = 1500, 1000
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -22,10 +22,10 @@ def printable(text: str, keep: str = "") -> str:
     return _STEERING.sub(lambda m: m[0] if m[0] in keep else m[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, most: int = _SHOWN) -> str:
     """Text as a single line that is safe on a terminal: line breaks and tabs become blanks, very long text is cut."""
     text = printable(text.replace("\r\n", " ").replace("\n", " ").replace("\t", " "))
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def reason_of(error: BaseException) -> str:
@@ -47,7 +47,7 @@ class PostdiffError(Exception):
 
     def __init__(self, given: str, rule: str, remedy: str) -> None:
         self.given, self.rule, self.remedy = given, rule, remedy
-        super().__init__(f"{one_line(given)}: {one_line(rule)}; {one_line(remedy)}")
+        super().__init__(f"{one_line(given, _GIVEN)}: {one_line(rule)}; {one_line(remedy)}")
 
     def __reduce__(self) -> tuple[type[PostdiffError], tuple[str, str, str]]:
         return type(self), (self.given, self.rule, self.remedy)

@@ -17,6 +17,7 @@ from postdiff_calib.files.secrets import without_passwords
 from postdiff_calib.files.write import (
     file_sha256,
     refuse_output,
+    refuse_result,
     remove_leftovers,
     replacing,
     require_writable,
@@ -35,6 +36,7 @@ __all__ = [
     "read_yaml",
     "refuse_image",
     "refuse_output",
+    "refuse_result",
     "remove_leftovers",
     "replacing",
     "require_writable",

@@ -25,8 +25,15 @@ STUDY_FILES = frozenset({"study.json", "study.db", "study.damaged.db", "study.lo
     "scores.jsonl",
     "held_out.jsonl",
     "other_seeds.jsonl",
+    "about.json",
+    "distances.jsonl",
+    "traces.jsonl",
+    "seconds.json",
+    "state.safetensors",
 }
-_STUDY_SIGNS = ("study.json", "study.db", "study.lock")
+#: The same of files whose names tell what is judged or compared.
+_STUDY_PATTERNS = ("setup-*.jsonl", "scores-*.jsonl")
+_STUDY_SIGNS = ("study.json", "study.db", "study.lock", "about.json")
 #: Folders of images in a study's folder.
 _STUDY_FOLDERS = ("baseline", "images")
 #: Most bytes of a name that is made from a text; file systems take 255, and an ending comes behind it.
@@ -192,7 +199,8 @@ def refuse_output(
         raise OutputError(given, f"it is an input of this command ({same[0]})", _CANNOT)
     target = Path(os.path.realpath(path))
     of = None if study is None else Path(os.path.realpath(study))
-    if target.name in STUDY_FILES and _is_study(target.parent, of):
+    own = target.name in STUDY_FILES or any(target.match(pattern) for pattern in _STUDY_PATTERNS)
+    if own and _is_study(target.parent, of):
         raise OutputError(given, f"it is a file of the study in {target.parent}", _CANNOT)
     for folder in target.parents:
         if folder.name in _STUDY_FOLDERS and _is_study(folder.parent, of):
@@ -204,6 +212,18 @@ def refuse_output(
             raise OutputError(given, rule, "name a .png or .svg file")
     require_writable(path.parent, given)
     _check_names(path, given)
+
+
+def refuse_result(path: Path, *, inputs: Iterable[str | Path] = (), study: Path | None = None) -> None:
+    """``refuse_output`` for a result as JSON and the plot of the same name that is drawn beside it.
+
+    Raises:
+        OutputError: as ``refuse_output`` of either, or both would be one file.
+    """
+    refuse_output(path, inputs=inputs, study=study)
+    if path.suffix.lower() == ".png":
+        raise OutputError(f"output {path}", "the plot beside it has that name", "name the result, such as result.json")
+    refuse_output(path.with_suffix(".png"), inputs=inputs, study=study)
 
 
 def _is_study(folder: Path, known: Path | None) -> bool:

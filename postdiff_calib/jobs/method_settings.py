@@ -17,6 +17,7 @@ from postdiff_calib.plan import compile_plan
 if TYPE_CHECKING:
     from postdiff_calib.cost.table import CostTable
     from postdiff_calib.models.card import Card
+    from postdiff_calib.profile import Profile
     from postdiff_calib.study.methods import Setting
 
 KIND = "methods"
@@ -39,6 +40,16 @@ class MethodsJob(PaperStudyJob):
     measure: bool = True
     fid_reference: str | None = None
 
+    def calibrated(self) -> list[Profile]:
+        """The profiles, read.
+
+        Raises:
+            ProfileError: one cannot be read.
+        """
+        from postdiff_calib.profile import load_profile
+
+        return [load_profile(path) for path in self.profiles]
+
     def asked(self) -> list[Budget]:
         """The budgets.
 
@@ -48,17 +59,13 @@ class MethodsJob(PaperStudyJob):
         return parse_budgets(self.budgets)
 
 
-def plan_methods(card: Card, profiles: Sequence[Path] = ()) -> dict[str, list[Knobs]]:
+def plan_methods(card: Card, profiles: Sequence[Profile] = ()) -> dict[str, list[Knobs]]:
     """Methods that are plans, and their settings, the one that saves least first; the encoder's technique registered.
 
     Args:
         card: of the model; a method that does nothing for it is left out.
         profiles: of calibrated plans.
-
-    Raises:
-        ProfileError: one cannot be read.
     """
-    from postdiff_calib.profile import load_profile
     from postdiff_calib.search.space import SearchSpace
 
     steps, lacks = card.num_inference_steps, knob_names() - card.knobs
@@ -83,11 +90,11 @@ def plan_methods(card: Card, profiles: Sequence[Path] = ()) -> dict[str, list[Kn
         found[gate] = plans("guidance_fraction", [i / steps for i in range(steps - 1, 0, -1)], **kept)
     found[OURS] = [Knobs.from_dict({**paper.as_dict(), "num_inference_steps": t}) for t in range(steps, 1, -1)]
     if profiles:
-        found[CALIBRATED] = [load_profile(path).knobs for path in profiles]
+        found[CALIBRATED] = [profile.knobs for profile in profiles]
     return found
 
 
-def plan_settings(card: Card, table: CostTable, profiles: Sequence[Path]) -> dict[str, list[Setting]]:
+def plan_settings(card: Card, table: CostTable, profiles: Sequence[Profile]) -> dict[str, list[Setting]]:
     """``plan_methods`` with their costs."""
     from postdiff_calib.study.methods import Setting
 

@@ -73,7 +73,7 @@ class MethodStudy:
         table = self._prices(measure=by_seconds)
         cost = table.price(compile_plan(self.baseline))
         whole = Setting("baseline", "", cost, self.baseline)
-        settings = plan_settings(self.card, table, self.job.profiles)
+        settings = plan_settings(self.card, table, self.job.calibrated())
         settings |= self._other_settings(whole, timed=by_seconds)
         limits: dict[str, Limit] = {budget.text: budget.resolve(cost) for budget in budgets}
         chosen = {

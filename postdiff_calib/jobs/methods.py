@@ -7,8 +7,10 @@ own, so a stopped study goes on and another budget makes only what is new.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postdiff_calib.errors import ProfileError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.method_settings import KIND, MethodsJob, plan_settings
 from postdiff_calib.jobs.paper_study import Price, about_study, card_of, claim, set_up
@@ -20,6 +22,8 @@ from postdiff_calib.techniques import registered
 from postdiff_calib.techniques.encoder_propagation import EncoderPropagation
 
 if TYPE_CHECKING:
+    from postdiff_calib.jobs.workbench import Workbench
+    from postdiff_calib.profile import Profile
     from postdiff_calib.study.methods import MethodComparison
 
 #: Files of values: of plans, and of other packages' set-ups.
@@ -36,7 +40,7 @@ def price_methods(job: MethodsJob) -> Price:
     with registered(EncoderPropagation()):
         table, count = table_for_card(card), job.num_prompts or card.num_prompts
         whole = table.price(compile_plan(Knobs(card.num_inference_steps)))
-        settings = plan_settings(card, table, job.profiles)
+        settings = plan_settings(card, table, job.calibrated())
         chains = bool(card.denoiser.chains)
         others = sum(one.of_chains == chains for one in FOREIGN)
         chosen: dict[str, float] = {"": whole.macs}
@@ -50,6 +54,21 @@ def price_methods(job: MethodsJob) -> Price:
     return Price(images, count * macs, count * macs / whole.macs)
 
 
+def refuse_other_pipeline(path: Path, profile: Profile, bench: Workbench) -> None:
+    """Refuse a profile that was not calibrated on this pipeline, as the study runs it.
+
+    Raises:
+        ProfileError: naming the differences.
+    """
+    from postdiff_calib.profile.match import Fact, mismatches
+
+    noise = Fact("noise", profile.noise, bench.settings.noise)
+    found = [*mismatches(profile.model, bench.loaded), *([] if noise.same else [str(noise)])]
+    if found:
+        rule = f"it was calibrated on another pipeline: this one differs in {'; '.join(found)}"
+        raise ProfileError(f"--profile {path}", rule, "calibrate this one, or leave it out")
+
+
 def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComparison:
     """Compare, or go on comparing.
 
@@ -61,14 +80,16 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
     from postdiff_calib.quality.fid import require_enough
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND, VALUES)
-    budgets = job.asked()
+    job.check_places(KIND, VALUES, job.profiles)
+    budgets, profiles = job.asked(), job.calibrated()
     if (known := known_card(job.model)) is not None:
         known.require()
         if job.fid_reference is not None:
             require_enough(job.num_prompts or known.num_prompts, "prompts")
     with registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
         bench, prompt_set = set_up(job, None, progress)
+        for path, profile in zip(job.profiles, profiles, strict=True):
+            refuse_other_pipeline(path, profile, bench)
         lock.take()
         claim(folder, about_study(KIND, bench, prompt_set), VALUES, fresh=job.fresh)
         return MethodStudy(job, bench, folder, progress).compare(budgets)

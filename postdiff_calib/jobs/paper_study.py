@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import format_macs
 from postdiff_calib.errors import OutputError, StudyError, reason_of
-from postdiff_calib.files import parse_json, refuse_output, require_writable, safe_name, write_atomically
+from postdiff_calib.files import parse_json, refuse_result, require_writable, safe_name, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import other_settings
@@ -73,22 +73,21 @@ class PaperStudyJob:
         """Where the result goes."""
         return self.out or self.folder(kind) / f"{kind}.json"
 
-    def check_places(self, kind: str, values: Sequence[str]) -> None:
+    def check_places(self, kind: str, values: Sequence[str], inputs: Sequence[Path] = ()) -> None:
         """Refuse, before anything is loaded, places that cannot be written or are another study's.
 
         Args:
             kind: of study.
             values: names of its files of values.
+            inputs: files that it reads beside its prompts.
 
         Raises:
             OutputError: a place cannot be written.
             StudyError: the folder is another study's.
         """
         check_folder(self.folder(kind), kind, values, fresh=self.fresh)
-        inputs = [self.prompts] if self.prompts is not None else []
-        refuse_output(self.result(kind), inputs=inputs)
-        if self.result(kind).name == ABOUT:
-            raise OutputError(f"output {self.result(kind)}", f"{ABOUT} is a name of the study's own", "give another")
+        prompts = [self.prompts] if self.prompts is not None else []
+        refuse_result(self.result(kind), inputs=[*prompts, *inputs], study=self.folder(kind))
 
 
 @dataclass(frozen=True)

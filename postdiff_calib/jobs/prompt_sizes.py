@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.errors import StudyError, UsageError, reason_of
-from postdiff_calib.files import parse_json, refuse_output
+from postdiff_calib.files import parse_json, refuse_result
 from postdiff_calib.jobs.ablate import KIND as ABLATION
 from postdiff_calib.jobs.paper_study import ABOUT
 from postdiff_calib.knobs import Knobs
@@ -64,8 +64,10 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     """
     found = []
     for part in text.split(","):
-        if not part.strip().isdecimal() or not 2 <= int(part) <= 100_000:
-            raise UsageError(f"--sizes {text}", f"{part.strip()!r} is no whole number from 2 to 100000", "write 50,100")
+        # a longer one is above the largest, and Python refuses to read thousands of digits
+        if not part.strip().isdecimal() or len(part.strip()) > 6 or not 2 <= int(part) <= 100_000:
+            rule = f"{part.strip()[:20]!r} is no whole number from 2 to 100000"
+            raise UsageError(f"--sizes {text}", rule, "write 50,100")
         found.append(int(part))
     return tuple(sorted(set(found)))
 
@@ -88,7 +90,7 @@ def run_prompt_sizes(job: PromptSizesJob) -> PromptSizes:
         raise UsageError(f"--delta {job.delta:g}", "it must be above 0", f"such as {metric(job.metric).example:g}")
     if not 0 < job.chance < 1:
         raise UsageError(f"--chance {job.chance:g}", "it must be between 0 and 1", "take 0.95")
-    refuse_output(job.result, study=job.study)
+    refuse_result(job.result, study=job.study)
     plans, delta, source = _settings(job)
     rows = np.array([plan.metric(job.metric) for plan in plans])
     rows = rows[:, np.isfinite(rows).all(0)] if len(plans) else np.empty((0, 0))

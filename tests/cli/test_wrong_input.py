@@ -262,6 +262,21 @@ ROWS: list[tuple[list[str], tuple[str, ...]]] = [
             (["--out", "m.txt"], "ends in .yaml or .yml; name one (--out)\n"),
         )
     ),
+    *(
+        ([*command, "--quiet", "--out", out], says)
+        for command in (
+            ["ablate", "--steps", "8"], ["analyze", "redundancy"], ["compare-methods", "--profile", "good.yaml"],
+        )
+        for out, says in (
+            ("r.png", ("output r.png", "the plot beside it has that name")),
+            ("fifo", ("output fifo", "a FIFO")),
+            ("study/scores-ToMe-0.5.jsonl", ("output study/scores-ToMe-0.5.jsonl", "a file of the study")),
+        )
+    ),
+    (["compare-methods", "--profile", "good.yaml", "--out", "good.yaml"], ("output good.yaml", "an input")),
+    (["prompts", "study", "study", "--out", "r.png"], ("output r.png", "the plot beside it has that name")),
+    (["prompts", "study", "study", "--out", "study/about.json"], ("output study/about.json", "a file of the study")),
+    (["prompts", "study", "study", "--sizes", "9" * 5000], ("--sizes 999", "from 2 to 100000")),
     (["export", "study", "--format", "toml"], ("--format toml", "formats are")),
     (["export", "study", "--budget", "1s", "--budgets", "2s"], ("--budget with --budgets", "leave one out")),
     (["export", "study", "--budget", "0%"], ("budget '0%'", "write such as")),

@@ -10,6 +10,7 @@ from postdiff_calib.files import (
     file_sha256,
     read_yaml,
     refuse_output,
+    refuse_result,
     replacing,
     require_writable,
     safe_name,
@@ -18,7 +19,13 @@ from postdiff_calib.files import (
 )
 from postdiff_calib.files.lock import LOCK
 from postdiff_calib.files.write import STUDY_FILES
+from postdiff_calib.jobs import judge, methods
+from postdiff_calib.jobs.ablate import TRACES
+from postdiff_calib.jobs.judge import SECONDS
 from postdiff_calib.jobs.overwrite import EXPORTED
+from postdiff_calib.jobs.paper_study import ABOUT
+from postdiff_calib.jobs.redundancy import VALUES
+from postdiff_calib.models.tuning.asked import STATE
 from postdiff_calib.prompts.sample import Sample, write_set
 from postdiff_calib.scores import names
 from postdiff_calib.study import record
@@ -132,8 +139,29 @@ def test_inputs_and_study_files_are_no_outputs(tmp_path):
         record.RECORD,
         LOCK,
         EXPORTED,
+        ABOUT,
+        VALUES,
+        TRACES,
+        SECONDS,
+        STATE,
     }
     assert known == STUDY_FILES
+    for name in (*judge.VALUES, *methods.VALUES):
+        with pytest.raises(OutputError, match="a file of the study"):
+            refuse_output(tmp_path / name.replace("*", "x"))
+
+
+def test_a_result_and_its_plot_are_two_files_of_their_own(tmp_path):
+    refuse_result(tmp_path / "r.json")
+    refuse_result(tmp_path / "r")
+    with pytest.raises(OutputError, match=r"output .*r\.png: the plot beside it has that name"):
+        refuse_result(tmp_path / "r.png")
+    (tmp_path / "r.png").mkdir()
+    with pytest.raises(OutputError, match=r"output .*r\.png: it is a folder"):
+        refuse_result(tmp_path / "r.json")
+    (tmp_path / "t.png").touch()
+    with pytest.raises(OutputError, match=r"output .*t\.png: it is an input"):
+        refuse_result(tmp_path / "t.json", inputs=[tmp_path / "t.png"])
 
 
 def test_trying_a_folder_makes_nothing_and_follows_no_link(tmp_path):

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
+from profiles import profile_data
 
 from postdiff_calib.accelerate import foreign
 from postdiff_calib.cli.main import main
@@ -74,6 +76,18 @@ def test_nonsense_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeyp
     code, _, line = run(capsys, "--study", tmp_path / "s", "--budgets", "fast")
     assert code == 2
     assert "a budget is a number above zero and a unit" in line
+    code, _, line = run(capsys, "--study", tmp_path / "s", "--profile", tmp_path / "none.yaml")
+    assert (code, "none.yaml: it cannot be read" in line) == (2, True)
+
+
+def test_a_profile_of_another_pipeline_takes_no_part(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile_data()))
+    argv = ("--study", tmp_path / "s", "--quiet", "--profile", tmp_path / "p.yaml")
+    code, _, line = run(capsys, *argv)
+    assert code == 2
+    assert "it was calibrated on another pipeline: this one differs in" in line
+    assert "weights or configuration (" in line
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_way_to_full_size_is_the_study_s(tmp_path, capsys, monkeypatch):
