@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import format_macs
-from postdiff_calib.errors import PostdiffError, UsageError
+from postdiff_calib.errors import ModelError, OutputError, PostdiffError, UsageError, reason_of
 from postdiff_calib.files import StudyLock, require_writable, safe_name, write_atomically
 from postdiff_calib.jobs.paper_study import check_folder, claim
 from postdiff_calib.knobs import Knobs
@@ -179,8 +180,9 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     accelerator = accelerator_for(job.device, job.tuning.accumulation)
     with ExitStack() as stack:
         with _together(accelerator):
+            _require_device(job.device, accelerator)
             check_folder(folder, KIND, [STATE], fresh=job.fresh, option="--work")
-            require_writable(job.result, f"output {job.result}", "give another (--out)")
+            _check_result(job)
             if (known := known_card(job.model)) is not None:
                 _check(job, known)
             job.tuning.part(accelerator.num_processes)
@@ -192,8 +194,75 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
             if lock is not None:
                 lock.take()
                 about = {"study": KIND, "model": loaded.fingerprint, "data": data, **job.tuning.as_dict()}
+                if job.data is not None:
+                    about["data_hash"] = samples.fingerprint
                 claim(folder, about, [STATE], fresh=job.fresh)
         return _trained(job, loaded, samples, data, (accelerator, progress))
+
+
+def _require_device(device: str, accelerator: Accelerator) -> None:
+    """Refuse a device that accelerate would pass over without a word.
+
+    Raises:
+        ModelError: torch cannot use it, or accelerate takes another.
+    """
+    import torch
+
+    from postdiff_calib.models.load import pick_device
+
+    kind = torch.device(pick_device(device)).type
+    if device != "auto" and kind != accelerator.device.type:
+        raise ModelError(f"device {device!r}", f"accelerate takes {accelerator.device}", "take auto, cpu or cuda")
+
+
+def _check_result(job: FinetuneJob) -> None:
+    """Refuse a folder for the result that cannot be written, or in which something else would be lost.
+
+    Raises:
+        OutputError: it cannot be made, is the model's or the data's own, or holds what no fine-tuning wrote.
+    """
+    given, remedy = f"output {job.result}", "give another (--out)"
+    if os.path.lexists(job.result) and not os.path.isdir(job.result):
+        raise OutputError(given, "it is not a folder", remedy)
+    require_writable(job.result, given, remedy)
+    out = Path(os.path.realpath(job.result))
+    for source in (job.model, job.data):
+        if source is not None and os.path.exists(source):
+            own = Path(os.path.realpath(source))
+            if out == own or own in out.parents:
+                raise OutputError(given, f"it is in an input of this command ({source})", remedy)
+    if os.path.isdir(out) and os.listdir(out) and not (out / RESULT).is_file():
+        raise OutputError(given, "it holds files that no fine-tuning wrote", remedy)
+
+
+@contextmanager
+def _filling(folder: Path) -> Iterator[Path]:
+    """A new folder beside another, whose files take their places in that one when the block ends, each whole.
+
+    Of an earlier result only the denoiser differs, so that one is never mixed with the new one's parts to its harm.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    folder = Path(os.path.realpath(folder))
+    new = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        yield new
+        if not folder.exists():
+            new.rename(folder)
+            return
+        for path in sorted(path for path in new.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(new)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    except (OSError, SafetensorError) as error:
+        rule = f"it cannot be written ({reason_of(error)})"
+        raise OutputError(f"output {folder}", rule, "give another (--out); the state is kept") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def speaks() -> bool:
@@ -248,7 +317,8 @@ def _trained(
     objective = objective_of(loaded.pipe)
     if job.gradient_checkpointing:
         objective.network.enable_gradient_checkpointing()
-    tuner = Tuner(objective, job.tuning, accelerator, job.folder)
+    with _together(accelerator):
+        tuner = Tuner(objective, job.tuning, accelerator, job.folder)
     if tuner.done:
         progress.note(f"going on after {tuner.done} steps")
     tuner.run(
@@ -264,9 +334,10 @@ def _trained(
     result = Finetuned(job.model, tuner.done, written, tuner.losses, job.tuning, data)
     if accelerator.is_main_process:
         write = write_lora if job.tuning.lora_rank else write_pipeline
-        write(objective, job.result)
-        text = json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(job.result / RESULT, text)
+        with _filling(job.result) as new:
+            write(objective, new)
+            text = json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n"
+            write_atomically(new / RESULT, text)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         accelerator.end_training()

@@ -67,11 +67,13 @@ def print_finetuned(result: Finetuned, *, as_json: bool, console: Console | None
         print_json("finetune", result.as_dict())
         return
     console = console or wide_console()
-    first, last = result.losses[0], result.losses[-1]
+    told = ""
+    if result.losses:
+        first, last = result.losses[0], result.losses[-1]
+        told = f"; loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}"
     option = "--lora" if result.tuning.lora_rank else "--model"
     for line in (
-        f"{result.model}: {result.steps} steps on {result.data}; "
-        f"loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}",
+        f"{result.model}: {result.steps} steps on {result.data}{told}",
         f"The paper, {FINETUNE}.",
         f"written to {result.written}; use it with {option} {result.written}",
     ):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 
 import pipelines as P
 import pytest
@@ -13,7 +14,15 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from postdiff_calib.errors import KnobError, PromptError, StudyError, UnsupportedError, UsageError
+from postdiff_calib.errors import (
+    KnobError,
+    ModelError,
+    OutputError,
+    PromptError,
+    StudyError,
+    UnsupportedError,
+    UsageError,
+)
 from postdiff_calib.jobs.finetune import FinetuneJob, price_finetune, run_finetune
 from postdiff_calib.models.cards import get_card
 from postdiff_calib.models.deployment import DeploymentSettings
@@ -163,8 +172,88 @@ def test_resuming_is_as_if_nothing_had_happened(tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(whole.trained, whole.average, strict=True))
 
 
-def test_what_is_written_loads(tmp_path):
+class Failing(Colours):
+    """Colours up to sample 8, then an error or what no network takes."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __getitem__(self, number):
+        if number >= 8 and isinstance(self.then, BaseException):
+            raise self.then
+        image, name = super().__getitem__(number)
+        return (image, name) if number < 8 else (image * self.then, name)
+
+
+def test_a_stopped_run_tells_the_losses_of_a_whole_one(tmp_path):
+    whole = tuner(tmp_path / "whole")
+    whole.run(Colours(), 4, (32, 32))
+    with pytest.raises(KeyboardInterrupt):
+        tuner(tmp_path / "parts").run(Failing(KeyboardInterrupt()), 4, (32, 32))
+    second = tuner(tmp_path / "parts")
+    assert (second.done, second.losses) == (2, [])
+    second.run(Colours(), 4, (32, 32))
+    assert second.losses == whole.losses
+    assert [step for step, _ in whole.losses] == [4]
+
+
+def test_a_loss_that_is_no_number_ends_it_and_leaves_the_state_before(tmp_path):
+    with pytest.raises(StudyError, match=r"--rate 0\.001: the loss is no number at step 3; take a smaller one"):
+        tuner(tmp_path).run(Failing(float("nan")), 4, (32, 32), save_every=1)
+    left = tuner(tmp_path)
+    assert left.done == 2
+    assert all(p.isfinite().all() for p in (*left.trained, *left.average))
+    with pytest.raises(UsageError, match="rate=inf: it must be above 0 and finite"):
+        Tuning(rate=float("inf"))
+
+
+def test_a_damaged_state_is_one_line(tmp_path):
+    tuner(tmp_path).save()
+    whole = (tmp_path / STATE).read_bytes()
+    for content in (b"", whole[:1000], whole[:-8], whole.replace(b"step", b"stop", 1)):
+        (tmp_path / STATE).write_bytes(content)
+        with pytest.raises(StudyError, match=r"state .*: it cannot be read .*start anew \(--fresh\)"):
+            tuner(tmp_path)
+
+
+def test_a_sample_that_cannot_be_read_is_one_line_from_every_process(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    samples = Samples(open_source(folder, PLAIN), 0, 64, 64)
+    before = samples.fingerprint
+    (folder / "red.png").write_bytes(png("red")[:40])
+    for workers in (0, 1):
+        with pytest.raises(PromptError, match=r"image .*red\.png: it cannot be read"):
+            tuner(tmp_path).run(samples, 2, (32, 32), workers=workers)
+    assert samples.fingerprint != before
+    (folder / "red.txt").write_bytes(b"\xff")
+    with pytest.raises(PromptError, match=r"red\.txt: it cannot be read .*UTF-8"):
+        open_source(folder, PLAIN)
+
+
+def test_nothing_else_is_written_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("postdiff_calib.models.load.load_pipeline", lambda *_, **__: pytest.fail("it was loaded"))
     small_sd().save_pretrained(tmp_path / "model")
+    given = {"model": str(tmp_path / "model"), "data": write_folder(tmp_path / "data"), "work": tmp_path / "work"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").touch()
+    for out, rule in (
+        ("model", "an input of this command"),
+        ("model/unet", "an input of this command"),
+        ("data", "an input of this command"),
+        ("other", "it holds files that no fine-tuning wrote"),
+        ("data/red.png", "it is not a folder"),
+    ):
+        with pytest.raises(OutputError, match=rule):
+            run_finetune(FinetuneJob(**given, out=tmp_path / out, device="cpu"))
+    for device in ("banana", "meta", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(ModelError, match="device"):
+            run_finetune(FinetuneJob(**given, device=device))
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_is_written_loads(tmp_path, capfd):
+    small_sd().save_pretrained(tmp_path / "model")
+    capfd.readouterr()
     data = write_folder(tmp_path / "data")
     stock = load_pipeline(str(tmp_path / "model"), device="cpu")
     tuning = Tuning(batch_size=2, rate=1e-2, warmup=1, ema=0.0)
@@ -177,6 +266,15 @@ def test_what_is_written_loads(tmp_path):
     kept = json.loads((result.written / "finetune.json").read_text())
     assert kept["tuning"]["low_res_fraction"] == 0.5
     assert kept["data"] == "3 images of data"
+    assert capfd.readouterr() == ("", "")  # transformers shows a bar of its own
+    more = run_finetune(replace(job, steps=3))
+    assert load_pipeline(str(more.written), device="cpu").fingerprint not in (tuned.fingerprint, stock.fingerprint)
+    assert json.loads((result.written / "finetune.json").read_text())["steps"] == 3
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["about.json", "out", STATE, "study.lock"]
+    (data / "red.txt").write_text("scarlet")
+    with pytest.raises(StudyError, match="data_hash"):  # as many images, of the same folder
+        run_finetune(replace(job, steps=4))
+    (data / "red.txt").write_text("red")
     with pytest.raises(StudyError, match="rate"):
         run_finetune(FinetuneJob(**given, tuning=Tuning(batch_size=2, rate=2e-2), work=tmp_path / "work"))
 

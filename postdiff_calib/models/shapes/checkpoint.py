@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from postdiff_calib.files import replacing
@@ -19,7 +19,11 @@ from postdiff_calib.files import replacing
 def save(
     path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
 ) -> None:
-    """Write everything that a run needs to go on; a crash leaves the previous file whole."""
+    """Write everything that a run needs to go on; a crash leaves the previous file whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
@@ -27,7 +31,10 @@ def save(
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
     flat = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with replacing(path, f"checkpoint {path}", "check the folder") as temporary:
-        save_file(flat, temporary, metadata={"counters": json.dumps(counters)})
+        try:
+            save_file(flat, temporary, metadata={"counters": json.dumps(counters)})
+        except SafetensorError as error:  # such as of a full disk
+            raise OSError(str(error)) from error
 
 
 def load(path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,8 +49,8 @@ class Tuning:
         for name in ("caption_dropout", "ema", "low_res_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name):g}", "it must lie in [0, 1)", "correct the value")
-        if not self.rate > 0:
-            raise UsageError(f"rate={self.rate:g}", "it must be above 0", "take such as 1e-5")
+        if not 0 < self.rate < math.inf:
+            raise UsageError(f"rate={self.rate:g}", "it must be above 0 and finite", "take such as 1e-5")
         if self.low_res_fraction > 0 and not 0.25 <= self.low_res_scale < 1:
             raise KnobError(
                 f"low_res_scale={self.low_res_scale:g}",

@@ -8,9 +8,10 @@ what one process with P × A parts does.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 
-from postdiff_calib.errors import UsageError
+from postdiff_calib.errors import PostdiffError, StudyError, UsageError, reason_of
+from postdiff_calib.models.listening import quiet
 from postdiff_calib.models.shapes import checkpoint
 from postdiff_calib.models.tuning.asked import STATE, Tuning
 from postdiff_calib.models.tuning.objective import Objective, low_side, mixed_loss
@@ -55,11 +58,26 @@ class Tuner:
         self.trained = torch.nn.ParameterList([p for p in network.parameters() if p.requires_grad])
         self.average = torch.nn.ParameterList([p.detach().clone() for p in self.trained]).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), lr=tuning.rate, weight_decay=tuning.weight_decay)
-        self.counters = checkpoint.load(self.path, self._modules, self.optimizer) or {"step": 0, "losses": []}
+        self.counters = self._restored() or {"step": 0, "losses": []}
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"trained": self.trained, "average": self.average}
+
+    def _restored(self) -> dict[str, Any]:
+        """Counters of the state, whose tensors are in place then; empty where there is none.
+
+        Raises:
+            StudyError: it is damaged, or of another network.
+        """
+        try:
+            counters = checkpoint.load(self.path, self._modules, self.optimizer)
+            if counters:
+                int(counters["step"]), [(int(step), float(loss)) for step, loss in counters["losses"]]
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            given, rule = f"state {self.path}", f"it cannot be read ({reason_of(error)})"
+            raise StudyError(given, rule, "give another folder (--work), or start anew (--fresh)") from error
+        return counters
 
     @property
     def done(self) -> int:
@@ -90,6 +108,9 @@ class Tuner:
             workers: processes that read images ahead.
             save_every: steps between states.
             progress: hears of every step.
+
+        Raises:
+            StudyError: the loss is no number any more; the state is then the last one that was saved before.
         """
         progress, a, tuning = progress or Silent(), self.accelerator, self.tuning
         with warnings.catch_warnings():
@@ -99,7 +120,7 @@ class Tuner:
         network.train()
         progress.stage("fine-tuning", steps - self.done)
         parts = self._parts(samples, steps, workers)
-        recent: list[torch.Tensor] = []
+        recent = [torch.tensor(loss, device=a.device) for loss in self.counters.pop("recent", [])]
         whole = True
         try:
             for step in range(self.done, steps):
@@ -116,21 +137,28 @@ class Tuner:
                 recent.append(loss / tuning.accumulation)
                 self.counters["step"] = step + 1
                 whole = True
-                if (step + 1) % _LOSS_STEPS == 0 or step + 1 == steps:
+                told = (step + 1) % _LOSS_STEPS == 0 or step + 1 == steps
+                if told or (step + 1) % save_every == 0:
                     mean = float(a.reduce(torch.stack(recent).mean(), reduction="mean"))
+                    if not math.isfinite(mean):
+                        whole = False
+                        given, rule = f"--rate {tuning.rate:g}", f"the loss is no number at step {step + 1}"
+                        raise StudyError(given, rule, "take a smaller one, and start anew (--fresh)")
+                if told:
                     self.counters["losses"].append([step + 1, mean])
                     recent = []
                 progress.advance(1, detail=f"loss {self.losses[-1][1]:.4f}" if self.losses else None)
                 if (step + 1) % save_every == 0:
-                    self.save()
+                    self.save(recent)
         finally:
             if whole:  # else the last state that was written is the one to go on from
-                self.save()
+                self.save(recent)
 
-    def save(self) -> None:
-        """Write the state; one process does."""
+    def save(self, recent: Sequence[torch.Tensor] = ()) -> None:
+        """Write the state; one process does. ``recent`` are losses whose mean is still to come."""
         if self.accelerator.is_main_process:
-            checkpoint.save(self.path, self._modules, self.optimizer, self.counters)
+            counters = {**self.counters, "recent": [float(loss) for loss in recent]}
+            checkpoint.save(self.path, self._modules, self.optimizer, counters)
 
     def use_average(self) -> None:
         """Put the averaged weights into the denoiser."""
@@ -173,11 +201,31 @@ class Tuner:
             for part in range(tuning.accumulation)
         )
         numbers = [list(range(first, first + size)) for first in firsts]
-        loader = torch.utils.data.DataLoader(samples, batch_sampler=numbers, num_workers=workers, collate_fn=_collate)
-        return iter(loader)
+        loader = torch.utils.data.DataLoader(
+            _Carried(samples), batch_sampler=numbers, num_workers=workers, collate_fn=_collate
+        )
+        for batch in loader:
+            if isinstance(batch, PostdiffError):
+                raise batch
+            yield batch
 
 
-def _collate(rows: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[str]]:
+class _Carried(torch.utils.data.Dataset[Any]):
+    """Samples whose errors are values: what a process that reads ahead raises comes as a RuntimeError of many lines."""
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.samples[number]
+        except PostdiffError as error:
+            return error
+
+
+def _collate(rows: list[Any]) -> tuple[torch.Tensor, list[str]] | PostdiffError:
+    if (failed := next((row for row in rows if isinstance(row, PostdiffError)), None)) is not None:
+        return failed
     images, captions = zip(*rows, strict=True)
     return torch.stack(images), list(captions)
 
@@ -211,7 +259,8 @@ def write_pipeline(objective: Objective, folder: Path) -> Path:
     for part in objective.pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.half()
-    save_pipeline(objective.pipe, folder)
+    with quiet():
+        save_pipeline(objective.pipe, folder)
     return folder
 
 

@@ -9,10 +9,11 @@ Captions: beside an image a ``.txt`` of the same stem, or a row of ``metadata.js
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +45,9 @@ class Source(Protocol):
     def read(self, group: int, place: int) -> CaptionedImage:
         """An image, as bytes or a path, and its caption."""
 
+    def facts(self) -> Iterator[object]:
+        """What tells these images and captions from others: names, sizes and captions, without reading the images."""
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -57,6 +61,9 @@ class FolderSource:
 
     def read(self, group: int, place: int) -> CaptionedImage:  # noqa: D102
         return self.files[place]
+
+    def facts(self) -> Iterator[object]:  # noqa: D102
+        return ((path.name, path.stat().st_size, caption) for path, caption in self.files)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ class ShardSource:
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(size), caption
+
+    def facts(self) -> Iterator[object]:  # noqa: D102
+        return ((path.name, *member) for path, *member in self.members)
 
 
 class ParquetSource:
@@ -124,6 +134,10 @@ class ParquetSource:
             )
         return content, text
 
+    def facts(self) -> Iterator[object]:  # noqa: D102
+        places = zip(self._places, self.groups, strict=True)
+        return ((path.name, path.stat().st_size, *place, count) for (path, *place), count in places)
+
 
 def open_source(path: Path, columns: Columns) -> Source:
     """What a folder, a ``.tar`` or a ``.parquet`` holds.
@@ -154,6 +168,13 @@ def open_source(path: Path, columns: Columns) -> Source:
     return source
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PromptError(f"data {path}", f"it cannot be read ({reason_of(error)})", "write it as UTF-8") from error
+
+
 def _caption(row: Any, columns: Columns, where: str) -> str:
     if not isinstance(row, dict):
         raise PromptError(where, "not a JSON object", 'write {"caption": "…"}')
@@ -167,11 +188,11 @@ def _caption(row: Any, columns: Columns, where: str) -> str:
 def _folder(path: Path, images: Sequence[Path], columns: Columns) -> list[tuple[Path, str]]:
     captions: dict[Path, str] = {}
     for listed in sorted(path.rglob(METADATA)) if path.is_dir() else []:
-        for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(_text(listed).splitlines(), 1):
             where = f"{listed}, line {number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise PromptError(where, f"not JSON ({said(error)})", "write one JSON object a line") from error
             text = _caption(row, columns, where)
             captions[listed.parent / str(row.get("file_name"))] = text
@@ -181,7 +202,7 @@ def _folder(path: Path, images: Sequence[Path], columns: Columns) -> list[tuple[
         if image in captions:
             found.append((image, captions[image]))
         elif beside.is_file():
-            found.append((image, beside.read_text(encoding="utf-8").strip()))
+            found.append((image, _text(beside).strip()))
         else:
             without.append(image)
     if without:
@@ -213,7 +234,7 @@ def _members(path: Path, columns: Columns) -> list[tuple[Path, int, int, str]]:
                         captions.setdefault(key, _caption(json.loads(text), columns, f"{path}, {member.name}"))
                     else:
                         captions[key] = text.strip()
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise PromptError(f"data {path}", f"it is no shard of images ({reason_of(error)})", "check the file") from error
     without = [key for key in images if key not in captions]
     if without:
@@ -238,6 +259,14 @@ class Samples(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
         self.seed = seed
         self._order: tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the images and captions are."""
+        digest = hashlib.sha256()
+        for fact in self.source.facts():
+            digest.update(f"{fact!r}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
     def order(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Groups and places in them, in the order of an epoch."""
         if self._order is None or self._order[0] != epoch:
@@ -252,7 +281,11 @@ class Samples(torch.utils.data.Dataset[tuple[torch.Tensor, str]]):
 
         groups, places = self.order(number // self.count)
         at = number % self.count
-        content, caption = self.source.read(int(groups[at]), int(places[at]))
+        try:
+            content, caption = self.source.read(int(groups[at]), int(places[at]))
+        except (OSError, ValueError, RuntimeError) as error:  # pyarrow raises all three
+            given = f"sample {at} of the data"
+            raise PromptError(given, f"it cannot be read ({reason_of(error)})", "check the files") from error
         try:
             with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
                 image = ImageOps.fit(file.convert("RGB"), (self.width, self.height), Image.Resampling.LANCZOS)
