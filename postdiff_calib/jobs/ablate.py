@@ -160,7 +160,7 @@ def _traced(
     from postdiff_calib.scores.store import FileStore
     from postdiff_calib.study.ablation import label_of, trace_of
 
-    card, settings, prompts = bench.loaded.card, bench.settings, bench.held_out.prompts
+    card, settings, prompts = bench.loaded.card, bench.batch.within(bench.settings), bench.held_out.prompts
     plans = {p: k for p, k in _plans(chosen, card.num_inference_steps).items() if p not in failed}
     labels = {setting.plan_id: label_of(setting.values) for setting in reversed(chosen)}
     steps = {plan: knobs.num_inference_steps for plan, knobs in plans.items()}

@@ -168,8 +168,8 @@ class MethodStudy:
         """Images of the first prompts, thrown away."""
         from postdiff_calib.generate.images import generate
 
-        settings, bench = self.bench.settings, self.bench
-        prompts = bench.held_out.prompts[:count]
+        bench = self.bench
+        settings, prompts = bench.batch.within(bench.settings), bench.held_out.prompts[:count]
         for _ in generate(
             bench.loaded.pipe, one.knobs, prompts, range(bench.seed, bench.seed + len(prompts)), settings
         ):
@@ -230,7 +230,9 @@ class MethodStudy:
         unkept = BaselineImages(self.folder, self.baseline, {})
         evaluator = SetUpEvaluator(bench, self.folder, self.progress, unkept, 0)
         evaluator.with_setup(
-            lambda prompts, seeds: generate(bench.loaded.pipe, one.knobs, prompts, seeds, bench.settings)
+            lambda prompts, seeds: generate(
+                bench.loaded.pipe, one.knobs, prompts, seeds, bench.batch.within(bench.settings)
+            )
         )
         with self._on(one):
             evaluator.fill(store, one.key, range(count))

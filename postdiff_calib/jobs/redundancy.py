@@ -18,6 +18,7 @@ from postdiff_calib.jobs.paper_study import PaperStudyJob, Price, about_study, c
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.blocks import check_prompts, check_table
+from postdiff_calib.scores.memory import is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
     from postdiff_calib.jobs.workbench import Workbench
@@ -97,15 +98,15 @@ def run_redundancy(job: RedundancyJob, progress: Progress | None = None) -> Redu
         rows = {i: row for block in store.read() for i, row in _by_prompt(block).items()}
         missing = [i for i in range(len(bench.held_out)) if i not in rows]
         progress.stage("measuring distances", len(missing))
-        for block in _measured(bench, knobs, missing):
+        for block in _measured(bench, knobs, missing, progress):
             store.append(block)
             rows |= _by_prompt(block)
             progress.advance(len(block["prompts"]))
         return RedundancyResult(job.model, knobs.num_inference_steps, _together(rows, len(bench.held_out)), folder)
 
 
-def _measured(bench: Workbench, knobs: Knobs, indices: list[int]) -> Iterator[dict[str, Any]]:
-    """Distances of these prompts, a block a batch."""
+def _measured(bench: Workbench, knobs: Knobs, indices: list[int], progress: Progress) -> Iterator[dict[str, Any]]:
+    """Distances of these prompts, a block a batch; one that does not fit into memory is halved."""
     import numpy as np
 
     from postdiff_calib.accelerate.distances import Distances, watched_blocks, watched_layers
@@ -120,13 +121,24 @@ def _measured(bench: Workbench, knobs: Knobs, indices: list[int]) -> Iterator[di
     kinds: dict[str, list[int]] = {}
     for i, layer in enumerate(layers):
         kinds.setdefault(layer.kind, []).append(i + len(blocks))
-    distances, size = Distances([*blocks, *layers]), bench.settings.batch_size
+    distances, size, done = Distances([*blocks, *layers]), bench.settings.batch_size, 0
     with distances.watching(), observed_steps(pipe.scheduler, lambda _: distances.next_step()):
-        for first in range(0, len(indices), size):
-            batch = indices[first : first + size]
+        while done < len(indices):
+            batch = indices[done : done + size]
             prompts, seeds = [bench.held_out.prompts[i] for i in batch], [bench.seed + i for i in batch]
-            for _ in generate(pipe, knobs, prompts, seeds, bench.settings):
-                pass
+            try:
+                for _ in generate(pipe, knobs, prompts, seeds, bench.settings):
+                    pass
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(batch) == 1:
+                    raise
+                size, batch = len(batch) // 2, []
+            if not batch:
+                distances.forget()
+                release_memory()
+                progress.note(f"{2 * size} images or more at a time do not fit into memory; going on with {size}")
+                continue
+            done += len(batch)
             l1, l2, relative_l2 = distances.taken(len(batch))
             yield {
                 "blocks": [block.name for block in blocks],

@@ -9,6 +9,7 @@ from profiles import profile_data
 
 from postdiff_calib.accelerate import foreign
 from postdiff_calib.cli.main import main
+from postdiff_calib.generate import images
 from postdiff_calib.jobs.method_settings import OURS
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
@@ -59,6 +60,25 @@ def test_it_compares_draws_and_goes_on(tmp_path, capsys, monkeypatch):
     assert code == 0
     assert "within 85%" in printed
     assert {path.name: path.stat().st_mtime_ns for path in study.glob("scores*.jsonl")} == before
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_for_other_packages_too(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tomesd")
+    monkeypatch.setattr(foreign, "FOREIGN", (replace(foreign.FOREIGN[0], values=(0.5,)),))
+    monkeypatch.setattr("postdiff_calib.jobs.method_study.plan_settings", paper_alone)
+    real = images.generate
+
+    def small(pipe, knobs, prompts, seeds, settings):
+        if len(prompts) > 2 and settings.batch_size > 1:
+            raise RuntimeError("CUDA out of memory")
+        return real(pipe, knobs, prompts, seeds, settings)
+
+    monkeypatch.setattr(images, "generate", small)
+    argv = ("--study", tmp_path, "--num-prompts", 3, "--quiet", "--json", "--budgets", "99%", "--no-measure")
+    code, printed, _ = run(capsys, *argv)
+    rows = {row["method"]: row for row in json.loads(printed)["budgets"]["99%"]}
+    assert (code, rows["ToMe"]["why"], rows[OURS]["why"]) == (0, "", "")
+    assert rows["ToMe"]["measures"]
 
 
 def test_a_price_makes_nothing(tmp_path, capsys):

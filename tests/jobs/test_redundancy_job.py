@@ -5,6 +5,7 @@ import json
 import pytest
 
 from postdiff_calib.cli.main import main
+from postdiff_calib.generate import images
 from postdiff_calib.jobs import redundancy
 
 
@@ -55,6 +56,29 @@ def test_damaged_distances_are_measured_again_or_refused(tmp_path, capsys):
         code, _, said = run(capsys, *argv)
         assert code == 2
         assert f"line {len(lines)}: not a block of distances" in said
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path, capsys, monkeypatch):
+    argv = ("-T", 2, "--num-prompts", 3, "--json")
+    whole = json.loads(run(capsys, *argv, "--study", tmp_path / "a", "--batch-size", 1)[1])
+    real = images.generate
+
+    def small(pipe, knobs, prompts, *more):
+        first = list(real(pipe, knobs, prompts[:1], more[0][:1], *more[1:]))  # what is left behind must not count
+        if len(prompts) > 1:
+            raise RuntimeError("CUDA out of memory")
+        return first
+
+    monkeypatch.setattr(images, "generate", small)
+    code, printed, _ = run(capsys, *argv, "--study", tmp_path / "b", "--batch-size", 3)
+    assert (code, json.loads(printed)) == (0, whole)
+    monkeypatch.setattr(images, "generate", lambda *given: oom())
+    code, _, said = run(capsys, *argv, "--study", tmp_path / "c", "--batch-size", 1)
+    assert (code, "memory: there is not enough of it for this command" in said) == (2, True)
+
+
+def oom():
+    raise RuntimeError("CUDA out of memory")
 
 
 def test_a_price_makes_nothing(tmp_path, capsys):
