@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 from postdiff_calib.cli.shared import DEFAULT_PROMPTS, Switch, with_run
 from postdiff_calib.techniques.noise import DEFAULT_NOISE
 
 
 @with_run
+@with_log
 def compare_methods_command(
     *,
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
@@ -44,6 +46,7 @@ def compare_methods_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and make no image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    log: Any,
 ) -> None:
     """Compare methods at equal budgets: step reduction, DeepCache, T-GATE, Faster Diffusion, ToMe, PostDiff and others.
 
@@ -71,6 +74,11 @@ def compare_methods_command(
     if dry_run:
         print_price(price_methods(job), as_json=as_json)
         return
-    with console_progress(quiet=quiet or as_json) as progress:
+    inputs = [*([job.prompts] if job.prompts else []), *job.profiles]
+    files = {"inputs": inputs, "outputs": [job.result(KIND)], "study": job.folder(KIND)}
+    with (
+        log.of("compare-methods", **files, quiet=quiet or as_json),
+        console_progress(quiet=quiet or as_json) as progress,
+    ):
         result = run_methods(job, progress)
     print_methods(result, job.result(KIND), as_json=as_json)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 
+
+@with_log
 def finetune_command(
+    *,
     model: Annotated[str, typer.Option("--model", help="A card's name, a local directory, or a hub id.")] = "shapes",
     data: Annotated[
         Path | None,
@@ -45,6 +49,7 @@ def finetune_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    log: Any,
 ) -> None:
     """Fine-tune a denoiser on mixed resolutions: the noisy share s of the schedule on images at beta of the side.
 
@@ -86,7 +91,12 @@ def finetune_command(
     if dry_run:
         print_finetune_price(price_finetune(job), as_json=as_json)
         return
-    with console_progress(quiet=quiet or as_json or not speaks()) as progress:
+    inputs = [job.data] if job.data is not None and job.data.is_file() else []
+    silent = quiet or as_json or not speaks()
+    with (
+        log.of("finetune", inputs=inputs, study=job.folder, quiet=silent),
+        console_progress(quiet=silent) as progress,
+    ):
         result = run_finetune(job, progress)
     if speaks():
         print_finetuned(result, as_json=as_json)

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from postdiff_calib.cli.log import with_log
 from postdiff_calib.cli.shared import ALSO_HELP, DEFAULT_PROMPTS, SCORER_HELP, with_deployment
 from postdiff_calib.quality.metrics import quality_metrics
 
 
 @with_deployment
+@with_log
 def judge_command(
     setups: Annotated[
         list[str],
@@ -59,6 +61,7 @@ def judge_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    log: Any,
 ) -> None:
     """Judge set-ups of a model against the model as it is: seconds, every metric paired, verdict with interval.
 
@@ -88,7 +91,11 @@ def judge_command(
         fresh=fresh,
     )
     job = JudgeJob(base, tuple(setups), grid)
-    with console_progress(quiet=quiet or as_json) as progress:
+    files = {"inputs": [job.base.prompts] if job.base.prompts else [], "outputs": [grid] if grid else []}
+    with (
+        log.of("judge", **files, study=job.folder, quiet=quiet or as_json),
+        console_progress(quiet=quiet or as_json) as progress,
+    ):
         result = run_judge(job, progress)
         where = write_grid(grid or result.folder / "judge.png", result.images, result.prompts)
     print_judgement(result.judgement, where, as_json=as_json)

@@ -211,6 +211,29 @@ def test_how_a_command_ended_is_its_last_event(tmp_path):
         assert kinds(tmp_path / "run.jsonl")[-1] == kind
 
 
+@pytest.mark.parametrize(
+    ("argv", "job"),
+    [
+        (["ablate", "--steps", "8"], "ablate.run_ablation"),
+        (["analyze", "redundancy"], "redundancy.run_redundancy"),
+        (["compare-methods"], "methods.run_methods"),
+        (["finetune"], "finetune.run_finetune"),
+        (["judge", "--with", "T=4"], "judge.run_judge"),
+    ],
+)
+def test_every_study_can_be_logged(tmp_path, capsys, monkeypatch, argv, job):
+    def stop(*given):
+        raise StudyError("study s", "it fails", "mend it")
+
+    monkeypatch.setattr(f"postdiff_calib.jobs.{job}", stop)
+    path = tmp_path / "run.jsonl"
+    code, _, said = run(capsys, *argv, "--log-file", str(path), "-v", "--quiet")
+    (start, error) = events(path)
+    assert (code, start["event"], error["text"]) == (2, "start", "study s: it fails; mend it")
+    assert start["command"] == " ".join(word for word in argv[:2] if word.isalpha() or word == "compare-methods")
+    assert "error text=study s" in said
+
+
 def test_what_would_be_spoilt_is_refused(tmp_path):
     taken, empty, fifo = tmp_path / "notes.txt", tmp_path / "empty", tmp_path / "fifo"
     taken.write_text("mine\n")
