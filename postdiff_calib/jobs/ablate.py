@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.errors import PlanError, UsageError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.paper_study import PaperStudyJob, Price, about_study, card_of, claim, price_of, set_up
+from postdiff_calib.jobs.stopped import saying_what_is_kept
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from postdiff_calib.study.ablation import Ablation, Trace
 
 KIND, TRACES = "ablation", "traces.jsonl"
+#: Files of values.
+VALUES = (SCORES, TRACES)
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,15 @@ def run_ablation(job: AblateJob, progress: Progress | None = None) -> Ablation:
     from postdiff_calib.models.cards import known_card
 
     progress, folder = progress or Silent(), job.folder(KIND)
-    job.check_places(KIND, [SCORES, TRACES])
+    job.check_places(KIND, VALUES)
     if (known := known_card(job.model)) is not None:
         job.asked(known)  # refused before anything is loaded
-    with StudyLock(folder, inside=(BASELINE,)) as lock:
+    kept = saying_what_is_kept(folder, VALUES, fresh=job.fresh)
+    with kept, StudyLock(folder, inside=(BASELINE,)) as lock:
         bench, prompt_set = set_up(job, None, progress)
         varied, fixed, chosen = job.asked(bench.loaded.card)
         lock.take()
-        claim(folder, about_study(KIND, bench, prompt_set), [SCORES, TRACES], fresh=job.fresh)
+        claim(folder, about_study(KIND, bench, prompt_set), VALUES, fresh=job.fresh)
         table = _prices(bench, progress, measure=job.measure)
         book, failed = _scored(bench, _plans(chosen, bench.loaded.card.num_inference_steps), table, folder, progress)
         traces = _traced(bench, chosen, folder / TRACES, failed, progress) if job.trace else ()

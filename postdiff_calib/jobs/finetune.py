@@ -19,6 +19,7 @@ from postdiff_calib.cost.budget import format_macs
 from postdiff_calib.errors import ModelError, OutputError, PostdiffError, UsageError, reason_of
 from postdiff_calib.files import StudyLock, require_writable, safe_name, write_atomically
 from postdiff_calib.jobs.paper_study import check_folder, claim
+from postdiff_calib.jobs.stopped import saying_what_is_kept
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.tuning.asked import STATE, Tuning
 from postdiff_calib.plan import compile_plan
@@ -179,6 +180,7 @@ def run_finetune(job: FinetuneJob, progress: Progress | None = None) -> Finetune
     progress, folder = progress or Silent(), job.folder
     accelerator = accelerator_for(job.device, job.tuning.accumulation)
     with ExitStack() as stack:
+        stack.enter_context(saying_what_is_kept(folder, [STATE], fresh=job.fresh))
         with _together(accelerator):
             _require_device(job.device, accelerator)
             check_folder(folder, KIND, [STATE], fresh=job.fresh, option="--work")

@@ -28,6 +28,7 @@ from postdiff_calib.jobs.materials import materials_of
 from postdiff_calib.jobs.paper_study import about_study, check_folder, claim
 from postdiff_calib.jobs.setups import Applied, SetUp, applied, failing, parse_setup
 from postdiff_calib.jobs.spread import measure_objective
+from postdiff_calib.jobs.stopped import saying_what_is_kept
 from postdiff_calib.jobs.workbench import Workbench
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.models.deployment import describe_baseline
@@ -123,7 +124,8 @@ def run_judge(job: JudgeJob, progress: Progress | None = None, given: Given = NO
     """
     progress, base = progress or Silent(), job.base
     setups = check_job(job)
-    with StudyLock(job.folder, inside=(BASELINE,)) as lock:
+    kept = saying_what_is_kept(job.folder, VALUES, fresh=base.fresh)
+    with kept, StudyLock(job.folder, inside=(BASELINE,)) as lock:
         materials = materials_of(base, given)
         try:
             bench = Bench(set_up(base, _loaded(base, given, progress), materials), _reloading(base, given))

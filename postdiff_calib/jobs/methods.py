@@ -14,6 +14,7 @@ from postdiff_calib.errors import ProfileError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.method_settings import KIND, MethodsJob, plan_settings
 from postdiff_calib.jobs.paper_study import Price, about_study, card_of, claim, set_up
+from postdiff_calib.jobs.stopped import saying_what_is_kept
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.progress import Progress, Silent
@@ -86,7 +87,8 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
         known.require()
         if job.fid_reference is not None:
             require_enough(job.num_prompts or known.num_prompts, "prompts")
-    with registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
+    kept = saying_what_is_kept(folder, VALUES, fresh=job.fresh)
+    with kept, registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
         bench, prompt_set = set_up(job, None, progress)
         for path, profile in zip(job.profiles, profiles, strict=True):
             refuse_other_pipeline(path, profile, bench)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from postdiff_calib.errors import UsageError
 from postdiff_calib.files import StudyLock
 from postdiff_calib.jobs.paper_study import PaperStudyJob, Price, about_study, card_of, claim, price_of, set_up
+from postdiff_calib.jobs.stopped import saying_what_is_kept
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.progress import Progress, Silent
 from postdiff_calib.scores.blocks import check_prompts, check_table
@@ -88,7 +89,7 @@ def run_redundancy(job: RedundancyJob, progress: Progress | None = None) -> Redu
 
     progress, folder = progress or Silent(), job.folder(KIND)
     job.check_places(KIND, [VALUES])
-    with StudyLock(folder) as lock:
+    with saying_what_is_kept(folder, [VALUES], fresh=job.fresh), StudyLock(folder) as lock:
         bench, prompt_set = set_up(job, DEFAULT_PROMPTS, progress)
         knobs = job.knobs(bench.loaded.card)
         lock.take()

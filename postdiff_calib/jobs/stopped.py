@@ -1,4 +1,4 @@
-"""What a calibration that was stopped leaves behind, and what it says about it.
+"""What a calibration or a study that was stopped leaves behind, and what it says about it.
 
 Ctrl-C and SIGTERM end the search after the image in hand. The best plan so far goes into a profile, but never over a
 profile whose plan was confirmed on held-out prompts: that one is worth more.
@@ -6,6 +6,8 @@ profile whose plan was confirmed on held-out prompts: that one is worth more.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from postdiff_calib.errors import PostdiffError
@@ -42,3 +44,26 @@ def stopped_line(job: CalibrateJob, written: Path | None = None) -> str:
     else:
         told.append("nothing was scored yet, the same command starts again")
     return "; ".join(told)
+
+
+@contextmanager
+def saying_what_is_kept(folder: Path, values: Sequence[str], *, fresh: bool) -> Iterator[None]:
+    """Ctrl-C and SIGTERM inside the block say what a study's folder keeps and how to go on.
+
+    Args:
+        folder: the study's.
+        values: names of its files of values, ``*`` standing for anything.
+        fresh: the study was started anew.
+
+    Raises:
+        KeyboardInterrupt: with the line as its text.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if any(path.stat().st_size for name in values for path in folder.glob(name)):
+            again = "the same command without --fresh goes on" if fresh else "the same command goes on"
+            told = f"what was made so far is kept in {folder}; {again}"
+        else:
+            told = "nothing was made yet, the same command starts again"
+        raise KeyboardInterrupt(str(stop) or told) from stop

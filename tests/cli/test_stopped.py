@@ -13,7 +13,7 @@ from postdiff_calib.cli.ending import run
 from postdiff_calib.cli.main import main
 from postdiff_calib.jobs.calibrate import CalibrateResult
 from postdiff_calib.jobs.job import CalibrateJob
-from postdiff_calib.jobs.stopped import place_for_unfinished, stopped_line
+from postdiff_calib.jobs.stopped import place_for_unfinished, saying_what_is_kept, stopped_line
 from postdiff_calib.profile import Profile
 from postdiff_calib.report.progress import console_progress
 
@@ -76,6 +76,48 @@ def test_an_unfinished_profile_never_takes_a_confirmed_ones_place(tmp_path):
     assert place_for_unfinished(out) == tmp_path / "p.interrupted.yaml"
     out.write_text("not a profile")
     assert place_for_unfinished(out) == out
+
+
+def test_a_stopped_study_says_what_is_kept(tmp_path):
+    def line(fresh):
+        with pytest.raises(KeyboardInterrupt) as stopped, saying_what_is_kept(tmp_path, ["a.*"], fresh=fresh):
+            raise KeyboardInterrupt
+        return str(stopped.value)
+
+    assert line(False) == "nothing was made yet, the same command starts again"
+    (tmp_path / "a.jsonl").touch()
+    assert line(False) == "nothing was made yet, the same command starts again"
+    (tmp_path / "a.jsonl").write_text("{}")
+    assert line(False) == f"what was made so far is kept in {tmp_path}; the same command goes on"
+    assert line(True).endswith("; the same command without --fresh goes on")
+
+
+STUDIES = [
+    (["ablate", "--steps", "8"], "ablate.set_up", "ablation"),
+    (["analyze", "redundancy"], "redundancy.set_up", "redundancy"),
+    (["compare-methods"], "methods.set_up", "methods"),
+    (["judge", "--with", "T=4"], "judge.materials_of", "judge"),
+    (["finetune", "--device", "cpu"], "finetune._samples", "finetune"),
+]
+
+
+@pytest.mark.parametrize(("argv", "moment", "kind"), STUDIES)
+def test_every_study_is_stopped_by_one_line(tmp_path, monkeypatch, capsys, argv, moment, kind):
+    def stop(*given, **more):
+        terminate()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"postdiff_calib.jobs.{moment}", stop)
+    for name in ("state.safetensors", "scores.jsonl", "distances.jsonl"):
+        place = tmp_path / "studies" / f"shapes-{kind}" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+    (place.parent / "about.json").write_text(f'{{"study": "{kind}"}}')
+    with pytest.raises(SystemExit) as stopped:
+        main([*argv, "--quiet"])
+    assert stopped.value.code == 143
+    line = f"postdiff: stopped: what was made so far is kept in studies/shapes-{kind}; the same command goes on\n"
+    assert capsys.readouterr().err == line
 
 
 def test_the_line_says_what_is_kept_and_how_to_go_on(tmp_path):
