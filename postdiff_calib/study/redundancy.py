@@ -91,7 +91,7 @@ class Redundancy:
         return [
             f"Blocks that are the cheapest to reuse: {_named(by_block[:NAMED], blocks)}; "
             f"the dearest: {_named(by_block[::-1][:1], blocks)}.",
-            f"Steps that are the cheapest to reuse on: {_named(by_step[:NAMED], steps)}; "
+            f"Steps (0 is the first) that are the cheapest to reuse on: {_named(by_step[:NAMED], steps)}; "
             f"the dearest: {_named(by_step[::-1][:NAMED], steps)}.",
             "Layers, from those that change least: "
             + ", ".join(f"{kind} ({100 * kinds[kind]:.0f} %)" for kind in by_kind)
