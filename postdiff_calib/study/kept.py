@@ -2,7 +2,8 @@
 and ``compare-methods``. What ``finetune`` writes lies beside the weights, which are a model of their own.
 
 Files are looked for in the folder itself and in the folders of the same model's studies beside it
-(``studies/shapes-ablation`` beside ``studies/shapes``), by the key ``study`` that these commands write.
+(``studies/shapes-ablation`` beside ``studies/shapes``), by the key ``study`` that these commands write. A study of
+prompt sizes names no model: it is of the model of the study that it lies with (``studies/shapes-flow`` is beside, too).
 """
 
 from __future__ import annotations
@@ -47,14 +48,23 @@ def kept_studies(folder: Path, *models: str) -> list[KeptStudy]:
         folder: of a calibration's study.
         models: the model's names; a study that names another is passed over.
     """
-    beside = sorted(folder.parent.glob(f"{folder.name}-*"))
     found = []
-    for path in (file for place in (folder, *beside) for file in sorted(place.glob("*.json"))):
+    for place in (folder, *sorted(folder.parent.glob(f"{folder.name}-*"))):
+        here = _studies_in(place)
+        own = place == folder or any(one.data.get("model") in models for one in here)
+        found += [one for one in here if (one.data["model"] in models if "model" in one.data else own)]
+    return sorted(found, key=lambda one: (KINDS.index(one.kind), str(one.path)))
+
+
+def _studies_in(place: Path) -> list[KeptStudy]:
+    """The studies of a folder, of whichever model."""
+    found = []
+    for path in sorted(place.glob("*.json")):
         try:
             data = read_json(path, f"study {path}", StudyError, "delete it")
         except StudyError:
             continue
         kind = data.get("study") if isinstance(data, dict) else None
-        if kind in KINDS and ("model" not in data or data["model"] in models):
+        if kind in KINDS:
             found.append(KeptStudy(str(kind), path, data))
-    return sorted(found, key=lambda one: (KINDS.index(one.kind), str(one.path)))
+    return found
