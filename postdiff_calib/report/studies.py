@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs.paper_study import Price, write_result
@@ -80,6 +82,11 @@ def print_finetuned(result: Finetuned, *, as_json: bool, console: Console | None
         console.print(line, highlight=False, markup=False)
 
 
+def _add(table: Table, *cells: str) -> None:
+    """A row of plain texts: none of them steers the table, whoever it is of."""
+    table.add_row(*map(Text, cells))
+
+
 def keep(data: dict[str, Any], path: Path, draw: Callable[[Path], None]) -> list[str]:
     """Write the result and its plot; returns the lines that say so.
 
@@ -108,17 +115,17 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
         return
     console, found = console or wide_console(), result.distances
     title = f"{result.model}, T={result.steps}: change from step to step, {found.num_prompts} prompts, 95 % intervals"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
     for name in ("block", "relative L1"):
         table.add_column(name, justify="left" if name == "block" else "right")
     for name, mean in found.block_means().items():
-        table.add_row(name, f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
+        _add(table, name, f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
     print_table(console, table)
     layers = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("layers", "number", "L2", "relative L2"):
         layers.add_column(name, justify="left" if name == "layers" else "right")
     for kind, (absolute, relative) in found.kind_means().items():
-        layers.add_row(kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
+        _add(layers, kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
     print_table(console, layers)
     for line in (*found.summary(), f"The paper, {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)
@@ -146,7 +153,7 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
     for row in (result.baseline, *result.rows):
         timed = seconds_and_share(row.cost.seconds, result.baseline.cost.seconds)
         cells = [f"{row.share:.0%}", *(timed if result.timed else [])]
-        table.add_row(row.label, *cells, *(["failed"] if row.failed else [_cell(row, name) for name in names]))
+        _add(table, row.label, *cells, *(["failed"] if row.failed else [_cell(row, name) for name in names]))
     console.print(
         f"{result.model}, {result.num_prompts} prompts; differences to the baseline in pairs, 95 % intervals",
         highlight=False,
@@ -186,7 +193,7 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
     )
     for budget, rows in result.budgets.items():
         title = f"within {budget}"
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
         for name in ("method", "setting"):
             table.add_column(name)
         measured = [*(shown(name).label for name in names), *(["FID", "FID∞"] if result.baseline.fid else [])]
@@ -195,7 +202,8 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
         for row in (result.baseline, *rows):
             share = "–" if row.share is None else f"{row.share:.0%}"
             time = result.time(row)
-            table.add_row(
+            _add(
+                table,
                 row.method,
                 row.why or row.label,
                 share,
@@ -237,7 +245,7 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
     for name in prompt_sizes_headings(result):
         table.add_column(name, justify="right")
     for row in prompt_sizes_rows(result):
-        table.add_row(*row)
+        _add(table, *row)
     print_table(console, table)
     for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}.", *lines):
         console.print(line, highlight=False, markup=False)

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postdiff_calib.errors import UsageError
+from postdiff_calib.errors import UsageError, printable
 from postdiff_calib.files import save_figure
 from postdiff_calib.study.paper_saw import PROMPT_SIZES
 
@@ -50,7 +50,7 @@ def finish(figure: Any, title: str, saw: Sequence[str], path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(printable(title).replace("$", r"\$"), x=0.01, ha="left", fontsize=11, fontweight="bold")
     width = round(16 * figure.get_figwidth())
     lines = [line for text in saw for line in textwrap.wrap(f"The paper (SD1.5), {text}.", width)]
     figure.supxlabel("\n".join(lines) or "The paper did not vary this.", x=0.01, ha="left", fontsize=7.5, color=_GREY)

@@ -4,15 +4,18 @@ import io
 import json
 import re
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
-from outputs import outputs
+from outputs import ablation, methods, outputs, redundancy
 from rich.console import Console
 
 from postdiff_calib.cli.main import app
+from postdiff_calib.report.console import make_console
 from postdiff_calib.report.json_output import Kind
+from postdiff_calib.report.studies import print_ablation, print_methods, print_redundancy
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -62,6 +65,22 @@ def test_json_has_the_schema_and_the_keys_of_the_page(every, capsys):
         always, known = page[data["schema"]]
         assert data["schema"] == f"postdiff.{kind}/1"
         assert always <= data.keys() - {"schema"} <= known, kind
+
+
+def test_text_of_others_is_shown_as_it_is_in_the_studies(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    name = "models/[/x][bold]a\x1b[31mb$"
+    shown = r"models/[/x][bold]a\x1b[31mb$"
+    console = make_console(200)
+    compared = methods()
+    refused = replace(compared.budgets["60%"][1], why="PlanError: [/red]broken\x1b")
+    result = replace(compared, model=name, budgets={"60%": [compared.budgets["60%"][0], refused]})
+    print_redundancy(replace(redundancy(tmp_path), model=name), tmp_path / "a.json", as_json=False, console=console)
+    print_ablation(replace(ablation(), model=name), tmp_path / "b.json", as_json=False, console=console)
+    print_methods(result, tmp_path / "c.json", as_json=False, console=console)
+    said = capsys.readouterr().out
+    assert said.count(shown) == 3
+    assert r"PlanError: [/red]broken\x1b" in said
 
 
 def test_at_eighty_columns_every_word_is_there(every, capsys, monkeypatch):
