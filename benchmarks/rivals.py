@@ -205,7 +205,7 @@ def random(world: World, purse: Purse, share: float, seed: int, setting: Setting
 
 
 def ask_optuna(make: Callable[..., optuna.samplers.BaseSampler]) -> Rival:
-    """An Optuna sampler; it is told the plans it really got."""
+    """An Optuna sampler, to which the plans that really ran are reported."""
 
     def run(world: World, purse: Purse, share: float, seed: int, setting: Setting) -> int:
         knobs = Knobs(world, share)

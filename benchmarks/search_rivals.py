@@ -35,7 +35,7 @@ from worlds import WORLDS, Scores, World, make_world, smooth_part
 RESULTS = Path(__file__).parent / "results"
 OURS = "postdiff"
 SHARES = (0.15, 0.25, 0.4, 0.6, 0.8)
-#: Regrets, in points, whose price in images is told.
+#: Regrets, in points, whose price in images is printed.
 GOALS = (0.25, 0.5)
 #: What identifies a run.
 KEY = ("world", "share", "num_prompts", "seed", "rival", "factor")

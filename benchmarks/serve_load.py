@@ -5,7 +5,7 @@
 ``docs/serve_fastapi.py`` is started with two tiers of the embedded model and a worker for each device. Clients in
 threads send one request after another. Recorded are the seconds from request to answer, requests per second, how many
 batches there were, and how far each image is from the one that ``generate`` makes of its prompt and seed alone. Then
-the server is told to end while requests run and wait.
+the server is asked to end while requests run and wait.
 
 An image may differ from its single run by ``LEVELS`` of 255: matrix products of another batch size round differently.
 """

@@ -327,7 +327,7 @@ def create_app(
 
 
 class Server(uvicorn.Server):
-    """Closes the queue when it is told to end, so that it waits for running batches only."""
+    """Closes the queue when it is asked to end, so that it waits for running batches only."""
 
     async def shutdown(self, sockets: Any = None) -> None:
         """End."""

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for path in (ROOT / "postdiff_calib").rglob("*") if path.suffix in (".py", ".html", ".js", ".css", ".md")]
-FILES += [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
+FILES += [path for name in ("docs", "benchmarks") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md")]
+FILES += [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 
 #: Words that are not used, and those that are.
 AVOIDED = {

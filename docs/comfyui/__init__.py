@@ -30,7 +30,7 @@ class Plan:
         steps: T.
         gate_step: number of guided steps.
         cfg: the guidance scale.
-        left_out: what the profile's plan does beside that, in words: the option of calibrate that avoids it.
+        left_out: text of what the profile's plan does beside that → the option of calibrate that avoids it.
     """
 
     steps: int
@@ -67,7 +67,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def not_applied(knobs: Mapping[str, Any], gate_step: int) -> dict[str, str]:
-    """What of a plan this node leaves out, in words: the option of calibrate that avoids it.
+    """What of a plan this node leaves out, as text → the option of calibrate that avoids it.
 
     Args:
         knobs: the section of the same name.
