@@ -11,7 +11,7 @@
 """
 
 from postdiff_calib.files.lock import StudyLock
-from postdiff_calib.files.parse import line_of, parse_json, read_json, read_text, read_yaml, undecodable_line
+from postdiff_calib.files.parse import finite, line_of, parse_json, read_json, read_text, read_yaml, undecodable_line
 from postdiff_calib.files.pixels import refuse_image
 from postdiff_calib.files.secrets import without_passwords
 from postdiff_calib.files.write import (
@@ -29,6 +29,7 @@ from postdiff_calib.files.write import (
 __all__ = [
     "StudyLock",
     "file_sha256",
+    "finite",
     "line_of",
     "parse_json",
     "read_json",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,6 +85,15 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise _RuleError(f"it is nested more than {DEPTH} levels deep") from None
     return data
+
+
+def finite(data: Any) -> Any:
+    """Plain data with None where a number is not finite, which JSON cannot say."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: Path, given: str, error: type[PostdiffError], remedy: str) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from postdiff_calib.cost.budget import format_macs
 from postdiff_calib.errors import OutputError, StudyError, reason_of
-from postdiff_calib.files import parse_json, refuse_result, require_writable, safe_name, write_atomically
+from postdiff_calib.files import finite, parse_json, refuse_result, require_writable, safe_name, write_atomically
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile.match import other_settings
@@ -271,5 +271,5 @@ def claim(folder: Path, about: Mapping[str, Any], values: Sequence[str], *, fres
 
 
 def write_result(path: Path, data: Mapping[str, Any]) -> Path:
-    """The result as JSON."""
-    return write_atomically(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", f"output {path}")
+    """The result as JSON; a number that is not finite is null."""
+    return write_atomically(path, json.dumps(finite(data), indent=1, ensure_ascii=False) + "\n", f"output {path}")

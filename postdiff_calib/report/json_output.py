@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from postdiff_calib.files import finite
+
 #: Every form of output; each has a section in ``docs/json.md``.
 Kind = Literal[
     "calibrate",
@@ -51,6 +53,6 @@ def print_json(kind: Kind, data: Mapping[str, Any]) -> None:
 
 def print_document(data: Mapping[str, Any]) -> None:
     """A document that has a format of its own, such as a JSON Schema, on standard output."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
+    text = json.dumps(finite(data), indent=2, ensure_ascii=False)
     # json itself escapes what lies below a blank, and no more than that.
     print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))

@@ -13,8 +13,10 @@ from outputs import ablation, methods, outputs, redundancy
 from rich.console import Console
 
 from postdiff_calib.cli.main import app
+from postdiff_calib.files import parse_json
+from postdiff_calib.jobs.paper_study import write_result
 from postdiff_calib.report.console import make_console
-from postdiff_calib.report.json_output import Kind
+from postdiff_calib.report.json_output import Kind, print_json
 from postdiff_calib.report.studies import print_ablation, print_methods, print_redundancy
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
@@ -65,6 +67,14 @@ def test_json_has_the_schema_and_the_keys_of_the_page(every, capsys):
         always, known = page[data["schema"]]
         assert data["schema"] == f"postdiff.{kind}/1"
         assert always <= data.keys() - {"schema"} <= known, kind
+
+
+def test_numbers_that_json_cannot_say_are_null(tmp_path, capsys):
+    data = {"a": [float("nan"), 1.5, True], "b": {"c": (float("inf"), None, "nan")}}
+    plain = {"a": [None, 1.5, True], "b": {"c": [None, None, "nan"]}}
+    print_json("fid", data)
+    assert parse_json(capsys.readouterr().out) == {"schema": "postdiff.fid/1", **plain}
+    assert parse_json(write_result(tmp_path / "r.json", data).read_bytes()) == plain
 
 
 def test_text_of_others_is_shown_as_it_is_in_the_studies(tmp_path, capsys):
