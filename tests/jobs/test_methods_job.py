@@ -1,7 +1,9 @@
 """``postdiff compare-methods`` on the embedded model, small: files, going on, a price, refusals."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,10 +11,13 @@ from profiles import profile_data
 
 from postdiff_calib.accelerate import foreign
 from postdiff_calib.cli.main import main
+from postdiff_calib.errors import ProfileError
 from postdiff_calib.generate import images
 from postdiff_calib.jobs.method_settings import OURS
+from postdiff_calib.jobs.methods import refuse_other_pipeline
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
+from postdiff_calib.profile import Profile
 
 
 def run(capsys, *argv):
@@ -100,13 +105,22 @@ def test_nonsense_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeyp
     assert (code, "none.yaml: it cannot be read" in line) == (2, True)
 
 
-def test_a_profile_of_another_pipeline_takes_no_part(tmp_path, capsys):
+def test_a_profile_of_another_pipeline_takes_no_part(tmp_path, capsys, monkeypatch):
+    profile = Profile.model_validate(profile_data())
+    facts = {"model": None, "generation": profile.generation}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile_data()))
     argv = ("--study", tmp_path / "s", "--quiet", "--profile", tmp_path / "p.yaml")
     code, _, line = run(capsys, *argv)
     assert code == 2
     assert "it was calibrated on another pipeline: this one differs in" in line
     assert "weights or configuration (" in line
+    monkeypatch.setattr("postdiff_calib.profile.match.mismatches", lambda model, loaded: [])
+    for plan, says in ((profile.knobs, ["noise", "switch"]), (Knobs(20, cache_interval=2), [])):
+        settings = replace(profile.generation, noise="independent", switch="expand", guidance_scale=1.0)
+        bench = SimpleNamespace(loaded=None, settings=settings)
+        with pytest.raises(ProfileError) as refused:
+            refuse_other_pipeline(tmp_path, SimpleNamespace(**facts, knobs=plan), bench)
+        assert re.findall(r"(\w+) \(", refused.value.rule) == ["guidance_scale", *says]
     assert not (tmp_path / "s").exists()
 
 
