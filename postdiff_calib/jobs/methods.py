@@ -79,6 +79,7 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
     Raises:
         PostdiffError: bad input, by one line; what was scored is kept.
     """
+    from postdiff_calib.jobs.fid import reference_images
     from postdiff_calib.jobs.method_study import MethodStudy
     from postdiff_calib.models.cards import known_card
     from postdiff_calib.quality.fid import require_enough
@@ -90,6 +91,8 @@ def run_methods(job: MethodsJob, progress: Progress | None = None) -> MethodComp
         known.require()
         if job.fid_reference is not None:
             require_enough(job.num_prompts or known.num_prompts, "prompts")
+    if job.fid_reference is not None:
+        reference_images(job.fid_reference, job.model, 0, job.seed)  # refuses one that cannot be used; none is read
     kept = saying_what_is_kept(folder, VALUES, fresh=job.fresh)
     with kept, registered(EncoderPropagation()), StudyLock(folder, inside=(BASELINE,)) as lock:
         bench, prompt_set = set_up(job, None, progress)

@@ -103,6 +103,13 @@ def test_nonsense_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeyp
     assert "a budget is a number above zero and a unit" in line
     code, _, line = run(capsys, "--study", tmp_path / "s", "--profile", tmp_path / "none.yaml")
     assert (code, "none.yaml: it cannot be read" in line) == (2, True)
+    few = tmp_path / "few"
+    few.mkdir()
+    for reference, says in ((tmp_path / "none", "none"), (few, "2,048"), ("own", "no images of its own")):
+        model = "sd15" if reference == "own" else "shapes"
+        argv = ("--study", tmp_path / "s", "--model", model, "--fid-reference", reference, "--num-prompts", 2048)
+        code, _, line = run(capsys, *argv)
+        assert (code, says in line, line.count("\n")) == (2, True, 1), line
 
 
 def test_a_profile_of_another_pipeline_takes_no_part(tmp_path, capsys, monkeypatch):
