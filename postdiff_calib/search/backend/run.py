@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from postdiff_calib.errors import PostdiffError
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.scores.book import ScoreBook
 from postdiff_calib.scores.names import RECORD_ATTRIBUTE, SCORES
@@ -30,6 +28,7 @@ from postdiff_calib.scores.store import FileStore, ScoreStore
 from postdiff_calib.search.backend import database, retry
 from postdiff_calib.search.backend.agree import restore_scores
 from postdiff_calib.search.backend.database import faults
+from postdiff_calib.search.backend.loop import TrialLoop
 from postdiff_calib.search.backend.proposer import make_proposer
 from postdiff_calib.search.backend.queue import TrialQueue
 from postdiff_calib.search.backend.storage import StudyPlace, StudyStore, open_study
@@ -110,10 +109,6 @@ class Search:
         within(candidates, self.problem.limit, space.restrictions)
         self.reference = candidate(compile_plan(space.baseline), price)
         self.single = self.place.single
-        self._trial_is_lost = self._stopping = False
-        self._to_be_told: int | None = None
-        self._fault: BaseException | None = None
-        self._own_trials = 0
         self._listed: tuple[int, int, list[FrozenTrial]] | None = None
         self._at_most = math.inf
         self._made, self._counted, self._seconds_made = 0, 0, 0.0
@@ -137,6 +132,7 @@ class Search:
             self.strategy = strategy(candidates, limits, self.reference, self.book, self.settings)
             self.runner = TrialRunner(self.problem, self.strategy, self.book, self._show)
             self.queue = TrialQueue(self.study, self.problem, self.strategy, self.book, self.runner)
+            self.loop = TrialLoop(self.study, self.queue, self.runner, single=self.single)
             self._known_before = self.book.images_known
         except BaseException:
             self.close()
@@ -206,7 +202,7 @@ class Search:
             running = [t for t in trials if t.state == TrialState.RUNNING]
             left = waiting or self.queue.places_left(trials)
             if left > 0:
-                self._run_trials(left if self.single else 1)
+                self.loop.run(left if self.single else 1)
             elif running:
                 retry.watch(self._backend, [t for t in running if t.number not in watched])
                 watched |= {t.number for t in running}
@@ -232,56 +228,6 @@ class Search:
             seen |= {trial.number for trial in lost}
         return trials
 
-    def _run_trials(self, count: int) -> None:
-        self._fault, self._to_be_told, self._trial_is_lost = None, None, False
-        try:
-            self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
-        except retry.Left as left:
-            raise left.cause from left.cause.__cause__
-        except (UnboundLocalError, AssertionError, ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
-            # Optuna's, when it is interrupted or loses the storage while a trial ends: say that instead.
-            found = self.runner.fatal or database.cause_behind(error)
-            # Optuna's, too, when a trial is already finished: a process that was silent for too long (a sleeping
-            # laptop) comes back to a trial that others have been given. Its blocks are kept, and it goes on with the
-            # next.
-            if found is None and not (self._trial_is_lost or self._is_lost(self._to_be_told)):
-                found = self._fault or error
-            if found is not None:
-                raise found from found.__cause__  # what the database said
-        if self._stopping:
-            raise KeyboardInterrupt
-
-    def _is_lost(self, number: int | None) -> bool:
-        """Whether a trial of this process was ended by others, who took the process for dead."""
-        return not self.single and number is not None and not self.queue.is_running(number)
-
-    def _objective(self, trial: optuna.Trial) -> float:
-        try:
-            if not self.single and self.queue.surplus(trial):
-                raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
-            taken = self.runner.take(trial)
-            if not self.single and self.queue.crowded(trial):
-                raise optuna.TrialPruned
-            value = self.runner.run(trial, taken)
-        except optuna.TrialPruned:
-            self._to_be_told = trial.number
-            raise
-        except BaseException as error:
-            self._fault = error
-            self._trial_is_lost = isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
-            if self.single and (self.runner.fatal is not None or not isinstance(error, PostdiffError)):
-                raise retry.Left(error) from None
-            if isinstance(error, KeyboardInterrupt):
-                self._stopping = True
-                if self.queue.is_running(trial.number):
-                    retry.give_back(self.study, self.queue.trials()[trial.number])
-            raise
-        finally:
-            self._trial_is_lost = self._trial_is_lost or self._is_lost(trial.number)
-        self._to_be_told = trial.number
-        self._own_trials += not self._trial_is_lost
-        return value
-
     def keep_scores(self) -> None:
         """Write every score to the folder's file, for those who read the study without its storage."""
         self.book.refresh()
@@ -294,9 +240,9 @@ class Search:
         done, left, seconds_left = self._standing()
         made = self.book.images_known - self._known_before
         self._at_most = min(self._at_most, made + left)
-        proposed = max(0, self._own_trials - self._counted) if self._own_trials >= len(self.queue.first) else 0
+        proposed = max(0, self.loop.done - self._counted) if self.loop.done >= len(self.queue.first) else 0
         self._seconds_made += (made - self._made) * (trying.cost.seconds or 0.0) + proposed * TRIAL_SECONDS
-        self._made, self._counted = made, self._own_trials
+        self._made, self._counted = made, self.loop.done
         self.progress(
             Progress(
                 stage=role,
@@ -322,11 +268,11 @@ class Search:
         To ask the storage costs as much as it takes to make some small images, so a process that works alone asks
         every few trials and counts its own in between.
         """
-        now = self._own_trials // _ASK_EVERY
+        now = self.loop.done // _ASK_EVERY
         if self._listed is None or self._listed[0] != now or not self.single:
-            self._listed = now, self._own_trials, self.queue.trials()
+            self._listed = now, self.loop.done, self.queue.trials()
         _, own, trials = self._listed
-        begun = len(self.queue.begun(trials)) + self._own_trials - own
+        begun = len(self.queue.begun(trials)) + self.loop.done - own
         return begun, *self.queue.work_left(trials)
 
     def result(self, interrupted: bool = False) -> SearchResult:
@@ -348,7 +294,7 @@ class Search:
             trials=sum(t.state == TrialState.COMPLETE for t in trials),
             failed=tuple((known[plan].knobs.describe(), reason) for plan, reason in failed.items() if plan in known),
             interrupted=interrupted,
-            own_trials=self._own_trials,
+            own_trials=self.loop.done,
             searched=() if interrupted or self.place.join else self.strategy.searched(failed),
             strategy=self.strategy,
         )
