@@ -61,13 +61,11 @@ def refuse_other_pipeline(path: Path, profile: Profile, bench: Workbench) -> Non
     Raises:
         ProfileError: naming the differences.
     """
-    from postdiff_calib.profile.match import Fact, mismatches
+    from postdiff_calib.profile.match import call_mismatches, mismatches
 
-    names = ["height", "width", "guidance_scale", "negative_prompt"]
-    names += ["noise", "switch"] if profile.knobs.low_res_fraction else []
-    own, now = profile.generation, bench.settings
-    facts = [Fact(name, str(getattr(own, name)), str(getattr(now, name))) for name in names]
-    found = [*mismatches(profile.model, bench.loaded), *(str(fact) for fact in facts if not fact.same)]
+    low_res = bool(profile.knobs.low_res_fraction)
+    found = mismatches(profile.model, bench.loaded)
+    found += call_mismatches(profile.generation, bench.settings, low_res=low_res)
     if found:
         rule = f"it was calibrated on another pipeline: this one differs in {'; '.join(found)}"
         raise ProfileError(f"--profile {path}", rule, "calibrate this one, or leave it out")

@@ -23,7 +23,7 @@ from postdiff_calib.files.named import NamedFunction, fingerprint_of, load_funct
 from postdiff_calib.knobs import Knobs
 from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, load_profile
-from postdiff_calib.profile.match import Fact, mismatches
+from postdiff_calib.profile.match import call_mismatches, mismatches
 from postdiff_calib.search.restrict import parse_restriction
 from postdiff_calib.techniques.noise import DEFAULT_SWITCH
 
@@ -89,10 +89,7 @@ class SetUp:
         """
         if self.profile is None:
             return
-        found, own = mismatches(self.profile.model, loaded), self.profile.generation
-        for name in ("height", "width", "guidance_scale", "negative_prompt"):
-            fact = Fact(name, str(getattr(own, name)), str(getattr(settings, name)))
-            found += [] if fact.same else [str(fact)]
+        found = [*mismatches(self.profile.model, loaded), *call_mismatches(self.profile.generation, settings)]
         if found:
             rule = f"this pipeline differs in {'; '.join(found)}"
             remedy = f"judge with the profile's own settings, or its knobs alone ({self.profile.knobs.describe()})"

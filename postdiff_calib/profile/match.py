@@ -17,6 +17,7 @@ from postdiff_calib.files.differences import differences_of_studies
 from postdiff_calib.profile.sections import ModelSection
 
 if TYPE_CHECKING:
+    from postdiff_calib.generate.settings import GenerationSettings
     from postdiff_calib.models.load import LoadedModel
 
 
@@ -108,6 +109,19 @@ def mismatches(model: ModelSection, loaded: LoadedModel) -> list[str]:
     if tokenizer is not None and not tokenizer.same:
         found.append(f"{tokenizer}; is a file of theirs missing?")
     return found
+
+
+def call_mismatches(made: GenerationSettings, now: GenerationSettings, *, low_res: bool = False) -> list[str]:
+    """What of a call decides images and differs, as text; empty when nothing does.
+
+    Args:
+        made: how the profile's images were made.
+        now: how images are made at hand.
+        low_res: low-resolution steps count, too: their noise and the way to full size.
+    """
+    names = ["height", "width", "guidance_scale", "negative_prompt", *(("noise", "switch") if low_res else ())]
+    facts = [Fact(name, str(getattr(made, name)), str(getattr(now, name))) for name in names]
+    return [str(fact) for fact in facts if not fact.same]
 
 
 def other_settings(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
