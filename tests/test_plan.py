@@ -121,5 +121,7 @@ def test_low_resolution_sides_are_multiples(full, scale, multiple, low):
 
 
 def test_a_scale_that_rounds_to_full_size_is_refused():
-    with pytest.raises(KnobError, match="at most"):
+    with pytest.raises(KnobError, match=r"at most 0\.5$"):
+        low_res_size(16, 16, 0.875, 8)
+    with pytest.raises(KnobError, match="make larger images"):
         low_res_size(8, 8, 0.875, 8)
