@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,18 @@ class Watched:
         until(frozen, process)
         return held[0]
 
+    def stop_between_writes(self, process, path):
+        """The same where the study is in a SQLite file, which nobody could write if it were frozen in a write."""
+        while True:
+            number = self.stop_in_mid_trial(process)
+            with contextlib.closing(sqlite3.connect(path, timeout=0)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.rollback()
+                    return number
+                except sqlite3.OperationalError:
+                    process.send_signal(signal.SIGCONT)
+
 
 @pytest.mark.slow
 def test_leader_and_workers_share_a_study_and_survive_kills(server, tmp_path, processes):
@@ -236,13 +249,15 @@ def test_a_calibration_starts_its_workers_names_one_that_dies_and_ends_all(tmp_p
         children = Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()
         return {int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")}
 
-    # Ctrl-C in the leader ends its workers too
+    # Ctrl-C in the leader ends its workers too; it stands still until they are at work, however long they take to load
     leader = processes.start(*command)
     until(lambda: read_record(url, "postdiff"), leader)
     watched = Watched(url, "postdiff")
+    watched.stop_between_writes(leader, tmp_path / "study" / "workers.db")
     until(lambda: workers_of(watched, leader), leader)
     mine = workers_of(watched, leader)
     leader.send_signal(signal.SIGINT)
+    leader.send_signal(signal.SIGCONT)
     _, err = leader.communicate(timeout=PATIENCE)
     assert leader.returncode == 130, err
     assert "the same command goes on" in err
