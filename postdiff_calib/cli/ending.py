@@ -94,8 +94,6 @@ def _run(app: typer.Typer, arguments: list[str], debug: bool) -> int:
 
 def _told(error: BaseException, arguments: list[str], debug: bool) -> int:
     """Say in one line what ended the command; returns the exit code."""
-    from postdiff_calib.scores.memory import is_out_of_memory
-
     if debug:
         trace = "".join(traceback.format_exception(error))
         print(without_passwords(trace), file=sys.stderr, end="")
@@ -105,6 +103,8 @@ def _told(error: BaseException, arguments: list[str], debug: bool) -> int:
         return _line(f"stopped: {error}" if str(error) else "stopped", _INTERRUPTED)
     if hasattr(error, "format_message"):
         return _usage(error, arguments)
+    from postdiff_calib.scores.memory import is_out_of_memory
+
     if is_out_of_memory(error):
         return _line("memory: there is not enough of it for this command; take smaller sizes or --batch-size 1", 2)
     where = traceback.extract_tb(error.__traceback__)

@@ -122,22 +122,23 @@ def _measured(bench: Workbench, knobs: Knobs, indices: list[int], progress: Prog
     kinds: dict[str, list[int]] = {}
     for i, layer in enumerate(layers):
         kinds.setdefault(layer.kind, []).append(i + len(blocks))
-    distances, size, done = Distances([*blocks, *layers]), bench.settings.batch_size, 0
+    distances, done = Distances([*blocks, *layers]), 0
     with distances.watching(), observed_steps(pipe.scheduler, lambda _: distances.next_step()):
         while done < len(indices):
-            batch = indices[done : done + size]
+            settings, fits = bench.batch.within(bench.settings), True
+            batch = indices[done : done + settings.batch_size]
             prompts, seeds = [bench.held_out.prompts[i] for i in batch], [bench.seed + i for i in batch]
             try:
-                for _ in generate(pipe, knobs, prompts, seeds, bench.settings):
+                for _ in generate(pipe, knobs, prompts, seeds, settings):
                     pass
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(batch) == 1:
+                if not is_out_of_memory(error) or settings.batch_size == 1:
                     raise
-                size, batch = len(batch) // 2, []
-            if not batch:
+                fits = False
+            if not fits:  # only here is the failed batch's memory free, which the error held
                 distances.forget()
+                bench.batch.halve(settings, knobs.describe(), progress.note)
                 release_memory()
-                progress.note(f"{2 * size} images or more at a time do not fit into memory; going on with {size}")
                 continue
             done += len(batch)
             l1, l2, relative_l2 = distances.taken(len(batch))

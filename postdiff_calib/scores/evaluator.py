@@ -164,7 +164,7 @@ class ImageEvaluator:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(knobs)
+                self.batch.halve(self.settings, knobs.describe(), self.note)
             if done < len(prompts):
                 release_memory()
         features = [part.features for part in parts if part.features is not None]
@@ -184,19 +184,6 @@ class ImageEvaluator:
     def _now(self) -> GenerationSettings:
         """The settings, with no more images at a time than fit into memory."""
         return self.batch.within(self.settings)
-
-    def _halve(self, knobs: Knobs) -> None:
-        """Remember that a batch is too large for the memory."""
-        size = self._now.batch_size
-        if size == 1:
-            raise PlanError(
-                knobs.describe(),
-                "it does not fit into memory even one image at a time",
-                "free memory, or use --dtype float16 or a device with more",
-            )
-        self.note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
-        self.batch.shrink(size // 2)
-        log_event("halved batch", knobs=knobs.describe(), batch_size=size // 2)
 
     @property
     def _measure_names(self) -> list[str]:

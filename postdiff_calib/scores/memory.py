@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from postdiff_calib.errors import PlanError
 from postdiff_calib.generate.settings import GenerationSettings
+from postdiff_calib.progress import log_event
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -33,6 +35,28 @@ class BatchSize:
         self.size = size
         if self.found is not None:
             self.found()
+
+    def halve(self, settings: GenerationSettings, plan: str, note: Callable[[str], None]) -> None:
+        """Remember that a batch as these settings have it is too large.
+
+        Args:
+            settings: as they were asked for; no more images at a time count than are known to fit.
+            plan: what was run, for messages.
+            note: called with a line for a person.
+
+        Raises:
+            PlanError: not even one image fits.
+        """
+        size = self.within(settings).batch_size
+        if size == 1:
+            raise PlanError(
+                plan,
+                "it does not fit into memory even one image at a time",
+                "free memory, or use --dtype float16 or a device with more",
+            )
+        note(f"{size} images at a time do not fit into memory; going on with {size // 2}")
+        self.shrink(size // 2)
+        log_event("halved batch", knobs=plan, batch_size=size // 2)
 
     def within(self, settings: GenerationSettings) -> GenerationSettings:
         """The settings with no more images at a time than fit."""

@@ -32,7 +32,7 @@ class TrialLoop:
         self.study, self.queue, self.runner, self.single = study, queue, runner, single
         self.done = 0
         self._trial_is_lost = self._stopping = False
-        self._to_be_told: int | None = None
+        self._number: int | None = None
         self._fault: BaseException | None = None
 
     def run(self, count: int) -> None:
@@ -43,7 +43,7 @@ class TrialLoop:
             KeyboardInterrupt: after Ctrl-C; the trial in hand is given back.
             StorageInternalError, SQLAlchemyError: the storage is lost.
         """
-        self._fault, self._to_be_told, self._trial_is_lost = None, None, False
+        self._number, self._fault, self._trial_is_lost = None, None, False
         try:
             self.study.optimize(self._objective, n_trials=count, catch=(PostdiffError,))
         except retry.Left as left:
@@ -54,7 +54,8 @@ class TrialLoop:
             # Optuna's, too, when a trial is already finished: a process that was silent for too long (a sleeping
             # laptop) comes back to a trial that others have been given. Its blocks are kept, and it goes on with the
             # next.
-            if found is None and not (self._trial_is_lost or self._is_lost(self._to_be_told)):
+            lost = self._trial_is_lost or (self._fault is None and self._is_lost(self._number))
+            if found is None and not lost:
                 found = self._fault or error
             if found is not None:
                 raise found from found.__cause__  # what the database said
@@ -66,6 +67,7 @@ class TrialLoop:
         return not self.single and number is not None and not self.queue.is_running(number)
 
     def _objective(self, trial: optuna.Trial) -> float:
+        self._number, self._fault, self._trial_is_lost = trial.number, None, False
         try:
             if not self.single and self.queue.surplus(trial):
                 raise optuna.TrialPruned  # others began the last trials while this worker was deciding to begin one
@@ -74,7 +76,6 @@ class TrialLoop:
                 raise optuna.TrialPruned
             value = self.runner.run(trial, taken)
         except optuna.TrialPruned:
-            self._to_be_told = trial.number
             raise
         except BaseException as error:
             self._fault = error
@@ -88,6 +89,5 @@ class TrialLoop:
             raise
         finally:
             self._trial_is_lost = self._trial_is_lost or self._is_lost(trial.number)
-        self._to_be_told = trial.number
         self.done += not self._trial_is_lost
         return value
