@@ -13,6 +13,8 @@ the fewest prompts is evaluated again, and fewer and fewer plans are in question
 neighbours is not lost because the surrogate expected nothing of it. Such a search draws every plan within the budget at
 random first where these are not more than half as many as its evaluations.
 
+Of the finalists at the study's own budget, one is the plan that the sceptic believes best of those not chosen yet.
+
 The question "step reduction or cheaper steps?" is asked at several budgets, and each of them is searched: first at the
 study's own budget, in all plans and, every third time, in the cheaper-steps arm alone; then in the cheaper-steps arm
 within each further budget. The step-reduction arm is small: every plan of it is scored on some prompts.
@@ -27,10 +29,11 @@ from collections.abc import Collection
 import numpy as np
 
 from postdiff_calib.scores.select import Arm
+from postdiff_calib.search.finalists import best_of_each_arm
 from postdiff_calib.search.plans import Mask
-from postdiff_calib.search.proposals import Proposal
+from postdiff_calib.search.proposals import Finalist, Proposal
 from postdiff_calib.search.space import Candidate
-from postdiff_calib.search.strategy import Strategy
+from postdiff_calib.search.strategy import Array, Strategy
 from postdiff_calib.search.surrogate import Scales
 
 #: One in so many evaluations at the study's own budget is of the cheaper-steps arm, and one in so many of all is drawn
@@ -76,6 +79,16 @@ class PostDiff(Strategy):
         rows = np.flatnonzero(self.keeper.keeping(unseen))
         return int(rng.choice(rows)) if len(rows) else None
 
+    def finalists(self, budget: int = 0, failed: Collection[str] = ()) -> list[Finalist]:
+        """As ``Strategy.finalists``; one plan at the study's own budget is the sceptic's choice."""
+        second = self._sceptics_mean() if budget == 0 else None
+        return best_of_each_arm(self.plans, self.belief, self.keeper, budget, failed, second)
+
+    def _sceptics_mean(self) -> Array:
+        """What the sceptic expects of every plan that was evaluated, (M,); −∞ for others."""
+        expected: Array = np.where(self.plans.seen(), self.belief.fit(_SCEPTIC).mean(), -np.inf)
+        return expected
+
     def _few_are_seen(self) -> bool:
         """Whether plans are still to be drawn at random."""
         within, trials = self.mask("combined", 0), self.settings.n_trials
@@ -94,7 +107,7 @@ class PostDiff(Strategy):
         if first < _LEAST_ON_LADDER or done < 0:
             return None
         tried = self.mask(arm) & self.plans.seen()
-        value = np.where(self.keeper.keeping(tried), self.belief.fit(_SCEPTIC).mean(), -np.inf)
+        value = np.where(self.keeper.keeping(tried), self._sceptics_mean(), -np.inf)
         size = round(first * (_LAST_ON_LADDER / first) ** done)
         best = [int(row) for row in np.argsort(-value)[:size] if np.isfinite(value[row]) and open_plans[row]]
         return min(best, key=lambda row: self.book.count(self.candidates[row].plan_id), default=None)
