@@ -1,6 +1,6 @@
 """Which plans are judged on held-out prompts: those of the highest expected value in each arm.
 
-Of all plans together, the last may be the choice of a second belief (``search.postdiff`` asks its sceptic): a plan that
+Of all plans together, the last may be the choice of a second belief (``search.postdiff`` asks a sceptic): a plan that
 did well against all expectation is then judged, and not lost.
 """
 
