@@ -82,15 +82,28 @@ def check_scheduler_choice(shipped: str, wanted: str, settings: Mapping[str, Any
         if name not in parameters:
             raise UsageError(given, f"{wanted} takes {', '.join(parameters)}", "name one of these")
         _check_type(given, value, parameters[name].default)
+    text = "--scheduler-config " + ", ".join(f"{name}={value}" for name, value in settings.items())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kind(**{**scheduler_settings(wanted), **settings})
+            made = kind(**{**scheduler_settings(wanted), **settings})
     except Exception as error:  # the classes raise what they like
-        text = ", ".join(f"{name}={value}" for name, value in settings.items())
-        raise UsageError(
-            f"--scheduler-config {text}", f"{wanted} refuses it ({reason_of(error)})", "correct it"
-        ) from error
+        raise UsageError(text, f"{wanted} refuses it ({reason_of(error)})", "correct it") from error
+    _check_noise_levels(text, made)
+
+
+def _check_noise_levels(given: str, scheduler: Any) -> None:
+    """Refuse settings that the class takes and that make no noise schedule."""
+    import torch
+
+    for name, highest in (("alphas_cumprod", 1.0), ("sigmas", float("inf"))):
+        levels = getattr(scheduler, name, None)
+        if levels is None:
+            continue
+        levels = torch.as_tensor(levels)
+        if not (levels.isfinite().all() and levels.min() >= 0 and levels.max() <= highest):
+            rule = f"the noise levels of {type(scheduler).__name__} are then negative or have no bound ({name})"
+            raise UsageError(given, rule, "correct it")
 
 
 def _check_type(given: str, value: Any, default: Any) -> None:

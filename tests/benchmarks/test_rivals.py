@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import finalist_choice as choice
 import replayed_search
 import rivals as r
 import worlds as w
@@ -98,3 +99,12 @@ def test_nearest_plan_of_a_plan_is_itself(world):
         for position in range(0, len(knobs.rows), max(1, len(knobs.rows) // 20)):
             found = knobs.nearest(knobs.values(position))
             np.testing.assert_allclose(knobs.points[found], knobs.points[position])
+
+
+def test_every_rule_names_three_finalists_of_one_search():
+    assert {believed + doubted for believed, doubted, _ in choice.RULES.values()} == {3}
+    run = choice.scored("cheaper wins", 0.25, 24, 0)
+    assert run["key"] == ["cheaper wins", 0.25, 24, 0]
+    assert run["regret"].keys() == choice.RULES.keys()
+    assert all(regret >= 0 for regret in run["regret"].values())
+    assert run == choice.scored("cheaper wins", 0.25, 24, 0)

@@ -105,6 +105,13 @@ def test_values_of_scheduler_settings_are_read_as_what_they_are():
         ("sd15", {"scheduler_config": (("use_karras_sigmas", 1),)}, UsageError, "it must be true or false"),
         ("sd15", {"scheduler_config": (("num_train_timesteps", 1.5),)}, UsageError, "it must be a whole number"),
         ("sd15", {"scheduler_config": (("algorithm_type", "best"),)}, UsageError, "refuses it"),
+        (
+            "sd15",
+            {"scheduler_config": (("beta_start", -1.0),)},
+            UsageError,
+            r"negative or have no .*\(alphas_cumprod\)",
+        ),
+        ("sd35-medium", {"scheduler_config": (("shift", -1),)}, UsageError, r"negative or have no bound \(sigmas\)"),
     ],
 )
 def test_what_does_not_fit_a_card_is_refused_in_one_line(model, asked, error, says):
