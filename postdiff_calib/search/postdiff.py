@@ -40,7 +40,7 @@ from postdiff_calib.search.surrogate import Scales
 #: from the belief of a sceptic, for whom plans deviate strongly from what the knobs explain.
 _CHEAPER_STEPS_EVERY, _SCEPTIC_EVERY = 3, 3
 _SCEPTIC = Scales(own=1.2)
-#: The belief that names one of the finalists: a milder sceptic finds as many lone plans, and costs nothing elsewhere
+#: The belief that names one of the finalists: more lone optima are chosen with it, and elsewhere it costs nothing
 #: (``benchmarks/README.md``).
 _MILD_SCEPTIC = Scales(own=0.3)
 #: Plans are drawn at random until so many are evaluated within the study's own budget: a share of the evaluations.
