@@ -4,7 +4,7 @@ One search in a world (``worlds.py``) is scored with every rule, so rules are co
 surrogate's belief names plans that their neighbours speak for; a sceptic's, for whom a plan deviates more from what its
 knobs explain, names plans that did well themselves. A rule says how many plans either names.
 
-    python benchmarks/finalist_choice.py --seeds 15 --out benchmarks/results/finalist_choice.json
+    python benchmarks/finalist_choice.py --seeds 12 --out benchmarks/results/finalist_choice.json
     python benchmarks/finalist_choice.py --print --out benchmarks/results/finalist_choice.json
 
 Runs are appended to a JSONL file beside the result; those that are there are not run again.
@@ -82,7 +82,7 @@ def print_table(runs: list[Run]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=15)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.15, 0.25, 0.6])
     parser.add_argument("--num-prompts", type=int, default=120)
     parser.add_argument("--print", action="store_true", help="print what is recorded, run nothing")

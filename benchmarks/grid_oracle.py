@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rivals import Purse, Setting, halving
+from rivals import RIVALS, Purse
 from search_rivals import OURS, RESULTS, SHARES, drawn
 from worlds import World, smooth_part
 
@@ -49,6 +49,7 @@ def main() -> None:
         if r["world"] == "grid" and r["num_prompts"] == NUM_PROMPTS and r["rival"] == OURS
     }
     known, runs = smooth_part(), []
+    halving, setting = RIVALS["halving"]
     for share in SHARES:
         for seed in SEEDS:
             world, scores, best = drawn("grid", share, NUM_PROMPTS, seed)
@@ -59,7 +60,7 @@ def main() -> None:
                     world.name, world.candidates, world.baseline, world.truth, world.level, world.noise, order[:raced]
                 )
                 purse = Purse(part, scores, scores.shape[1], images[share, seed])
-                chosen = halving(part, purse, share, seed, Setting(finalists=2, own=(3, 3, False)))
+                chosen = halving(part, purse, share, seed, setting)
                 regret = round(float(world.truth[best] - world.truth[chosen]), 4)
                 runs.append({"share": share, "seed": seed, "raced": raced, "regret": regret})
     about = {

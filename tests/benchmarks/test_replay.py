@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -14,7 +15,7 @@ from postdiff_calib.search.postdiff import PostDiff
 from postdiff_calib.search.strategy import enqueued
 
 OWN, FIRST = 0.3, 0.6
-SEEDS = range(8)
+SEEDS = range(28)
 
 
 def explore(replay, strategy):
@@ -36,9 +37,9 @@ def regret(shares, seed):
     return world.truth[world.best(OWN)] - max(found)
 
 
+@pytest.mark.slow  # a mean of eight seeds, as it was before, has a standard error of 0.09
 def test_the_second_budget_of_a_study_ends_as_well_as_a_fresh_search():
     fresh = np.array([regret([OWN], seed) for seed in SEEDS])
     second = np.array([regret([FIRST, OWN], seed) for seed in SEEDS])
-    # A mean of eight has a standard error of 0.09; over 28 seeds the second search is 0.08 ± 0.05 points better.
-    assert second.mean() <= fresh.mean() + 0.1
-    assert second.mean() < 0.3
+    assert second.mean() <= fresh.mean() + 0.05
+    assert second.mean() < 0.2
