@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that run side by side have a thread each; torch reads this when it is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Processes that the tests are run in: several for the whole suite, this one for files that are named."""
+    return 0 if config.option.file_or_dir else min(4, os.cpu_count() or 1)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ NEEDED_BY = {
     "httpx": "fastapi's test client",
     "mypy": "the check of every commit",
     "pre-commit": "the check of every commit",
+    "pytest-xdist": "pytest, for several processes",
     "ruff": "the check of every commit",
     "types-pyyaml": "mypy",
 }
