@@ -13,13 +13,10 @@ Runs are appended to a JSONL file beside the result; those that are there are no
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from journal import Journal, Run, recorded_runs
 from replayed_search import Replay, default_settings
 from search_rivals import RESULTS, drawn, spread
 from worlds import Array
@@ -38,8 +35,6 @@ RULES: dict[str, tuple[int, int, float]] = {
     **{f"1 and 2 by the sceptic of {own:g}": (1, 2, own) for own in SCEPTICS},
     **{f"3 by the sceptic of {own:g}": (0, 3, own) for own in SCEPTICS},
 }
-
-Run = dict[str, Any]
 
 
 def scored(world_name: str, share: float, num_prompts: int, seed: int) -> Run:
@@ -89,20 +84,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "finalist_choice.json")
     options = parser.parse_args()
     if not options.print:
-        journal = options.out.with_suffix(".jsonl")
-        runs = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
-        known = {tuple(r["key"]) for r in runs}
+        journal = Journal(options.out, lambda run: tuple(run["key"]))
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
             for world in WORLDS:
                 for share in options.budgets:
-                    if (world, share, options.num_prompts, seed) not in known:
-                        runs.append(scored(world, share, options.num_prompts, seed))
-                        with journal.open("a") as file:
-                            file.write(json.dumps(runs[-1]) + "\n")
-        versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy")}
-        about = {"machine": platform.machine(), "python": platform.python_version(), **versions}
-        options.out.write_text(json.dumps({"about": about, "runs": runs}, indent=1) + "\n")
-    print_table(json.loads(options.out.read_text())["runs"])
+                    if (world, share, options.num_prompts, seed) not in journal:
+                        journal.add(scored(world, share, options.num_prompts, seed))
+        journal.write("numpy", "scipy")
+    print_table(recorded_runs(options.out))
 
 
 if __name__ == "__main__":

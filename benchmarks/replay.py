@@ -22,16 +22,13 @@ one thread (``OMP_NUM_THREADS=1``).
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import platform
 import zlib
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from journal import Journal, Run, recorded_runs
 from replayed_search import Replay, default_settings
 from worlds import WORLDS, World, make_world
 
@@ -51,7 +48,6 @@ VERIFY_PROMPTS = 100
 #: Share of the baseline's scenes that are right.
 BASELINE_RIGHT = 0.92
 
-Run = dict[str, Any]
 Key = tuple[str, float, int, int, bool]
 
 
@@ -268,34 +264,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
     parser.add_argument("--print", action="store_true", help="print the tables of what is there, run nothing")
     options = parser.parse_args()
-    log = options.out.with_suffix(".jsonl")
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if not options.print:
-        done = {tuple(r["key"]) for r in runs}
+        journal = Journal(options.out, lambda run: tuple(run["key"]))
         keys = [
             (world, share, options.num_prompts, seed, options.second)
             for seed in range(options.first_seed, options.first_seed + options.runs)
             for world in options.worlds
             for share in options.shares
         ]
-        keys = [key for key in keys if key not in done]
-        with ProcessPoolExecutor(options.processes) as pool, log.open("a") as file:
+        keys = [key for key in keys if key not in journal]
+        with ProcessPoolExecutor(options.processes) as pool:
             for number, run in enumerate(pool.map(one, keys), 1):
-                runs.append(run)
-                file.write(json.dumps(run) + "\n")
-                file.flush()
+                journal.add(run)
                 if number % 50 == 0:
                     print(f"{number}/{len(keys)}", flush=True)
-        about = {
-            "machine": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
-            "spread": [SPREAD, SCENE_SPREAD],
-        }
-        options.out.write_text(json.dumps({"about": about, "runs": runs}) + "\n")
-    elif options.out.exists() and not runs:
-        runs = json.loads(options.out.read_text())["runs"]
-    print_tables(runs)
+        journal.write("numpy", "scipy", spread=[SPREAD, SCENE_SPREAD])
+    print_tables(recorded_runs(options.out))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,11 @@ class Purse:
         """The variance of those differences; NaN for a single one."""
         return self._stats[row][2]
 
+    def known(self, row: int) -> Array:
+        """Its paired differences, (N,), NaN on prompts that it was not scored on."""
+        found: Array = np.where(self._had[row], self._differences[row], np.nan)
+        return found
+
     def at(self, row: int, prompts: Iterable[int]) -> Array:
         """The paired differences on some of a plan's prompts."""
         found: Array = self._differences[row][list(prompts)]

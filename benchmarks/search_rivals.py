@@ -15,10 +15,6 @@ Each process should have one thread (``OMP_NUM_THREADS=1``).
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import time
 import warnings
 import zlib
@@ -28,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from journal import Journal, Run, recorded_runs
 from replayed_search import run_postdiff
 from rivals import RIVALS, Purse
 from worlds import WORLDS, Scores, World, make_world, smooth_part
@@ -39,8 +36,6 @@ SHARES = (0.15, 0.25, 0.4, 0.6, 0.8)
 GOALS = (0.25, 0.5)
 #: What identifies a run.
 KEY = ("world", "share", "num_prompts", "seed", "rival", "factor")
-
-Run = dict[str, Any]
 
 
 def identity(run: Run) -> tuple[Any, ...]:
@@ -59,25 +54,8 @@ def drawn(world_name: str, share: float, num_prompts: int, seed: int) -> tuple[W
     return world, scores, best
 
 
-class Campaign:
+class Campaign(Journal):
     """Runs searches, remembers them, and skips what it remembers."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: dict[tuple[Any, ...], Run] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    run = json.loads(line)
-                except ValueError:  # cut short by a kill
-                    continue
-                self.runs[identity(run)] = run
-
-    def add(self, run: Run) -> None:
-        """Keep one run for good."""
-        self.runs[identity(run)] = run
-        with self.path.open("a") as file:
-            file.write(json.dumps(run) + "\n")
 
     def scene(
         self, world_name: str, share: float, num_prompts: int, seed: int, rivals: list[str], factor: float
@@ -85,7 +63,7 @@ class Campaign:
         """All searches in one world at one budget with one seed."""
         where = world_name, share, num_prompts, seed
         wanted = [OURS, *(r for r in rivals if r != OURS)]
-        missing = [r for r in wanted if (*where, r, self.factor_of(r, factor)) not in self.runs]
+        missing = [r for r in wanted if (*where, r, self.factor_of(r, factor)) not in self]
         if not missing:
             return
         world, scores, best = drawn(world_name, share, num_prompts, seed)
@@ -96,7 +74,7 @@ class Campaign:
                 images = None
                 choice, curve, used = run_postdiff(world, scores, share, num_prompts, seed)
             else:
-                ours = self.runs[(*where, OURS, 1.0)]
+                ours = self[(*where, OURS, 1.0)]
                 images = round(factor * ours["used"])
                 purse = Purse(world, scores, whole, images)
                 search, setting = RIVALS[name]
@@ -259,17 +237,6 @@ def print_floor() -> None:
         print(f"| {share:.0%} | {regret[0]:.2f} | {regret[:20].mean():.2f} |")
 
 
-def about() -> dict[str, Any]:
-    """Machine and versions."""
-    versions = {}
-    for package in ("numpy", "scipy", "optuna", "torch", "smac"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), **versions}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="+", choices=tuple(WORLDS), default=list(WORLDS))
@@ -285,8 +252,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    campaign = Campaign(options.out.with_suffix(".jsonl"))
+    campaign = Campaign(options.out, identity)
     began = time.monotonic()
     if not options.print:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -294,10 +260,8 @@ def main() -> None:
                 for share in options.budgets:
                     if time.monotonic() - began < 60 * options.minutes:
                         campaign.scene(world, share, options.num_prompts, seed, options.rivals, options.factor)
-        runs = sorted(campaign.runs.values(), key=identity)
-        lines = ",\n".join(json.dumps(run) for run in runs)
-        options.out.write_text(f'{{"about": {json.dumps(about())},\n"runs": [\n{lines}\n]}}\n')
-    print_tables(list(campaign.runs.values()))
+        campaign.write("numpy", "scipy", "optuna", "torch", "smac", key=identity)
+    print_tables(recorded_runs(options.out))
 
 
 if __name__ == "__main__":
