@@ -23,11 +23,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acceptance_table import markdown
+from journal import version_of
 
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
@@ -88,12 +88,7 @@ def machine(device: str) -> dict[str, Any]:
     import torch
 
     facts: dict[str, Any] = {"device": device, "device_name": device_name(device), "python": platform.python_version()}
-    facts["versions"] = {}
-    for name in PACKAGES:
-        try:
-            facts["versions"][name] = version(name)
-        except PackageNotFoundError:
-            facts["versions"][name] = None
+    facts["versions"] = {name: version_of(name) for name in PACKAGES}
     facts["cpus"] = os.cpu_count()
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)

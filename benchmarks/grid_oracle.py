@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from grid_world import Process, features
-from journal import recorded_runs, write_runs
+from grid_world import features, process_of_means
+from journal import Run, recorded_runs, write_runs
 from rivals import RIVALS, Purse
 from scipy.linalg import cho_factor, cho_solve
 from search_rivals import OURS, RESULTS, SHARES, drawn
@@ -74,8 +73,7 @@ class Prior:
         share = world.macs / world.macs[world.baseline]
         self.x = features(coordinate_matrix(world.candidates), share)
         real = np.flatnonzero(np.arange(len(at)) != table.baseline)
-        self.process = Process(self.x[at[real]], np.arcsinh(means[real]))
-        error = np.arcsinh(means[real]) - self.process.left_out()
+        self.process, error = process_of_means(self.x[at[real]], means[real])
         self.own = float(np.sqrt(np.mean(error**2)))
 
     def believed(self, purse: Purse, baseline: int) -> Array:
@@ -84,13 +82,12 @@ class Prior:
         rows = np.array([int(o.plan) for o in seen])
         means = np.array([o.mean for o in seen])
         noise = np.array([o.variance / o.n for o in seen]) / (1 + means**2)
-        kernel = self.process._kernel(self.x, self.x[rows], self.process.theta)
+        kernel = self.process.kernel(self.x, self.x[rows])
         gram = kernel[rows] + np.diag(noise + self.own**2)
         weights = cho_solve(cho_factor(gram), np.arcsinh(means) - self.process.centre)
-        expected = kernel @ weights
+        expected: Array = kernel @ weights
         expected[rows] += self.own**2 * weights
-        result: Array = expected
-        return result
+        return expected
 
 
 def knowing_the_prior(
@@ -128,21 +125,18 @@ def main() -> None:
         if r["world"] == "grid" and r["num_prompts"] == NUM_PROMPTS and r["rival"] == OURS
     }
     prior = Prior()
-    runs: list[dict[str, Any]] = []
+    runs: list[Run] = []
     for share in SHARES:
         for seed in SEEDS:
             world, scores, best = drawn("grid", share, NUM_PROMPTS, seed)
-
-            def purse(scores: Any = scores, world: World = world, bought: int = images[share, seed]) -> Purse:
-                return Purse(world, scores, scores.shape[1], bought)
-
-            chosen = {
-                **{("knobs", n): knowing_the_knobs(world, purse(), share, seed, n) for n in RACED},
-                **{("prior", *s): knowing_the_prior(world, purse(), share, seed, s, prior) for s in SETTINGS},
-            }
-            for known, row in chosen.items():
+            for known, setting in (*(("knobs", (n,)) for n in RACED), *(("prior", s) for s in SETTINGS)):
+                purse = Purse(world, scores, scores.shape[1], images[share, seed])
+                if known == "knobs":
+                    row = knowing_the_knobs(world, purse, share, seed, *setting)
+                else:
+                    row = knowing_the_prior(world, purse, share, seed, setting, prior)
                 regret = round(float(world.truth[best] - world.truth[row]), 4)
-                runs.append({"share": share, "seed": seed, "known": known[0], "setting": known[1:], "regret": regret})
+                runs.append({"share": share, "seed": seed, "known": known, "setting": setting, "regret": regret})
     write_runs(options.out, runs, "numpy", "scipy")
     print("| known | setting | " + " | ".join(f"{share:.0%}" for share in SHARES) + " | mean |")
     print("| --- " * (len(SHARES) + 3) + "|")

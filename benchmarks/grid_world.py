@@ -81,12 +81,14 @@ class Process:
             return 1e9
         return float(0.5 * self.y @ cho_solve(factor, self.y) + np.log(np.diag(factor[0])).sum())
 
+    def kernel(self, a: Array, b: Array) -> Array:
+        """Covariances of what the knobs tell at two sets of points, with the lengths and scales that were found."""
+        return self._kernel(a, b, self.theta)
+
     def __call__(self, x: Array) -> Array:
         """Predicted means."""
         return (
-            np.concatenate(
-                [self._kernel(part, self.x, self.theta) @ self.alpha for part in np.array_split(x, 1 + len(x) // 2000)]
-            )
+            np.concatenate([self.kernel(part, self.x) @ self.alpha for part in np.array_split(x, 1 + len(x) // 2000)])
             + self.centre
         )
 
@@ -94,6 +96,17 @@ class Process:
         """What each value is predicted to be without itself."""
         inverse = cho_solve(self.factor, np.eye(len(self.y)))
         return self.y - self.alpha / np.diag(inverse) + self.centre
+
+
+def process_of_means(x: Array, means: Array) -> tuple[Process, Array]:
+    """The process on the asinh of recorded means, and its leave-one-out errors: own deviations are as large as these.
+
+    Args:
+        x: (n, features) of the recorded plans.
+        means: (n,) theirs.
+    """
+    process = Process(x, np.arcsinh(means))
+    return process, np.arcsinh(means) - process.left_out()
 
 
 def main() -> None:
@@ -114,13 +127,11 @@ def main() -> None:
     macs = np.array([c.cost.macs for c in grid])
     x = features(points, macs / macs[at[table.baseline]])
     real = np.flatnonzero(np.arange(len(at)) != table.baseline)
-    process = Process(x[at[real]], np.arcsinh(means[real]))
+    process, error = process_of_means(x[at[real]], means[real])
     spread = Process(x[at[real]], np.log(deviations[real]))
-    left_out = process.left_out()
-    error = np.arcsinh(means[real]) - left_out
     explained = 1 - error.var() / np.arcsinh(means[real]).var()
     print(f"means: leave-one-out R² {explained:.3f} (asinh), own {process.deviation:.3f}")
-    points_error = means[real] - np.sinh(left_out)
+    points_error = means[real] - np.sinh(np.arcsinh(means[real]) - error)
     bands = [(-np.inf, -10), (-10, -3), (-3, -1), (-1, 0), (0, np.inf)]
     errors = {}
     for low, high in bands:

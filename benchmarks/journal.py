@@ -14,6 +14,9 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
+from postdiff_calib.files import write_atomically
+from postdiff_calib.scores.store import FileStore
+
 Run = dict[str, Any]
 
 
@@ -31,13 +34,8 @@ class Journal:
     def __init__(self, out: Path, identity: Callable[[Run], Hashable]) -> None:
         self.path, self._out, self._identity = out.with_suffix(".jsonl"), out, identity
         self.runs: dict[Hashable, Run] = {}
-        text = self.path.read_text() if self.path.exists() else ""
-        self._cut = bool(text) and not text.endswith("\n")
-        for line in text.splitlines():
-            try:
-                run = json.loads(line)
-            except ValueError:  # cut short by a kill
-                continue
+        self._store = FileStore(self.path, check=lambda run: None, what="runs")
+        for run in self._store.read():
             self.runs[identity(run)] = run
 
     def __contains__(self, identity: Hashable) -> bool:
@@ -50,9 +48,7 @@ class Journal:
         """Keep one run for good."""
         self.runs[self._identity(run)] = run
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(("\n" if self._cut else "") + json.dumps(run) + "\n")
-        self._cut = False
+        self._store.append(run)
 
     def write(self, *packages: str, key: Callable[[Run], Any] | None = None, **about: Any) -> None:
         """Write the result, as ``write_runs``; sorted by a key, or in the order in which runs ended where None."""
@@ -70,9 +66,9 @@ def write_runs(out: Path, runs: Iterable[Run], *packages: str, **about: Any) -> 
         about: further facts.
     """
     told = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    told |= {name: _version(name) for name in packages} | about
+    told |= {name: version_of(name) for name in packages} | about
     lines = ",\n".join(json.dumps(run) for run in runs)
-    out.write_text(f'{{"about": {json.dumps(told)},\n"runs": [\n{lines}\n]}}\n')
+    write_atomically(out, f'{{"about": {json.dumps(told)},\n"runs": [\n{lines}\n]}}\n')
 
 
 def recorded_runs(out: Path) -> list[Run]:
@@ -81,7 +77,8 @@ def recorded_runs(out: Path) -> list[Run]:
     return runs
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -17,9 +17,10 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from journal import version_of
 
 from postdiff_calib.cost.store import device_name
 from postdiff_calib.files import write_atomically
@@ -67,13 +68,6 @@ SETUPS = {
 }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SETUPS, default="shapes")
@@ -99,7 +93,7 @@ def main() -> None:
         "command": f"python benchmarks/judge_others.py --model {args.model} --num-prompts {args.num_prompts}",
         "device": device_name("cpu"),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: version_of(package) for package in PACKAGES},
         **result.judgement.as_dict(),
         "raw": blocks,
     }
