@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from postdiff_calib.profile import Profile
-from postdiff_calib.report.console import print_table
+from postdiff_calib.report.console import print_line, print_table
 from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.kept import print_views, view
 from postdiff_calib.report.terminal import ARM_COLUMNS, arms_table, metric_facts, profile_facts, wide_console
@@ -41,20 +41,15 @@ def print_tradeoff(
         print_json("compare", {**tradeoff.as_dict(), "studies": studies})
         return
     console = console or wide_console()
-    _say_baseline(tradeoff.baseline_text, console)
+    print_line(console, tradeoff.baseline_text)
     console.print(f"[bold]Step reduction or cheaper steps?[/bold] {escape(tradeoff.answer)}", highlight=False)
     if tradeoff.crossover:
         console.print(crossover_text(tradeoff.crossover), highlight=False, markup=False)
     console.print()
     print_table(console, tradeoff_table(tradeoff), plain=ARM_COLUMNS)
     if plot is not None:
-        console.print(f"drawn into {plot}", highlight=False, markup=False)
+        print_line(console, f"drawn into {plot}")
     print_views(views, console)
-
-
-def _say_baseline(text: str, console: Console) -> None:
-    """The line that stands first: what all differences and shares are against."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def tradeoff_table(tradeoff: Tradeoff) -> Table:
@@ -153,10 +148,10 @@ def print_profiles(
         return
     console = console or wide_console()
     if first.baseline_text == second.baseline_text:
-        _say_baseline(first.baseline_text, console)
+        print_line(console, first.baseline_text)
     else:
         for path, profile in zip(paths, (first, second), strict=True):
-            _say_baseline(f"{path}: {profile.baseline_text}", console)
+            print_line(console, f"{path}: {profile.baseline_text}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", *(escape(str(path)) for path in paths), "differs"):
         table.add_column(name, overflow="fold", no_wrap=not name or name == "differs")
@@ -198,7 +193,7 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         print_json("export", {"baseline": baseline, "files": written})
         return
     console = console or wide_console()
-    _say_baseline(baseline, console)
+    print_line(console, baseline)
     for file in files:
         known, notes = profile_facts(file.profile), (*file.profile.evidence.notes, *file.profile.times.notes)
         facts = Table(box=None, show_header=False, pad_edge=False)
@@ -210,7 +205,7 @@ def print_exported(files: Sequence[Exported], *, as_json: bool, console: Console
         console.print(facts, highlight=False)
         for note in notes:
             console.print(f"note: {note}", highlight=False, markup=False)
-        console.print(f"written to {file.path}\n", highlight=False, markup=False)
+        print_line(console, f"written to {file.path}\n")
     if any(not file.profile.expected.confirmed for file in files):
         console.print(
             "No image was made. To search there, run the study's own command with that --budget.",

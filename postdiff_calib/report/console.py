@@ -53,6 +53,11 @@ def make_console(width: int | None = None, *, stderr: bool = False) -> Console:
     return console
 
 
+def print_line(console: Console, text: str) -> None:
+    """A line of plain text that is never broken: a path in it can be copied whole."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_table(console: Console, table: Table, *, plain: Collection[str] = (), most: float = _WRAPPED) -> None:
     """A table whole: as it is where it fits the console with few cells wrapped, else a block of lines per row.
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from postdiff_calib.knobs import searched
-from postdiff_calib.report.console import print_table
+from postdiff_calib.report.console import print_line, print_table
 from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.terminal import wide_console
 from postdiff_calib.report.wording import duration
@@ -26,7 +26,7 @@ def print_dry_run(plan: DryRun, *, as_json: bool, console: Console | None = None
     console = console or wide_console()
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(console, text)
 
     say(plan.baseline)
     for row in searched():

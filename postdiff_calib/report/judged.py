@@ -16,7 +16,7 @@ from rich.text import Text
 from postdiff_calib.cost.budget import format_macs, format_seconds
 from postdiff_calib.files.pixels import to_array
 from postdiff_calib.quality.metrics import in_words
-from postdiff_calib.report.console import print_table
+from postdiff_calib.report.console import print_line, print_table
 from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.sheet import draw_sheet, save_sheet
 from postdiff_calib.report.terminal import wide_console
@@ -36,14 +36,14 @@ def print_judgement(
         print_json("judge", {**judgement.as_dict(), "grid": None if grid is None else str(grid)})
         return
     console = console or wide_console()
-    console.print(judgement.baseline, highlight=False, markup=False, soft_wrap=True)
+    print_line(console, judgement.baseline)
     print_table(console, _table(judgement))
     for one in judgement.setups:
-        console.print(verdict_line(one, judgement.num_prompts), highlight=False, markup=False, soft_wrap=True)
+        print_line(console, verdict_line(one, judgement.num_prompts))
     for note in judgement.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     if grid is not None:
-        console.print(f"\nimages written to {grid}", highlight=False, markup=False)
+        print_line(console, f"\nimages written to {grid}")
 
 
 def _table(judgement: Judgement) -> Table:

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from postdiff_calib.progress import Progress, Silent
-from postdiff_calib.report.console import make_console
+from postdiff_calib.report.console import make_console, print_line
 from postdiff_calib.report.time_left import TimeLeft
 from postdiff_calib.report.wording import duration
 
@@ -130,7 +130,7 @@ class _Plain(Silent):
         self.last = time.monotonic()
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, text)
 
     def _line(self) -> None:
         self.last, now = time.monotonic(), self.now

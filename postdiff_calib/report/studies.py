@@ -14,7 +14,7 @@ from rich.text import Text
 
 from postdiff_calib.errors import UsageError
 from postdiff_calib.jobs.paper_study import Price, write_result
-from postdiff_calib.report.console import print_table
+from postdiff_calib.report.console import print_line, print_table
 from postdiff_calib.report.json_output import print_json, with_schema
 from postdiff_calib.report.terminal import wide_console
 from postdiff_calib.report.wording import (
@@ -77,9 +77,9 @@ def print_finetuned(result: Finetuned, *, as_json: bool, console: Console | None
     for line in (
         f"{result.model}: {result.steps} steps on {result.data}{told}",
         f"The paper, {FINETUNE}.",
-        f"written to {result.written}; use it with {option} {result.written}",
     ):
         console.print(line, highlight=False, markup=False)
+    print_line(console, f"written to {result.written}; use it with {option} {result.written}")
 
 
 def _add(table: Table, *cells: str) -> None:
@@ -127,8 +127,10 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
     for kind, (absolute, relative) in found.kind_means().items():
         _add(layers, kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
     print_table(console, layers)
-    for line in (*found.summary(), f"The paper, {data['paper']}.", *lines):
+    for line in (*found.summary(), f"The paper, {data['paper']}."):
         console.print(line, highlight=False, markup=False)
+    for line in lines:
+        print_line(console, line)
 
 
 def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Console | None = None) -> None:
@@ -164,8 +166,10 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
         if row.failed:
             console.print(f"{row.label} failed: {row.failed}", highlight=False, markup=False)
     saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
-    for line in (*result.notes, *saw, *lines):
+    for line in (*result.notes, *saw):
         console.print(line, highlight=False, markup=False)
+    for line in lines:
+        print_line(console, line)
 
 
 def _cell(row: AblationRow, name: str) -> str:
@@ -213,8 +217,10 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
                 *([f"{row.fid.fid:.3f}", f"{row.fid.unbiased:.3f}"] if row.fid else []),
             )
         print_table(console, table, plain=("method", "setting"))
-    for line in (*result.notes, f"The paper, {result.paper}.", *lines):
+    for line in (*result.notes, f"The paper, {result.paper}."):
         console.print(line, highlight=False, markup=False)
+    for line in lines:
+        print_line(console, line)
 
 
 def _method_cell(row: MethodRow, name: str, *, compared: bool) -> str:
@@ -247,5 +253,7 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
     for row in prompt_sizes_rows(result):
         _add(table, *row)
     print_table(console, table)
-    for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}.", *lines):
+    for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}."):
         console.print(line, highlight=False, markup=False)
+    for line in lines:
+        print_line(console, line)

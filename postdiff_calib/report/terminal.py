@@ -15,7 +15,7 @@ from rich.text import Text
 from postdiff_calib.profile import ArmResult, Profile, RowTimes, TradeoffRow
 from postdiff_calib.profile.categories import CategoriesSection
 from postdiff_calib.quality.metrics import SCORE
-from postdiff_calib.report.console import make_console, print_table
+from postdiff_calib.report.console import make_console, print_line, print_table
 from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.wording import (
     arm_difference,
@@ -65,7 +65,7 @@ def print_calibration(profile: Profile, path: Path, *, as_json: bool, console: C
         return
     console = console or wide_console()
     print_profile(profile, as_json=False, console=console)
-    console.print(f"\nprofile written to {path}", highlight=False, markup=False)
+    print_line(console, f"\nprofile written to {path}")
 
 
 def print_profile(profile: Profile, *, as_json: bool, console: Console | None = None) -> None:
@@ -74,7 +74,7 @@ def print_profile(profile: Profile, *, as_json: bool, console: Console | None = 
         print_json("profile", profile.to_dict())
         return
     console = console or wide_console()
-    console.print(profile.baseline_text, highlight=False, markup=False, soft_wrap=True)
+    print_line(console, profile.baseline_text)
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
@@ -238,11 +238,11 @@ def print_generated(result: GenerateResult, *, as_json: bool, console: Console |
         return
     console = console or make_console()
     if result.baseline:
-        console.print(result.baseline, highlight=False, markup=False, soft_wrap=True)
+        print_line(console, result.baseline)
     for image in result.images:
-        console.print(f"{image.path}  {image.prompt}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"{image.path}  {image.prompt}")
         if image.pair:
-            console.print(f"{image.pair}  baseline | {result.knobs}", highlight=False, markup=False, soft_wrap=True)
+            print_line(console, f"{image.pair}  baseline | {result.knobs}")
     line = f"{result.knobs}: {seconds(result.seconds_per_image)} per image"
     if result.baseline_seconds_per_image is not None:
         line += f", baseline {seconds(result.baseline_seconds_per_image)}"
@@ -265,4 +265,4 @@ def print_worker(result: WorkerResult, *, as_json: bool, console: Console | None
         *(f"failed: {knobs}: {reason}" for knobs, reason in result.failed),
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(console, line)

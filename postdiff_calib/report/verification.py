@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from postdiff_calib.report.console import print_table
+from postdiff_calib.report.console import print_line, print_table
 from postdiff_calib.report.json_output import print_json
 from postdiff_calib.report.terminal import wide_console
 
@@ -26,7 +26,7 @@ def print_verification(result: VerifyResult, *, as_json: bool, console: Console 
         return
     console = console or wide_console()
     if result.baseline:
-        console.print(result.baseline, highlight=False, markup=False, soft_wrap=True)
+        print_line(console, result.baseline)
     table = Table(box=None, pad_edge=False)
     for name in ("check", "wanted", "found", "outcome"):
         table.add_column(name)
@@ -45,4 +45,4 @@ def print_verification(result: VerifyResult, *, as_json: bool, console: Console 
     open_ones = [check.name for check in result.checks if check.outcome == "not judged"]
     said += f"; not judged: {', '.join(open_ones)}" if open_ones else ""
     outcome = f"failed: {', '.join(result.failed)}" if result.failed else "holds on this machine"
-    console.print(f"\nprofile {result.profile} {outcome}{said}", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"\nprofile {result.profile} {outcome}{said}")

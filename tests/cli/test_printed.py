@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 import typer
-from outputs import ablation, methods, outputs, redundancy
+from outputs import ablation, judgement, methods, outputs, profile, redundancy
 from rich.console import Console
+from studies import make_study
 
 from postdiff_calib.cli.main import app
 from postdiff_calib.files import parse_json
+from postdiff_calib.jobs.export import ExportJob, run_export
 from postdiff_calib.jobs.paper_study import write_result
+from postdiff_calib.report.comparison import print_exported
 from postdiff_calib.report.console import make_console
 from postdiff_calib.report.json_output import Kind, print_json
+from postdiff_calib.report.judged import print_judgement
 from postdiff_calib.report.studies import print_ablation, print_methods, print_redundancy
+from postdiff_calib.report.terminal import print_calibration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -91,6 +96,24 @@ def test_text_of_others_is_shown_as_it_is_in_the_studies(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count(shown) == 3
     assert r"PlanError: [/red]broken\x1b" in said
+
+
+def test_a_path_is_never_broken_however_long(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    console, study = make_console(80), tmp_path / "study"
+    folder = tmp_path / ("a" * 60) / ("b" * 60)
+    folder.mkdir(parents=True)
+    file, picture = folder / "result.json", folder / "result.png"
+    print_calibration(profile(), file, as_json=False, console=console)
+    assert f"profile written to {file}\n" in capsys.readouterr().out
+    print_judgement(judgement(), picture, as_json=False, console=console)
+    assert f"images written to {picture}\n" in capsys.readouterr().out
+    make_study(study)
+    exported = run_export(ExportJob(study, out=file, format="json"))
+    print_exported(exported, as_json=False, console=console)
+    assert f"written to {file}\n" in capsys.readouterr().out
+    print_methods(methods(), file, as_json=False, console=console)
+    assert f"written to {file}, drawn into {picture}\n" in capsys.readouterr().out
 
 
 def test_at_eighty_columns_every_word_is_there(every, capsys, monkeypatch):
