@@ -47,9 +47,15 @@ def signed(value: float, metric: str = SCORE) -> str:
     return shown(metric).show(value, signed=True)
 
 
+def end(value: float, metric: str = SCORE) -> str:
+    """An interval's end or mean, with its own sign even where its digits are 0: −0.003 is ``−0.00``."""
+    text = signed(value, metric)
+    return f"−{text[1:]}" if value < 0 else text
+
+
 def interval(c: Interval, metric: str = SCORE) -> str:
     """Mean and 95 % interval of a difference, e.g. ``−0.12 [−0.30, +0.06]``."""
-    return f"{signed(c.mean, metric)} [{signed(c.low, metric)}, {signed(c.high, metric)}]"
+    return f"{end(c.mean, metric)} [{end(c.low, metric)}, {end(c.high, metric)}]"
 
 
 def value(amount: float, metric: str) -> str:

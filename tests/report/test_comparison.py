@@ -12,7 +12,7 @@ from studies import make_study
 
 from postdiff_calib.cost.budget import parse_budget, parse_budgets
 from postdiff_calib.errors import OutputError, UsageError
-from postdiff_calib.profile import Profile, load_profile
+from postdiff_calib.profile import Comparison, Profile, load_profile
 from postdiff_calib.report.comparison import (
     compared_facts,
     print_profiles,
@@ -102,6 +102,12 @@ def test_every_metric_has_a_column(two_metrics):
     told = " ".join(" ".join(lines[3:]).split())
     assert all(interval(c, name) in told for name, c in row.metrics.items())
     assert f"cheaper steps: {row_difference(row).split()[0]}" in told
+
+
+def test_an_interval_shows_on_which_side_of_zero_it_ends():
+    assert interval(Comparison(mean=0.2, low=-0.003, high=0.403, num_prompts=5)) == "+0.20 [−0.00, +0.40]"
+    assert interval(Comparison(mean=-0.2, low=-0.4, high=0.003, num_prompts=5)) == "−0.20 [−0.40, +0.00]"
+    assert interval(Comparison(mean=-0.001, low=-0.002, high=-0.0004, num_prompts=5)) == "−0.00 [−0.00, −0.00]"
 
 
 def test_a_profile_says_each_metric_then_one_verdict(two_metrics):

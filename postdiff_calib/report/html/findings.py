@@ -18,7 +18,7 @@ from postdiff_calib.plan import compile_plan
 from postdiff_calib.profile import Profile, TradeoffRow
 from postdiff_calib.quality.metric import Metric
 from postdiff_calib.report.plot_data import Point
-from postdiff_calib.report.wording import Interval, interval, own_row, results, seconds, shown, signed
+from postdiff_calib.report.wording import Interval, end, interval, own_row, results, seconds, shown, signed
 from postdiff_calib.scores import select
 from postdiff_calib.scores.paired import Comparison
 from postdiff_calib.scores.select import ARM_NAMES, ARMS, Arm, PlanScores
@@ -306,7 +306,7 @@ class Findings:
 
 
 def _range(c: Interval, metric: str) -> str:
-    return f"{signed(c.low, metric)} to {signed(c.high, metric)}"
+    return f"{end(c.low, metric)} to {end(c.high, metric)}"
 
 
 def _with_unit(metric: str, amount: str) -> str:

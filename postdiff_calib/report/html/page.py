@@ -42,6 +42,7 @@ from postdiff_calib.report.wording import (
     category_cell,
     category_metrics,
     category_note,
+    end,
     factor,
     interval,
     macs_text,
@@ -124,6 +125,7 @@ def render(findings: Findings, images: ShownImages | None = None, offered: Seque
         lstrip_blocks=True,
     )
     environment.filters.update(
+        end=end,
         signed=signed,
         interval=interval,
         value=value,
