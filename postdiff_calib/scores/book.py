@@ -94,6 +94,7 @@ class ScoreBook:
         self._measures: dict[str, dict[str, Scores]] = {}
         self._features: dict[str, Embeddings] = {}
         self._knobs: dict[str, Knobs] = {}
+        self._differences: dict[str, Scores] = {}
         self.set_aside: dict[int, str] = {}
         self.images_made = 0
         self.refresh()
@@ -122,6 +123,9 @@ class ScoreBook:
         if measured.features is not None:
             shape = (self.num_prompts, measured.features.shape[1])
             self._features.setdefault(plan, np.full(shape, math.nan, np.float16))[where] = measured.features
+        if plan == self.baseline:
+            self._differences.clear()
+        self._differences.pop(plan, None)
 
     def scores(self, knobs: Knobs, indices: Sequence[int]) -> list[float]:
         """Scores of these prompts, made where they are not known yet; one block is stored at once.
@@ -223,8 +227,14 @@ class ScoreBook:
         return self.objective.values(self.known(plan), self._measures.get(plan, {}))
 
     def differences(self, plan: str) -> Scores:
-        """Objective minus the baseline's, prompt by prompt: (N,), NaN where either is unknown."""
-        return self.quality(plan) - self.quality(self.baseline)
+        """Objective minus the baseline's, prompt by prompt: (N,), read-only, NaN where either is unknown."""
+        found = self._differences.get(plan)
+        if found is None:
+            # asked for at every proposal of a search, of every plan
+            found = self.quality(plan) - self.quality(self.baseline)
+            found.flags.writeable = False
+            self._differences[plan] = found
+        return found
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Everything known, one block for the prompts of a plan of which the same things are known."""

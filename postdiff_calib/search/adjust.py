@@ -49,6 +49,8 @@ def observations(differences: Mapping[str, Array]) -> list[Observation]:
 
 def joined(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, Array]:
     """Differences on two sets of prompts as of one, by plan id; NaN where a plan was not scored on a set."""
+    if not second:
+        return dict(first)
     sizes = [max((len(row) for row in part.values()), default=0) for part in (first, second)]
     return {
         plan: np.concatenate(

@@ -50,6 +50,31 @@ def test_differences_are_paired_with_the_baseline():
     assert math.isnan(scores.known("unknown")[0])
 
 
+def test_differences_follow_new_scores_of_either_side_whoever_made_them(tmp_path):
+    surface = Surface(6, space=SMALL)
+    path, other = tmp_path / "scores.jsonl", plan_id(OTHER)
+    one, two = book(surface, FileStore(path)), book(surface, FileStore(path))
+    expected = surface.row(OTHER) - surface.row(BASE)
+
+    def known(scores):
+        found = scores.differences(other)
+        known = np.flatnonzero(np.isfinite(found)).tolist()
+        assert found[known] == pytest.approx(expected[known])
+        return known
+
+    assert known(one) == known(two) == []
+    one.scores(OTHER, [0, 1, 2])
+    assert known(one) == []
+    one.scores(BASE, [1, 2, 3])
+    assert known(one) == [1, 2]
+    one.scores(OTHER, [3])
+    assert known(one) == [1, 2, 3]
+    two.refresh()
+    assert known(two) == [1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        one.differences(other)[0] = 1.0
+
+
 def test_file_is_read_back_and_shared_between_books(tmp_path):
     surface = Surface(10, space=SMALL)
     path = tmp_path / "scores.jsonl"
