@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from grid_world import features, process_of_means
 from journal import Run, recorded_runs, write_runs
-from rivals import RIVALS, Purse
+from purse import Purse
+from rivals import RIVALS
 from scipy.linalg import cho_factor, cho_solve
 from search_rivals import OURS, RESULTS, SHARES, drawn
 from worlds import World, make_world, recorded, smooth_part

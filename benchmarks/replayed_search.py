@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from worlds import Array, Scores, World
+from worlds import Arm, Array, Scores, World
 
 from postdiff_calib.jobs.calibrate import searched_budgets
 from postdiff_calib.knobs import Knobs
@@ -150,6 +150,12 @@ class Replay:
         """What the project concludes from."""
         return Evidence(self._scored(self.book), self._scored(self.held_out), tuple(self.searched), self.objective)
 
+    def chosen(self, arm: Arm, share: float) -> int | None:
+        """The row of an arm's best plan within a budget, by all scores of the finalists; None where there is none."""
+        judged = self.evidence().judged(self.world.limit(share))
+        best = None if judged is None else judged.best(arm)
+        return None if best is None else self.world.rows[best.plan.plan_id]
+
     def _scored(self, book: ScoreBook) -> Scored:
         def scores(c: Candidate) -> PlanScores:
             return book.plan_scores(c.knobs, c.cost)
@@ -173,15 +179,20 @@ def run_postdiff(
     Returns:
         The row it chooses, the rows it would have chosen on the way, and the images it made.
     """
+    replay, curve = judged_search(world, scores, share, num_prompts, seed, each)
+    row = replay.chosen("combined", share)
+    assert row is not None
+    return row, [*curve, (replay.images, row)], replay.images
+
+
+def judged_search(
+    world: World, scores: Scores, share: float, num_prompts: int, seed: int, each: int | None = None
+) -> tuple[Replay, Curve]:
+    """As ``run_postdiff``; returns the search with its judged finalists, and what it would have chosen on the way."""
     settings = default_settings(num_prompts, seed)
     if each is not None:
         settings = replace(settings, n_trials=round(IMAGES_A_PROMPT * num_prompts / each), explore_prompts=each)
     replay = Replay(world, scores, num_prompts, [share], settings)
     curve = replay.search()
     replay.judge()
-    judged = replay.evidence().judged(world.limit(share))
-    assert judged is not None
-    best = judged.best("combined")
-    assert best is not None
-    row = world.rows[best.plan.plan_id]
-    return row, [*curve, (replay.images, row)], replay.images
+    return replay, curve

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import optuna
 from journal import Journal, Run, recorded_runs
+from purse import Purse
 from replayed_search import run_postdiff
-from rivals import RIVALS, Purse
+from rivals import RIVALS
 from worlds import WORLDS, Scores, World, make_world, smooth_part
 
 RESULTS = Path(__file__).parent / "results"

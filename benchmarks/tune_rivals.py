@@ -15,7 +15,8 @@ from collections import defaultdict
 
 import numpy as np
 import optuna
-from rivals import RIVALS, Purse, Setting
+from purse import Purse
+from rivals import RIVALS, Setting
 from worlds import WORLDS, make_world
 
 SIZES = [(5, 3), (5, 4), (10, 3), (10, 4), (10, 6), (20, 3), (20, 4), (20, 6)]

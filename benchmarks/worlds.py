@@ -79,6 +79,7 @@ class World:
         truth: (M,) true mean paired difference to the baseline, in CLIP points; 0 at the baseline.
         level: the baseline's score on each prompt of the population.
         noise: what a plan's score deviates by.
+        own: the arm that a search sees.
     """
 
     name: str
@@ -87,6 +88,7 @@ class World:
     truth: Array
     level: Array = field(repr=False)
     noise: Noise = field(repr=False)
+    own: Arm = "combined"
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -135,7 +137,7 @@ class World:
         """Rows of an arm's plans within a budget."""
         limit = self.limit(share)
         within = np.array([limit.allows(c.cost) for c in self.candidates])
-        return np.flatnonzero(within & self.arms[arm])
+        return np.flatnonzero(within & self.arms[arm] & self.arms[self.own])
 
     def allowed(self, share: float) -> list[Candidate]:
         """The plans within a budget."""

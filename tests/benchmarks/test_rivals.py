@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import finalist_choice as choice
+import purse as p
 import replayed_search
 import rivals as r
 import worlds as w
@@ -24,7 +25,7 @@ def world():
 
 def test_purse_counts_the_baseline_and_no_prompt_twice(world):
     scores = world.draw(np.random.default_rng(0), PROMPTS)
-    purse = r.Purse(world, scores, PROMPTS, 60)
+    purse = p.Purse(world, scores, PROMPTS, 60)
     assert purse.take(3, 10)
     assert purse.used == 20
     assert purse.take(4, 10)
@@ -39,7 +40,7 @@ def test_purse_counts_the_baseline_and_no_prompt_twice(world):
 
 
 def test_reserve_is_what_the_finalists_take(world):
-    purse = r.Purse(world, world.draw(np.random.default_rng(0), PROMPTS), PROMPTS, 1000)
+    purse = p.Purse(world, world.draw(np.random.default_rng(0), PROMPTS), PROMPTS, 1000)
     for row in range(5):
         purse.take(row, 10)
     before, kept = purse.used, purse.reserve(2, 10)
@@ -55,7 +56,7 @@ def test_rival_keeps_to_its_images_and_the_budget(world, name):
     search, setting = r.RIVALS[name]
     found = []
     for _ in range(2):
-        purse = r.Purse(world, world.draw(np.random.default_rng(1), PROMPTS), PROMPTS, 700)
+        purse = p.Purse(world, world.draw(np.random.default_rng(1), PROMPTS), PROMPTS, 700)
         choice = search(world, purse, 0.25, 5, setting)
         assert 600 <= purse.used <= 700
         assert choice in world.allowed_rows(0.25)
@@ -82,7 +83,7 @@ def test_a_search_finds_what_is_plain(world, name):
         assert curve[-1] == (used, choice)
     else:
         search, setting = r.RIVALS[name]
-        choice = search(quiet, r.Purse(quiet, scores.split(PROMPTS)[0], PROMPTS, 700), 0.4, 0, setting)
+        choice = search(quiet, p.Purse(quiet, scores.split(PROMPTS)[0], PROMPTS, 700), 0.4, 0, setting)
     assert quiet.truth[quiet.best(0.4)] - quiet.truth[choice] < 0.1
 
 

@@ -1,0 +1,171 @@
+"""Both questions with the same images: which plan is the best, and which is the best of each arm?
+
+``search_rivals.py`` asks rivals for the best plan alone, while ours also looks for the best plan of each arm with the
+same images. Here a rival has to answer what ours answers: it races the step-reduction arm with a part of the images,
+then searches the cheaper-steps arm up to a second part, then all plans with what is left. Every score counts in each of
+the three, and of each the best mean over all prompts is named. Regrets are of the best plan, and of each arm's.
+
+    python benchmarks/both_questions.py --seeds 26 --out benchmarks/results/both_questions.json
+    python benchmarks/both_questions.py --print --out benchmarks/results/both_questions.json
+
+Runs are appended to a JSONL file beside the result; those that are there are not run again. Each process should have
+one thread (``OMP_NUM_THREADS=1``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+from journal import Journal, Run, recorded_runs
+from purse import Purse
+from replayed_search import judged_search
+from rivals import RIVALS, Setting, halving
+from search_rivals import OURS, RESULTS, SHARES, drawn, pooled, spread
+from worlds import WORLDS, Arm, World
+
+#: The order in which a rival searches them.
+QUESTIONS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps", "combined")
+#: Shares of the images besides the baseline's that are spent when the first question is done, and when the second is;
+#: and cheaper-steps plans that are scored on all prompts for the second.
+Split = tuple[float, float, int]
+SPLITS: tuple[Split, ...] = ((0.15, 0.35, 1), (0.15, 0.45, 1), (0.15, 0.45, 2), (0.2, 0.55, 2))
+#: The arm of few plans is raced by halving down to one, whoever searches the others.
+RACE = halving, Setting(finalists=1, own=(3, 3, False))
+NAMES = ("halving", "halving + ridge", "tpe", "tpe + WilcoxonPruner")
+
+
+def both(world: World, purse: Purse, share: float, seed: int, name: str, split: Split) -> None:
+    """Search with a rival for the best plan of each arm, and then of all.
+
+    Args:
+        world: its plans.
+        purse: what it may spend.
+        share: the budget.
+        seed: of the rival.
+        name: of the rival.
+        split: one of ``SPLITS``.
+    """
+    baseline = purse.num_prompts
+    first, second, finalists = split
+    for question, spent in zip(QUESTIONS, (first, second, 1.0), strict=True):
+        search, setting = RACE if question == "step_reduction" else RIVALS[name]
+        setting = replace(setting, finalists=finalists) if question == "cheaper_steps" else setting
+        rows = world.allowed_rows(share, question)
+        if len(rows):
+            with purse.part(baseline + round(spent * (purse.images - baseline)), rows.tolist()):
+                search(replace(world, own=question), purse, share, seed, setting)
+
+
+def regrets(world: World, share: float, chosen: dict[Arm, int | None]) -> dict[str, float]:
+    """Truth of the best plan less that of the chosen one, by question; where there is no plan there is none."""
+    found = {}
+    for question in QUESTIONS:
+        best, row = world.best(share, question), chosen[question]
+        if best is not None and row is not None:
+            found[question] = round(float(world.truth[best] - world.truth[row]), 4)
+    return found
+
+
+class Campaign(Journal):
+    """Runs searches, remembers them, and skips what it remembers."""
+
+    def scene(self, world_name: str, share: float, num_prompts: int, seed: int, names: list[str]) -> None:
+        """All searches in one world at one budget with one seed."""
+        wanted = [(OURS, None), *((name, split) for name in names for split in SPLITS)]
+        keys = {(name, split): (world_name, share, num_prompts, seed, name, split) for name, split in wanted}
+        missing = [(name, split) for (name, split), key in keys.items() if key not in self]
+        if not missing:
+            return
+        world, scores, _ = drawn(world_name, share, num_prompts, seed)
+        for name, split in missing:
+            if split is None:
+                replay, _ = judged_search(world, scores, share, num_prompts, seed)
+                chosen, used = {q: replay.chosen(q, share) for q in QUESTIONS}, replay.images
+            else:
+                purse = Purse(world, scores, scores.shape[1], self[keys[OURS, None]]["used"])
+                both(world, purse, share, seed, name, split)
+                rows = {q: world.allowed_rows(share, q).tolist() for q in QUESTIONS}
+                chosen = {q: purse.best_of(rows[q]) if rows[q] else None for q in QUESTIONS}
+                used = purse.used
+            told = {"world": world_name, "share": share, "num_prompts": num_prompts, "seed": seed, "search": name}
+            self.add({**told, "split": split, "used": used, "regret": regrets(world, share, chosen)})
+
+
+def identity(run: Run) -> tuple[object, ...]:
+    split = run["split"]
+    return (*(run[k] for k in ("world", "share", "num_prompts", "seed", "search")), tuple(split) if split else None)
+
+
+def print_tables(runs: list[Run]) -> None:
+    """By question and rival, in Markdown; a rival has the split with which it does best, chosen after the fact."""
+    by_search: dict[tuple[str, Split | None], dict[tuple[str, float, int], Run]] = defaultdict(dict)
+    for run in runs:
+        *_, split = identity(run)
+        by_search[run["search"], split][run["world"], run["share"], run["seed"]] = run
+    ours = by_search[OURS, None]
+    best = {}
+    for name in NAMES:
+        means = {
+            split: np.mean([np.mean(list(r["regret"].values())) for r in by_search[name, split].values()])
+            for split in SPLITS
+            if by_search[name, split]
+        }
+        if means:
+            best[name] = min(means, key=means.__getitem__)
+    there = [world for world in WORLDS if any(r["world"] == world for r in runs)]
+    for question in reversed(QUESTIONS):
+        print(f"\nOurs minus each rival, regret of the best plan ({question}) in points, mean over the budgets.\n")
+        print("| rival | split | " + " | ".join(there) + " | all |\n" + "| --- " * (3 + len(there)) + "|")
+        for name, split in best.items():
+            parts: dict[str, list[tuple[float, float]]] = {world: [] for world in there}
+            for world in there:
+                for share in SHARES:
+                    pairs = [
+                        ours[where]["regret"][question] - run["regret"][question]
+                        for where, run in by_search[name, split].items()
+                        if where[:2] == (world, share) and question in run["regret"]
+                    ]
+                    parts[world] += [spread(pairs)] if len(pairs) > 1 else []
+            every = [part for world in there for part in parts[world]]
+            cells = [*(pooled(parts[world]) for world in there), pooled(every)]
+            print(f"| {name} | {split[0]:.0%}, {split[1]:.0%}, {split[2]} | " + " | ".join(cells) + " |")
+    print("\nMean regret of the best plan, and share of runs that chose the lone optimum.\n")
+    print("| search | " + " | ".join(there) + " | lone optimum found |\n" + "| --- " * (2 + len(there)) + "|")
+    for name, split in ((OURS, None), *best.items()):
+        of_it = by_search[name, split].values()
+        cells = [f"{np.mean([r['regret']['combined'] for r in of_it if r['world'] == world]):.2f}" for world in there]
+        lone = [r["regret"]["combined"] == 0 for r in of_it if r["world"] == "lone optimum"]
+        print(f"| {name} | " + " | ".join(cells) + f" | {np.mean(lone):.0%} of {len(lone)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="+", choices=tuple(WORLDS), default=[w for w in WORLDS if w != "flat"])
+    parser.add_argument("--budgets", type=float, nargs="+", default=list(SHARES))
+    parser.add_argument("--rivals", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--num-prompts", type=int, default=120)
+    parser.add_argument("--print", action="store_true", help="print what is recorded, run nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS / "both_questions.json")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    if not options.print:
+        campaign = Campaign(options.out, identity)
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for world in options.worlds:
+                for share in options.budgets:
+                    campaign.scene(world, share, options.num_prompts, seed, options.rivals)
+        campaign.write("numpy", "scipy", "optuna", key=lambda run: tuple(map(str, identity(run))))
+    print_tables(recorded_runs(options.out))
+
+
+if __name__ == "__main__":
+    main()
