@@ -35,6 +35,8 @@ QUESTIONS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps", "combined")
 #: and cheaper-steps plans that are scored on all prompts for the second.
 Split = tuple[float, float, int]
 SPLITS: tuple[Split, ...] = ((0.15, 0.35, 1), (0.15, 0.45, 1), (0.15, 0.45, 2), (0.2, 0.55, 2))
+#: World, budget and seed.
+Where = tuple[str, float, int]
 #: The arm of few plans is raced by halving down to one, whoever searches the others.
 RACE = halving, Setting(finalists=1, own=(3, 3, False))
 NAMES = ("halving", "halving + ridge", "tpe", "tpe + WilcoxonPruner")
@@ -103,45 +105,52 @@ def identity(run: Run) -> tuple[object, ...]:
 
 
 def print_tables(runs: list[Run]) -> None:
-    """By question and rival, in Markdown; a rival has the split with which it does best, chosen after the fact."""
-    by_search: dict[tuple[str, Split | None], dict[tuple[str, float, int], Run]] = defaultdict(dict)
+    """Everything in Markdown."""
+    for num_prompts in sorted({run["num_prompts"] for run in runs}):
+        print(f"\n## {num_prompts} prompts")
+        print_one([run for run in runs if run["num_prompts"] == num_prompts])
+
+
+def print_one(runs: list[Run]) -> None:
+    """By rival and split: ours minus the rival in the regret of the best plan by world, and of each arm's over all."""
+    by_search: dict[tuple[str, Split | None], dict[Where, Run]] = defaultdict(dict)
     for run in runs:
         *_, split = identity(run)
         by_search[run["search"], split][run["world"], run["share"], run["seed"]] = run
-    ours = by_search[OURS, None]
-    best = {}
-    for name in NAMES:
-        means = {
-            split: np.mean([np.mean(list(r["regret"].values())) for r in by_search[name, split].values()])
-            for split in SPLITS
-            if by_search[name, split]
-        }
-        if means:
-            best[name] = min(means, key=means.__getitem__)
+    ours = by_search.pop((OURS, None))
     there = [world for world in WORLDS if any(r["world"] == world for r in runs)]
-    for question in reversed(QUESTIONS):
-        print(f"\nOurs minus each rival, regret of the best plan ({question}) in points, mean over the budgets.\n")
-        print("| rival | split | " + " | ".join(there) + " | all |\n" + "| --- " * (3 + len(there)) + "|")
-        for name, split in best.items():
-            parts: dict[str, list[tuple[float, float]]] = {world: [] for world in there}
-            for world in there:
-                for share in SHARES:
-                    pairs = [
-                        ours[where]["regret"][question] - run["regret"][question]
-                        for where, run in by_search[name, split].items()
-                        if where[:2] == (world, share) and question in run["regret"]
-                    ]
-                    parts[world] += [spread(pairs)] if len(pairs) > 1 else []
-            every = [part for world in there for part in parts[world]]
-            cells = [*(pooled(parts[world]) for world in there), pooled(every)]
-            print(f"| {name} | {split[0]:.0%}, {split[1]:.0%}, {split[2]} | " + " | ".join(cells) + " |")
-    print("\nMean regret of the best plan, and share of runs that chose the lone optimum.\n")
-    print("| search | " + " | ".join(there) + " | lone optimum found |\n" + "| --- " * (2 + len(there)) + "|")
-    for name, split in ((OURS, None), *best.items()):
-        of_it = by_search[name, split].values()
-        cells = [f"{np.mean([r['regret']['combined'] for r in of_it if r['world'] == world]):.2f}" for world in there]
-        lone = [r["regret"]["combined"] == 0 for r in of_it if r["world"] == "lone optimum"]
-        print(f"| {name} | " + " | ".join(cells) + f" | {np.mean(lone):.0%} of {len(lone)} |")
+    print(f"\nOurs: mean regret of the best plan {means(ours, there)}; lone optimum found in {found(ours)}.")
+    print("Ours minus each rival, in points, mean over the budgets; bold beyond two errors.\n")
+    print("| rival | split | " + " | ".join((*there, "all", *QUESTIONS[:2], "lone optimum found")) + " |")
+    print("| --- " * (6 + len(there)) + "|")
+    for name, split in ((name, split) for name in NAMES for split in SPLITS if by_search[name, split]):
+        rival = by_search[name, split]
+        cells = [pooled(differences(ours, rival, [world], "combined")) for world in there]
+        cells += [pooled(differences(ours, rival, there, question)) for question in ("combined", *QUESTIONS[:2])]
+        print(f"| {name} | {split[0]:.0%}, {split[1]:.0%}, {split[2]} | " + " | ".join((*cells, found(rival))) + " |")
+
+
+def differences(
+    ours: dict[Where, Run], rival: dict[Where, Run], there: list[str], question: Arm
+) -> list[tuple[float, float]]:
+    """Our regret minus a rival's, mean and standard error, of each world and budget in which both answer."""
+    cells: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for (world, share, seed), run in rival.items():
+        if world in there and question in run["regret"]:
+            cells[world, share].append(ours[world, share, seed]["regret"][question] - run["regret"][question])
+    return [spread(pairs) for pairs in cells.values() if len(pairs) > 1]
+
+
+def means(runs: dict[Where, Run], there: list[str]) -> str:
+    """Mean regret of the best plan by world."""
+    by_world = {w: [r["regret"]["combined"] for (world, *_), r in runs.items() if world == w] for w in there}
+    return ", ".join(f"{world} {np.mean(regret):.2f}" for world, regret in by_world.items())
+
+
+def found(runs: dict[Where, Run]) -> str:
+    """How often the lone optimum was chosen, in words."""
+    lone = [run["regret"]["combined"] == 0 for (world, *_), run in runs.items() if world == "lone optimum"]
+    return f"{np.mean(lone):.0%} of {len(lone)}" if lone else "–"
 
 
 def main() -> None:

@@ -36,7 +36,6 @@ class Purse:
         self._differences: dict[int, Array] = {}
         self._stats: dict[int, tuple[int, float, float]] = {}
         self._among: frozenset[int] | None = None
-        self._settled: frozenset[int] = frozenset()
 
     @property
     def left(self) -> int:
@@ -120,14 +119,14 @@ class Purse:
     def part(self, images: int, among: Iterable[int]) -> Iterator[None]:
         """Within it at most so many images are made in all, and only some plans are in question.
 
-        Plans that are scored on all prompts already are none of the finalists for which images are reserved.
+        Images are reserved for finalists that have no more than a short evaluation, since those that are known from
+        before need not be the ones that are chosen.
         """
         whole, self.images, self._among = self.images, min(images, self.images), frozenset(among)
-        self._settled = frozenset(row for row in self._stats if self.n(row) == self.num_prompts)
         try:
             yield
         finally:
-            self.images, self._among, self._settled = whole, None, frozenset()
+            self.images, self._among = whole, None
 
     def note(self, row: int | None = None) -> None:
         """Enter in the curve what would be chosen now."""
@@ -138,8 +137,7 @@ class Purse:
 
     def reserve(self, finalists: int, short: int) -> int:
         """Images that the best so many plans still need for all prompts; plans yet to come have a short evaluation."""
-        open_plans = [row for row in self.rows if row not in self._settled]
-        best = sorted(open_plans, key=self.mean, reverse=True)[:finalists]
+        best = sorted(self.rows, key=self.mean, reverse=True)[:finalists] if self._among is None else []
         missing = sum(self.num_prompts - self.n(row) for row in best)
         missing += (finalists - len(best)) * (self.num_prompts - short)
         return missing + int((~self._paired).sum())
