@@ -29,8 +29,11 @@ from rivals import RIVALS, Setting, halving
 from search_rivals import OURS, RESULTS, SHARES, drawn, pooled, spread
 from worlds import WORLDS, Arm, World
 
+from postdiff_calib.scores.select import ARM_NAMES
+
+ARMS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps")
 #: The order in which a rival searches them.
-QUESTIONS: tuple[Arm, ...] = ("step_reduction", "cheaper_steps", "combined")
+QUESTIONS: tuple[Arm, ...] = (*ARMS, "combined")
 #: Shares of the images besides the baseline's that are spent when the first question is done, and when the second is;
 #: and cheaper-steps plans that are scored on all prompts for the second.
 Split = tuple[float, float, int]
@@ -42,7 +45,7 @@ RACE = halving, Setting(finalists=1, own=(3, 3, False))
 NAMES = ("halving", "halving + ridge", "tpe", "tpe + WilcoxonPruner")
 
 
-def both(world: World, purse: Purse, share: float, seed: int, name: str, split: Split) -> None:
+def both(world: World, purse: Purse, share: float, seed: int, name: str, split: Split) -> dict[Arm, int | None]:
     """Search with a rival for the best plan of each arm, and then of all.
 
     Args:
@@ -52,16 +55,20 @@ def both(world: World, purse: Purse, share: float, seed: int, name: str, split: 
         seed: of the rival.
         name: of the rival.
         split: one of ``SPLITS``.
+
+    Returns:
+        The row chosen for each question; None where there is no plan.
     """
     baseline = purse.num_prompts
     first, second, finalists = split
+    rows = {question: world.allowed_rows(share, question).tolist() for question in QUESTIONS}
     for question, spent in zip(QUESTIONS, (first, second, 1.0), strict=True):
         search, setting = RACE if question == "step_reduction" else RIVALS[name]
         setting = replace(setting, finalists=finalists) if question == "cheaper_steps" else setting
-        rows = world.allowed_rows(share, question)
-        if len(rows):
-            with purse.part(baseline + round(spent * (purse.images - baseline)), rows.tolist()):
+        if rows[question]:
+            with purse.part(baseline + round(spent * (purse.images - baseline)), rows[question]):
                 search(replace(world, own=question), purse, share, seed, setting)
+    return {question: purse.best_of(rows[question]) if rows[question] else None for question in QUESTIONS}
 
 
 def regrets(world: World, share: float, chosen: dict[Arm, int | None]) -> dict[str, float]:
@@ -79,24 +86,22 @@ class Campaign(Journal):
 
     def scene(self, world_name: str, share: float, num_prompts: int, seed: int, names: list[str]) -> None:
         """All searches in one world at one budget with one seed."""
-        wanted = [(OURS, None), *((name, split) for name in names for split in SPLITS)]
-        keys = {(name, split): (world_name, share, num_prompts, seed, name, split) for name, split in wanted}
-        missing = [(name, split) for (name, split), key in keys.items() if key not in self]
+        told = {"world": world_name, "share": share, "num_prompts": num_prompts, "seed": seed}
+        searches = [(OURS, None), *((name, split) for name in names for split in SPLITS)]
+        wanted = [{**told, "search": name, "split": split} for name, split in searches]
+        missing = [run for run in wanted if identity(run) not in self]
         if not missing:
             return
         world, scores, _ = drawn(world_name, share, num_prompts, seed)
-        for name, split in missing:
-            if split is None:
+        for run in missing:
+            if run["search"] == OURS:
                 replay, _ = judged_search(world, scores, share, num_prompts, seed)
                 chosen, used = {q: replay.chosen(q, share) for q in QUESTIONS}, replay.images
             else:
-                purse = Purse(world, scores, scores.shape[1], self[keys[OURS, None]]["used"])
-                both(world, purse, share, seed, name, split)
-                rows = {q: world.allowed_rows(share, q).tolist() for q in QUESTIONS}
-                chosen = {q: purse.best_of(rows[q]) if rows[q] else None for q in QUESTIONS}
+                purse = Purse(world, scores, scores.shape[1], self[identity(wanted[0])]["used"])
+                chosen = both(world, purse, share, seed, run["search"], run["split"])
                 used = purse.used
-            told = {"world": world_name, "share": share, "num_prompts": num_prompts, "seed": seed, "search": name}
-            self.add({**told, "split": split, "used": used, "regret": regrets(world, share, chosen)})
+            self.add({**run, "used": used, "regret": regrets(world, share, chosen)})
 
 
 def identity(run: Run) -> tuple[object, ...]:
@@ -121,12 +126,16 @@ def print_one(runs: list[Run]) -> None:
     there = [world for world in WORLDS if any(r["world"] == world for r in runs)]
     print(f"\nOurs: mean regret of the best plan {means(ours, there)}; lone optimum found in {found(ours)}.")
     print("Ours minus each rival, in points, mean over the budgets; bold beyond two errors.\n")
-    print("| rival | split | " + " | ".join((*there, "all", *QUESTIONS[:2], "lone optimum found")) + " |")
+    print(
+        "| rival | split | "
+        + " | ".join((*there, "all", *(ARM_NAMES[arm] for arm in ARMS), "lone optimum found"))
+        + " |"
+    )
     print("| --- " * (6 + len(there)) + "|")
     for name, split in ((name, split) for name in NAMES for split in SPLITS if by_search[name, split]):
         rival = by_search[name, split]
         cells = [pooled(differences(ours, rival, [world], "combined")) for world in there]
-        cells += [pooled(differences(ours, rival, there, question)) for question in ("combined", *QUESTIONS[:2])]
+        cells += [pooled(differences(ours, rival, there, question)) for question in ("combined", *ARMS)]
         print(f"| {name} | {split[0]:.0%}, {split[1]:.0%}, {split[2]} | " + " | ".join((*cells, found(rival))) + " |")
 
 

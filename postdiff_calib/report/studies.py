@@ -29,7 +29,7 @@ from postdiff_calib.report.wording import (
 from postdiff_calib.study.paper_saw import FINETUNE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from postdiff_calib.jobs.finetune import Finetuned, FinetunePrice
     from postdiff_calib.jobs.redundancy import RedundancyResult
@@ -74,17 +74,21 @@ def print_finetuned(result: Finetuned, *, as_json: bool, console: Console | None
         first, last = result.losses[0], result.losses[-1]
         told = f"; loss {first[1]:.4f} at step {first[0]}, {last[1]:.4f} at step {last[0]}"
     option = "--lora" if result.tuning.lora_rank else "--model"
-    for line in (
-        f"{result.model}: {result.steps} steps on {result.data}{told}",
-        f"The paper, {FINETUNE}.",
-    ):
-        console.print(line, highlight=False, markup=False)
-    print_line(console, f"written to {result.written}; use it with {option} {result.written}")
+    sentences = f"{result.model}: {result.steps} steps on {result.data}{told}", f"The paper, {FINETUNE}."
+    _close(console, sentences, [f"written to {result.written}; use it with {option} {result.written}"])
 
 
 def _add(table: Table, *cells: str) -> None:
     """A row of plain texts: none of them steers the table, whoever it is of."""
     table.add_row(*map(Text, cells))
+
+
+def _close(console: Console, sentences: Iterable[str], files: Iterable[str]) -> None:
+    """What stands under the tables: sentences, then lines that name files."""
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False)
+    for line in files:
+        print_line(console, line)
 
 
 def keep(data: dict[str, Any], path: Path, draw: Callable[[Path], None]) -> list[str]:
@@ -127,10 +131,7 @@ def print_redundancy(result: RedundancyResult, path: Path, *, as_json: bool, con
     for kind, (absolute, relative) in found.kind_means().items():
         _add(layers, kind, str(found.kinds[kind]), f"{absolute.mean:.1f}", f"{relative.mean:.3f}")
     print_table(console, layers)
-    for line in (*found.summary(), f"The paper, {data['paper']}."):
-        console.print(line, highlight=False, markup=False)
-    for line in lines:
-        print_line(console, line)
+    _close(console, (*found.summary(), f"The paper, {data['paper']}."), lines)
 
 
 def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Console | None = None) -> None:
@@ -166,10 +167,7 @@ def print_ablation(result: Ablation, path: Path, *, as_json: bool, console: Cons
         if row.failed:
             console.print(f"{row.label} failed: {row.failed}", highlight=False, markup=False)
     saw = [f"The paper (SD1.5), {text}." for text in result.paper] or ["The paper did not vary this."]
-    for line in (*result.notes, *saw):
-        console.print(line, highlight=False, markup=False)
-    for line in lines:
-        print_line(console, line)
+    _close(console, (*result.notes, *saw), lines)
 
 
 def _cell(row: AblationRow, name: str) -> str:
@@ -217,10 +215,7 @@ def print_methods(result: MethodComparison, path: Path, *, as_json: bool, consol
                 *([f"{row.fid.fid:.3f}", f"{row.fid.unbiased:.3f}"] if row.fid else []),
             )
         print_table(console, table, plain=("method", "setting"))
-    for line in (*result.notes, f"The paper, {result.paper}."):
-        console.print(line, highlight=False, markup=False)
-    for line in lines:
-        print_line(console, line)
+    _close(console, (*result.notes, f"The paper, {result.paper}."), lines)
 
 
 def _method_cell(row: MethodRow, name: str, *, compared: bool) -> str:
@@ -253,7 +248,4 @@ def print_prompt_sizes(result: PromptSizes, path: Path, *, as_json: bool, consol
     for row in prompt_sizes_rows(result):
         _add(table, *row)
     print_table(console, table)
-    for line in (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}."):
-        console.print(line, highlight=False, markup=False)
-    for line in lines:
-        print_line(console, line)
+    _close(console, (result.answer(), *result.notes, f"The paper (SD1.5), {data['paper']}."), lines)

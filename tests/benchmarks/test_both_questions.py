@@ -51,15 +51,15 @@ def test_a_rival_answers_both_questions_within_its_images(world, name):
     rows = {question: quiet.allowed_rows(0.6, question).tolist() for question in b.QUESTIONS}
     for split in b.SPLITS:
         purse = p.Purse(quiet, quiet.draw(np.random.default_rng(1), PROMPTS), PROMPTS, 1500)
-        b.both(quiet, purse, 0.6, 0, name, split)
+        chosen = b.both(quiet, purse, 0.6, 0, name, split)
         assert 1000 <= purse.used <= 1500
-        chosen = {question: purse.best_of(rows[question]) for question in b.QUESTIONS}
+        assert chosen == {question: purse.best_of(rows[question]) for question in b.QUESTIONS}
         assert all(chosen[question] in rows[question] for question in b.QUESTIONS)
         assert all(purse.n(row) == PROMPTS for row in chosen.values())
         found = b.regrets(quiet, 0.6, chosen)
         assert found.keys() == set(b.QUESTIONS)
-        assert found["step_reduction"] < 0.1
-        assert found["combined"] <= min(found["step_reduction"], found["cheaper_steps"]) + 3
+        assert max(found["step_reduction"], found["cheaper_steps"]) < 0.1
+        assert found["combined"] < 0.3
 
 
 def test_an_arm_without_plans_has_no_regret(world):
